@@ -1,0 +1,177 @@
+"""Every error taskq raises on purpose. A name says what to do about it.
+
+::
+
+    TaskqError
+    ├── ConfigError              found at import or start, never while running
+    │   ├── DuplicateTask · UnknownTask · UnknownScheme
+    │   └── MissingCapability    names the task, the need, the broker and the remedy
+    ├── CodecError               EncodeError · DecodeError
+    ├── BrokerError              always with __cause__ = the driver's error
+    │   ├── BrokerUnavailable    network, timeout, a busy or full server: try again
+    │   └── BrokerRejected       PayloadTooLarge · SchemaOutdated · permissions: do not
+    ├── JobError                 what a caller of result() sees
+    │   ├── JobFailed            type, message, traceback as text
+    │   └── JobCancelled · JobExpired · JobTimeout · JobDiscarded · JobLost
+    ├── DeferError               the call was understood and refused
+    │   ├── Conflict · Vetoed
+    │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
+    └── ResultNotReady · ResultNotKept
+    Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+
+class TaskqError(Exception):
+    """The root: catching it catches everything taskq raises on purpose."""
+
+
+class ConfigError(TaskqError):
+    """The program or its settings are wrong; no retry will help."""
+
+
+class DuplicateTask(ConfigError):
+    """Two tasks claim one name."""
+
+
+class UnknownTask(ConfigError):
+    """No task of this name is registered in this app."""
+
+
+class UnknownScheme(ConfigError):
+    """No installed backend answers to this URL's scheme."""
+
+
+class MissingCapability(ConfigError):
+    """A task needs what the broker does not promise."""
+
+
+class CodecError(TaskqError):
+    """Arguments or results could not cross the wire."""
+
+
+class EncodeError(CodecError):
+    """A value cannot be sent; the message names its path."""
+
+
+class DecodeError(CodecError):
+    """Received bytes do not fit the task's signature."""
+
+
+class BrokerError(TaskqError):
+    """The backend failed; ``__cause__`` is the driver's own error."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Network, time-out, a busy or full server: the same call may succeed later."""
+
+
+class BrokerRejected(BrokerError):
+    """The backend understood and refused: the same call will fail again."""
+
+
+class PayloadTooLarge(BrokerRejected):
+    """A job's body is larger than the broker takes."""
+
+
+class SchemaOutdated(BrokerRejected):
+    """The stored schema is not the one this version works with."""
+
+
+class JobError(TaskqError):
+    """The job ended without a result."""
+
+
+class JobFailed(JobError):
+    """The handler raised; carries the remote type, message and traceback as text."""
+
+    def __init__(self, type: str, message: str, traceback: str = "") -> None:
+        super().__init__(f"{type}: {message}")
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+
+
+class JobCancelled(JobError):
+    """The job was cancelled before it could end by itself."""
+
+
+class JobExpired(JobError):
+    """The job could not start within its ``expires_in``."""
+
+
+class JobTimeout(JobError):
+    """The job ran past its time-out."""
+
+
+class JobDiscarded(JobError):
+    """The handler raised ``Discard``, or its error is on the task's discard list."""
+
+
+class JobLost(JobError):
+    """The job's workers died under it, and its guarantee forbids running it again."""
+
+
+class DeferError(TaskqError):
+    """The call was understood and refused."""
+
+
+class Conflict(DeferError):
+    """Another live job holds the unique key; ``holder`` is its id."""
+
+    def __init__(self, message: str, holder: str) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
+class Vetoed(DeferError):
+    """A defer middleware refused the job."""
+
+
+class PartlyEnqueued(DeferError):
+    """Some jobs of a bulk call were not enqueued; ``errors`` maps their index to the reason."""
+
+    def __init__(self, message: str, errors: Mapping[int, TaskqError]) -> None:
+        super().__init__(message)
+        self.errors = errors
+
+
+class ResultNotReady(TaskqError):
+    """The job had not ended within the time given."""
+
+
+class ResultNotKept(TaskqError):
+    """The task keeps no results, so there is nothing to wait for."""
+
+
+class Signal(Exception):
+    """Raised by a handler to choose what happens to its job."""
+
+
+class RetryIn(Signal):
+    """Run again after ``after`` seconds; counts as an attempt."""
+
+    def __init__(self, after: float | timedelta, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = _seconds(after)
+
+
+class Snooze(Signal):
+    """Run again after ``after`` seconds; does not count as an attempt."""
+
+    def __init__(self, after: float | timedelta, reason: str = "") -> None:
+        super().__init__(reason)
+        self.after = _seconds(after)
+
+
+class Discard(Signal):
+    """End the job without a result and without a dead letter."""
+
+
+def _seconds(after: float | timedelta) -> float:
+    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"a delay is a number of seconds of at least 0, not {after!r}")
+    return seconds

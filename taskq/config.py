@@ -1,0 +1,105 @@
+"""Settings: the first found wins of constructor, environment, ``taskq.toml``, ``[tool.taskq]`` and default."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from taskq.errors import ConfigError
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that may be set from outside; seconds throughout."""
+
+    url: str = "sqlite:///taskq.db"
+    """Which backend carries the jobs, and where it is."""
+    queues: tuple[str, ...] = ()
+    """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
+    slots: Count = 100
+    """Jobs a worker runs at once."""
+    threads: Count = 32
+    """Sync handlers a worker runs at once."""
+    processes: Count | None = None
+    """CPU handlers a worker runs at once; None: one a core."""
+    lease: Positive = 30.0
+    """How long a delivery is ours without being extended: a dead worker's jobs wait this long."""
+    grace: NotNegative = 25.0
+    """How long running jobs may go on after a worker was asked to stop."""
+    keep: NotNegative | None = None
+    """How long outcomes are kept; None: an hour for tasks that return something, else not at all."""
+    keep_dead: Positive | None = None
+    """How long dead letters are kept; None: until somebody revives or purges them."""
+    strict: bool = False
+    """Make ``app.check()``'s warnings errors."""
+    on_lost_contact: Literal["cancel", "finish"] = "cancel"
+    """What becomes of running jobs whose leases can no longer be extended."""
+    stall_warning: Positive = 2.0
+    """How long a worker's event loop may stand still before that is reported."""
+    stall_limit: Positive = 600.0
+    """How long before its leases are let go."""
+
+
+class Config(Struct, frozen=True):
+    """Settings, and where each came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory: Path) -> Config:
+    """The settings in force. Raises ConfigError for an unknown name or an unfit value, naming where it was found."""
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.__struct_fields__, "default")
+    for source, found in (
+        ("[tool.taskq] in pyproject.toml", _table(directory / "pyproject.toml", "tool", "taskq")),
+        ("taskq.toml", _table(directory / "taskq.toml")),
+        ("environment", _from_environment(environ)),
+        ("App(...)", dict(given)),
+    ):
+        for name, value in found.items():
+            values[name] = _checked(name, value, source)
+            sources[name] = source
+    return Config(Settings(**values), sources)
+
+
+def _checked(name: str, value: object, source: str) -> Any:
+    if name not in Settings.__struct_fields__:
+        close = difflib.get_close_matches(name, Settings.__struct_fields__, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(Settings.__struct_fields__)}"
+        raise ConfigError(f"unknown setting {name!r} ({source}){hint}")
+    try:
+        # Text from the environment is converted; values of a language with types are only checked.
+        one = msgspec.convert({name: value}, Settings, strict=source != "environment")
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"setting {name!r} ({source}): {str(error).partition(' - at ')[0]}") from error
+    return getattr(one, name)
+
+
+def _table(path: Path, *keys: str) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: {error}") from error
+    for key in keys:
+        table = table.get(key, {})
+    return cast("dict[str, Any]", table)
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """``TASKQ_SLOTS=50`` sets ``slots``; other names that begin so are somebody else's."""
+    found: dict[str, Any] = {}
+    for name in Settings.__struct_fields__:
+        value = environ.get(f"TASKQ_{name.upper()}")
+        if value is not None:
+            found[name] = tuple(filter(None, value.split(","))) if name == "queues" else value
+    return found

@@ -1,0 +1,91 @@
+"""What a handler may ask about the job it is running."""
+
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from taskq.job import Delivery, Job
+
+_log = logging.getLogger("taskq.job")
+
+running: ContextVar["Current"] = ContextVar("taskq.running")
+
+
+class Current:
+    """The running job. One of these lives for one run."""
+
+    __slots__ = ("arguments", "connection", "deadline", "delivery", "stopping")
+
+    def __init__(self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        self.delivery = delivery
+        self.arguments = arguments
+        """Positional and keyword arguments, decoded; a middleware may replace them."""
+        self.deadline: float | None = None
+        """When the run will be cancelled, by the event loop's clock; None: never."""
+        self.connection: Any = None
+        """The transaction's connection, in a task with ``transaction=True``."""
+        self.stopping = False
+        """True once the run has been asked to end: time-out, cancellation, or a worker that drains. Code in threads,
+        which nothing can interrupt, should look at it now and then."""
+
+    @property
+    def job(self) -> Job:
+        """The job as it was enqueued."""
+        return self.delivery.job
+
+    @property
+    def id(self) -> str:
+        """The job's id, the same in every attempt."""
+        return self.delivery.job.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key for effects outside: the same in every attempt of this job, and in no other job."""
+        return self.delivery.job.id
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self.delivery.job.task
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        return self.delivery.job.queue
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What the caller sent beside the arguments."""
+        return self.delivery.job.headers
+
+    @property
+    def attempt(self) -> int:
+        """1 in the first attempt; losses and snoozes do not count."""
+        return self.delivery.attempt
+
+    @property
+    def losses(self) -> int:
+        """How many workers died under this job, or were cut off."""
+        return self.delivery.losses
+
+    @property
+    def fence(self) -> int:
+        """Rises with every delivery of this job: ``UPDATE … WHERE fence < ?`` lets a stale run write nothing."""
+        return self.delivery.fence
+
+    @property
+    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+        """A logger that knows the job."""
+        job = self.delivery.job
+        return logging.LoggerAdapter(
+            _log, {"job": job.id, "task": job.task, "queue": job.queue, "attempt": self.delivery.attempt}
+        )
+
+
+def current() -> Current:
+    """The running job; raises RuntimeError outside of one."""
+    try:
+        return running.get()
+    except LookupError:
+        raise RuntimeError("current() is known only inside a running job") from None

@@ -1,0 +1,92 @@
+"""What handlers get besides the arguments of the call: opened once per app, worker or job, closed in reverse."""
+
+import inspect
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, Literal, cast
+
+from msgspec import Struct
+
+from taskq.errors import ConfigError
+
+Scope = Literal["app", "worker", "job"]
+Provider = Callable[..., Any]
+"""A function, coroutine function, async generator function or maker of an async context manager."""
+
+_WIDTH: Mapping[str, int] = {"job": 0, "worker": 1, "app": 2}
+
+
+class Dependency(Struct, frozen=True):
+    """A parameter's default that says who provides its value."""
+
+    provider: Provider
+    scope: Scope
+
+
+def Depends(provider: Provider, *, scope: Scope = "app") -> Any:  # noqa: N802 - reads as part of a signature
+    """``pool: Pool = Depends(get_pool)``: a keyword-only parameter that is not part of the call.
+
+    The provider is called once per app, worker or job and may depend on others of at least its own scope.
+    """
+    return Dependency(provider, scope)
+
+
+def dependencies_of(function: Callable[..., Any]) -> dict[str, Dependency]:
+    """The parameters of a function that somebody provides. Raises ConfigError for one that a call could fill."""
+    found: dict[str, Dependency] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        if isinstance(parameter.default, Dependency):
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                raise ConfigError(
+                    f"{getattr(function, '__qualname__', function)}(): {parameter.name!r} depends on something; "
+                    "put it behind a * in the signature"
+                )
+            found[parameter.name] = parameter.default
+    return found
+
+
+class Scoped:
+    """One scope's provided values: made when first asked for, closed with the scope, the last one first."""
+
+    def __init__(self, scope: Scope, outer: "Scoped | None", overrides: Mapping[Provider, Provider]) -> None:
+        self._scope = scope
+        self._outer = outer
+        self._overrides = overrides
+        self._values: dict[Provider, Any] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Scoped":
+        await self._stack.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._stack.__aexit__(*error)
+
+    async def values(self, wanted: Mapping[str, Dependency]) -> dict[str, Any]:
+        """A value for each name."""
+        return {name: await self.value(dependency) for name, dependency in wanted.items()}
+
+    async def value(self, dependency: Dependency) -> Any:
+        """The provided value, from this scope or the wider one it belongs to."""
+        if _WIDTH[dependency.scope] > _WIDTH[self._scope]:
+            if self._outer is None:
+                raise ConfigError(f"nothing provides for scope {dependency.scope!r} here")
+            return await self._outer.value(dependency)
+        provider = self._overrides.get(dependency.provider, dependency.provider)
+        if provider not in self._values:
+            needs = dependencies_of(provider)
+            for name, need in needs.items():
+                if _WIDTH[need.scope] < _WIDTH[dependency.scope]:
+                    raise ConfigError(
+                        f"{provider!r} has scope {dependency.scope!r}, but its {name!r} only {need.scope!r}"
+                    )
+            self._values[provider] = await self._open(provider, await self.values(needs))
+        return self._values[provider]
+
+    async def _open(self, provider: Provider, needs: Mapping[str, Any]) -> Any:
+        if inspect.isasyncgenfunction(provider):
+            provider = asynccontextmanager(cast("Callable[..., AsyncGenerator[Any]]", provider))
+        value = provider(**needs)
+        if isinstance(value, AbstractAsyncContextManager):
+            return await self._stack.enter_async_context(cast("AbstractAsyncContextManager[Any]", value))
+        return await value if inspect.isawaitable(value) else value

@@ -1,0 +1,142 @@
+"""What happened, for logs and metrics: frozen values, handed to whoever subscribed, skipped when nobody did."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+_log = logging.getLogger("taskq")
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """Something that happened."""
+
+
+class JobEvent(Event, frozen=True, kw_only=True):
+    """Something that happened to one job."""
+
+    id: str
+    task: str
+    queue: str
+    attempt: int
+
+
+class JobStarted(JobEvent, frozen=True, kw_only=True):
+    """A handler is about to run."""
+
+    wait: float
+    """Seconds between becoming due and being fetched."""
+
+
+class JobFinished(JobEvent, frozen=True, kw_only=True):
+    """A job ended for good."""
+
+    end: str
+    """``returned``, ``failed``, ``quarantined``, ``lost``, ``cancelled``, ``expired`` or ``discarded``."""
+    run: float
+    """Seconds its last run took; 0.0 when it was not run."""
+    error: BaseException | None = None
+
+
+class JobAgain(JobEvent, frozen=True, kw_only=True):
+    """A job will run again."""
+
+    after: float
+    """Seconds from now."""
+    counted: bool
+    """Whether this run used up an attempt."""
+    reason: str
+    run: float
+    error: BaseException | None = None
+
+
+class SettlementRefused(JobEvent, frozen=True, kw_only=True):
+    """A settlement came too late: the job had been fetched again, and this run's end did not count."""
+
+
+class LeaseLost(JobEvent, frozen=True, kw_only=True):
+    """A running job's lease was lost; its run is being cancelled."""
+
+
+class JobVetoed(Event, frozen=True, kw_only=True):
+    """A defer middleware refused a job."""
+
+    task: str
+    reason: str
+
+
+class LoopStalled(Event, frozen=True, kw_only=True):
+    """The worker's event loop did not turn for ``seconds``."""
+
+    seconds: float
+    id: str | None
+    """The job whose code was running, when it is known."""
+    task: str | None
+    stack: str
+
+
+class BrokerLost(Event, frozen=True, kw_only=True):
+    """The broker stopped answering; the worker backs off and keeps trying."""
+
+    error: BaseException
+
+
+class BrokerRegained(Event, frozen=True, kw_only=True):
+    """The broker answers again."""
+
+    seconds: float
+    """How long it did not."""
+
+
+class WorkerStarted(Event, frozen=True, kw_only=True):
+    """A worker has begun to fetch."""
+
+    queues: tuple[str, ...]
+    slots: int
+
+
+class WorkerDraining(Event, frozen=True, kw_only=True):
+    """A worker has stopped fetching and lets what runs finish."""
+
+    running: int
+
+
+class WorkerStopped(Event, frozen=True, kw_only=True):
+    """A worker has settled all it held."""
+
+
+E = TypeVar("E", bound=Event)
+Listener = Callable[[Any], None]
+
+
+class Events:
+    """Hands each event to the listeners of its class, at once and in the emitting thread."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[type[Event], list[Listener]] = {}
+        """By class of event: ``if JobStarted in events.listeners`` keeps a silent event from being built."""
+
+    def subscribe(self, kind: type[E], listener: Callable[[E], None]) -> Callable[[], None]:
+        """Call ``listener`` with every event of exactly this class; the answer ends the subscription.
+
+        A listener must not block: it is called where the event happened. What it raises is logged and goes no further.
+        """
+        self.listeners.setdefault(kind, []).append(listener)
+
+        def end() -> None:
+            listeners = self.listeners.get(kind, [])
+            if listener in listeners:
+                listeners.remove(listener)
+            if not listeners:
+                self.listeners.pop(kind, None)
+
+        return end
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to its listeners."""
+        for listener in tuple(self.listeners.get(type(event), ())):
+            try:
+                listener(event)
+            except Exception:  # noqa: BLE001 - a listener's failure must not become the job's
+                _log.exception("a listener of %s failed", type(event).__name__)

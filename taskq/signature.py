@@ -1,0 +1,164 @@
+"""How the calls of one function look on the wire, typed by its annotations.
+
+A call is ``{"v": 1, "args": {"to": "a@example.org"}}``: every argument under its name, unknown fields ignored, what
+the caller left out left out here too. Any language can write it.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, time
+from types import GenericAlias
+from typing import Any, cast, get_type_hints
+
+import msgspec
+from msgspec import inspect as shapes
+
+from taskq.codec import Codec, children, parts
+from taskq.errors import ConfigError, DecodeError, EncodeError
+
+WIRE_VERSION = 1
+
+
+class Signature:
+    """Binds, encodes and decodes calls of one function; made once per task.
+
+    Raises ConfigError for a function whose parameters cannot cross it. ``injected`` names parameters that are not part
+    of the call.
+    """
+
+    def __init__(self, function: Callable[..., Any], codec: Codec, *, injected: frozenset[str] = frozenset()) -> None:
+        self.name = getattr(function, "__qualname__", repr(function))
+        try:
+            hints = get_type_hints(function, include_extras=True)
+            self._signature = inspect.signature(function)
+        except (NameError, TypeError, ValueError) as error:
+            raise ConfigError(f"{self.name}(): its annotations cannot be read: {error}") from error
+        parameters = [p for p in self._signature.parameters.values() if p.name not in injected]
+        self._codec = codec
+        self._signature = self._signature.replace(parameters=parameters)
+        self._positional = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
+        self._keyword = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        self._spread = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        self._only = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        variadic = (self._spread, self._extra)
+        self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.name not in variadic)
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        self._simple = variadic == (None, None) and not self._only
+        self._names = frozenset(p.name for p in parameters)
+        fields: list[tuple[str, Any, Any]] = []
+        annotations: dict[str, Any] = {**hints}
+        if self._spread:
+            annotations[self._spread] = GenericAlias(list, (hints.get(self._spread, Any),))
+        if self._extra:
+            annotations[self._extra] = GenericAlias(dict, (str, hints.get(self._extra, Any)))
+        self._loose: list[tuple[str, shapes.Type]] = []
+        self._dated: list[str] = []
+        # The wire's order is the order in which decode() hands values to the function.
+        for name in (*self._positional, *(n for n in variadic if n), *self._keyword):
+            annotation = annotations.get(name, Any)
+            shape = codec.check_type(annotation, f"{self.name}(): parameter {name!r}")
+            if any(isinstance(part, shapes.AnyType) for part in parts(shape)):
+                self._loose.append((name, shape))
+            if any(isinstance(part, shapes.DateTimeType | shapes.TimeType) for part in parts(shape)):
+                self._dated.append(name)
+            required = name in self._required
+            fields.append((name, annotation, msgspec.field() if required else msgspec.field(default=msgspec.UNSET)))
+        arguments = msgspec.defstruct("Arguments", fields, kw_only=True)
+        self._decode = codec.decoder(
+            msgspec.defstruct("Wire", [("args", arguments), ("v", int, WIRE_VERSION)], kw_only=True)
+        )
+        self.returns: Any = hints.get("return", Any)
+        codec.check_type(type(None) if self.returns is None else self.returns, f"{self.name}(): its result")
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name, without defaults; raises EncodeError for a call the function would not take."""
+        if self._simple and len(args) <= len(self._positional):
+            call = dict(zip(self._positional, args, strict=False))
+            if not (kwargs and (not self._names.issuperset(kwargs) or not call.keys().isdisjoint(kwargs))):
+                call.update(kwargs)
+                if self._required <= call.keys():
+                    return call
+        try:
+            return dict(self._signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise EncodeError(f"{self.name}(): {error}") from error
+
+    def encode(self, arguments: Mapping[str, Any]) -> bytes:
+        """A call's body; raises EncodeError, with the argument's path, for what would not arrive as it was sent."""
+        for name, shape in self._loose:
+            if name in arguments:
+                _refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
+        for name in self._dated:
+            if name in arguments:
+                _refuse_naive(arguments[name], f"{self.name}(): {name}")
+        try:
+            body = self._codec.encode({"v": WIRE_VERSION, "args": arguments})
+        except EncodeError as error:
+            raise EncodeError(f"{self.name}(): {str(error).removeprefix('args.')}") from error
+        try:
+            self._decode(body)
+        except DecodeError as error:
+            raise EncodeError(f"{self.name}(): {_readable(error)}") from error
+        return body
+
+    def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The positional and keyword arguments of a body; raises DecodeError and nothing else."""
+        wire = self._decode(body)
+        if wire.v > WIRE_VERSION:
+            raise DecodeError(f"wire version {wire.v} is newer than {WIRE_VERSION}: upgrade this worker")
+        values = msgspec.structs.astuple(wire.args)
+        if self._simple and not self._keyword and msgspec.UNSET not in values:
+            return values, {}
+        return self._spell_out(msgspec.structs.asdict(wire.args))
+
+    def _spell_out(self, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
+        spread = cast("list[Any]", given.pop(self._spread, []) if self._spread else [])
+        extra = cast("dict[str, Any]", given.pop(self._extra, {}) if self._extra else {})
+        if not spread:
+            only = [given.pop(n) for n in self._positional if n in self._only and n in given]
+            return tuple(only), {**given, **extra}
+        filled = {**self.defaults, **given}
+        positional = [filled[n] for n in self._positional]
+        return (*positional, *spread), {n: given[n] for n in self._keyword if n in given} | extra
+
+
+def _refuse_unfaithful(value: object, shape: shapes.Type, path: str) -> None:
+    """Where nothing is said of a type, only what JSON gives back as it was may pass."""
+    match shape:
+        case shapes.AnyType():
+            if not _is_json(value):
+                raise EncodeError(
+                    f"{path}: a {type(value).__qualname__} would not arrive as it was sent; "
+                    "annotate the parameter with its type, or pass what JSON knows"
+                )
+            for step, part in children(value):
+                _refuse_unfaithful(part, shape, path + step)
+        case shapes.ListType() | shapes.SetType() | shapes.FrozenSetType() | shapes.VarTupleType():
+            for step, part in children(value):
+                _refuse_unfaithful(part, shape.item_type, path + step)
+        case shapes.DictType():
+            for step, part in children(value):
+                _refuse_unfaithful(part, shape.value_type, path + step)
+        case _:
+            pass
+
+
+def _is_json(value: object) -> bool:
+    if type(value) is dict:
+        return all(type(key) is str for key in cast("dict[object, object]", value))
+    return value is None or type(value) in (str, int, float, bool, list)
+
+
+def _refuse_naive(value: object, path: str) -> None:
+    if isinstance(value, datetime | time) and value.tzinfo is None:
+        raise EncodeError(f"{path}: {value!r} has no time zone; say which moment is meant, as in datetime.now(UTC)")
+    for step, part in children(value):
+        _refuse_naive(part, path + step)
+
+
+def _readable(error: DecodeError) -> str:
+    """msgspec's message, with the argument's own path in front."""
+    message, _, path = str(error).partition(" - at `$.args")
+    return f"{path.strip('.`')}: {message}" if path.strip("`") else message

@@ -1,0 +1,11 @@
+from tests.servers.fixtures import pgbouncer as pgbouncer
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import postgres15 as postgres15
+from tests.servers.fixtures import postgres17 as postgres17
+from tests.servers.fixtures import redis70 as redis70
+from tests.servers.fixtures import redis82 as redis82
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import sqs as sqs
+from tests.servers.fixtures import valkey as valkey
+from tests.servers.fixtures import valkey_cluster as valkey_cluster

@@ -23,7 +23,7 @@ check: $(VENV)/.test  ## lint, format, types, floors
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy $(CODE)
 	$(PY) -m pyright
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 test: setup check  ## everything that must hold before a change lands
 	$(PY) -m pytest -n $(JOBS)
@@ -35,7 +35,7 @@ demo: $(VENV)/.demo  ## a newsletter whose worker is killed in the middle: each 
 	$(PY) -m examples.newsletter
 
 docs: $(VENV)/.docs  ## the documentation site, in site/
-	$(PY) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.bench  ## the benchmarks, beside their peers
 	$(PY) -m benchmarks

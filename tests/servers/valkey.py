@@ -59,10 +59,10 @@ def single(
         at = ["--port", str(port), "--bind", "127.0.0.1"]
         return [str(binary or valkey_binary()), *first, *at, *kept, *cluster, *options]
 
-    # The process id, because another server may have been faster to take the port.
+    # PING is refused while data are loaded; the process id tells that no other server was faster to take the port.
     def answers(server: Process) -> bool:
         try:
-            return f"process_id:{server.pid}\r" in ask(server, "INFO server")
+            return ask(server, "PING") == "PONG" and f"process_id:{server.pid}\r" in ask(server, "INFO server")
         except (OSError, ServerFailed):
             return False
 

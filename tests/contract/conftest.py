@@ -1,0 +1,58 @@
+"""The deployments under test: one fixture a backend."""
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from taskq.broker import Backend
+from taskq.memory import connect
+from taskq.memory.broker import MemoryBroker
+from taskq.memory.store import MemoryStore
+from taskq.testing.deployment import Deployment
+
+
+class _Memory:
+    """Memory lives in one process, so its processes share one backend; when the last has gone, so has it."""
+
+    def __init__(self) -> None:
+        self._open = 0
+        self._stack = AsyncExitStack()
+        self._backend: Backend | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[Backend]:
+        if self._backend is None:
+            self._backend = await self._stack.enter_async_context(connect("memory://"))
+        self._open += 1
+        try:
+            yield self._backend
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._backend = None
+                await self._stack.aclose()
+
+    async def residue(self) -> Collection[str]:
+        assert self._backend is not None
+        broker, store = self._backend.broker, self._backend.store
+        assert isinstance(broker, MemoryBroker)
+        assert isinstance(store, MemoryStore)
+        with broker.changing() as (jobs, _):
+            held = jobs.held()
+        return [*(name for name, count in held.items() if count), *store.keys()]
+
+    async def restart(self) -> None:
+        assert not self._open
+
+    @asynccontextmanager
+    async def sever(self, backend: Backend) -> AsyncGenerator[None]:
+        assert isinstance(backend.broker, MemoryBroker)
+        backend.broker.close()
+        yield
+
+
+@pytest.fixture
+def memory_deployment() -> Deployment:
+    memory = _Memory()
+    return Deployment(open=memory.open, residue=memory.residue, restart=memory.restart, sever=memory.sever)

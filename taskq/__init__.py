@@ -1,0 +1,26 @@
+"""Async tasks on the queue you already have."""
+
+from taskq.app import App
+from taskq.codec import Codec
+from taskq.context import Current, current
+from taskq.depends import Depends
+from taskq.errors import Discard, RetryIn, Snooze, TaskqError
+from taskq.handle import JobHandle
+from taskq.retry import Retry
+from taskq.task import Task, Tasks
+
+__all__ = [
+    "App",
+    "Codec",
+    "Current",
+    "Depends",
+    "Discard",
+    "JobHandle",
+    "Retry",
+    "RetryIn",
+    "Snooze",
+    "Task",
+    "TaskqError",
+    "Tasks",
+    "current",
+]

@@ -62,6 +62,10 @@ class Scoped:
     async def __aexit__(self, *error: Any) -> None:
         await self._stack.__aexit__(*error)
 
+    def inner(self, scope: Scope) -> "Scoped":
+        """A narrower scope inside this one."""
+        return Scoped(scope, self, self._overrides)
+
     async def values(self, wanted: Mapping[str, Dependency]) -> dict[str, Any]:
         """A value for each name."""
         return {name: await self.value(dependency) for name, dependency in wanted.items()}

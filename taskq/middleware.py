@@ -1,10 +1,15 @@
 """What wraps handlers, and what jobs pass on their way in: built once per task, called for every job."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
+
+import msgspec
 
 from taskq.context import Current
 from taskq.job import Job
+
+_CARRIED = "context-"
 
 Handler = Callable[[Current], Awaitable[Any]]
 """Runs one job and returns its result."""
@@ -35,3 +40,21 @@ async def pass_through(job: Job, middleware: Sequence[DeferMiddleware]) -> Job:
     for layer in middleware:
         job = await layer(job)
     return job
+
+
+def carry(variables: Sequence[ContextVar[str]]) -> tuple[DeferMiddleware, Middleware]:
+    """Two layers that take the caller's values of these context variables along to the handler, as headers."""
+
+    async def pack(job: Job) -> Job:
+        values = {_CARRIED + variable.name: variable.get("") for variable in variables}
+        carried = {name: value for name, value in values.items() if value}
+        return msgspec.structs.replace(job, headers={**job.headers, **carried}) if carried else job
+
+    async def unpack(current: Current, proceed: Handler) -> Any:
+        for variable in variables:
+            value = current.headers.get(_CARRIED + variable.name)
+            if value is not None:
+                variable.set(value)
+        return await proceed(current)
+
+    return pack, unpack

@@ -1,0 +1,403 @@
+"""The app: its tasks, its broker, and the door to both."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import anyio
+from msgspec import Struct
+
+from taskq.batcher import Batcher
+from taskq.broker import Admin, Backend, Record
+from taskq.bulk import enqueue_in_parts
+from taskq.call import Call
+from taskq.checks import Finding, check_call, check_task
+from taskq.codec import Codec
+from taskq.config import Config, load_config
+from taskq.connect import connect
+from taskq.context import Current, running
+from taskq.depends import Provider, Scoped
+from taskq.errors import (
+    ConfigError,
+    MissingCapability,
+    PartlyEnqueued,
+    PayloadTooLarge,
+    TaskqError,
+    UnknownTask,
+    Vetoed,
+)
+from taskq.events import Events, JobVetoed
+from taskq.handle import JobHandle
+from taskq.job import Delivery, Enqueued, Job, JobRef
+from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
+from taskq.options import CallOptions
+from taskq.portal import Portal, refuse_inside_a_loop
+from taskq.store import Store
+from taskq.task import Definition, Task, Tasks
+from taskq.worker.control import CANCEL, pause, resume
+from taskq.worker.handlers import Executors, build_handler
+from taskq.worker.runner import Runnable
+from taskq.worker.worker import Worker, WorkerOptions
+
+R = TypeVar("R")
+
+Lifespan = Callable[["App"], AbstractAsyncContextManager[Any]]
+
+
+class Live(Struct, frozen=True):
+    """What is open in one event loop."""
+
+    backend: Backend
+    batcher: Batcher
+    scope: Scoped
+    loop: asyncio.AbstractEventLoop
+
+
+class App:
+    """Tasks and the broker that carries their jobs.
+
+    ``url`` and the other settings come from, first found: these arguments, ``TASKQ_…`` in the environment,
+    ``taskq.toml``, ``[tool.taskq]`` in ``pyproject.toml``, the defaults. Nothing is opened before ``async with app``.
+    Raises ConfigError for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        codec: Codec | None = None,
+        lifespan: Lifespan | None = None,
+        middleware: Sequence[Middleware] = (),
+        defer_middleware: Sequence[DeferMiddleware] = (),
+        context: Sequence[ContextVar[str]] = (),
+        **settings: Any,
+    ) -> None:
+        given = settings if url is None else {"url": url, **settings}
+        self.config: Config = load_config(given, os.environ, Path.cwd())
+        self.settings = self.config.settings
+        self.events = Events()
+        """``app.events.subscribe(JobFinished, print)``"""
+        self.registry = Tasks(self._join)
+        self.task = self.registry.task
+        """``@app.task`` or ``@app.task(queue="mail", retry=Retry(5), timeout=30)``"""
+        self.codec = codec or Codec()
+        self.overrides: dict[Provider, Provider] = {}
+        """Providers to use in place of others, for tests: ``app.overrides[get_pool] = lambda: fake``"""
+        self._lifespan = lifespan
+        pack, unpack = carry(context)
+        self._middleware = [*([unpack] if context else []), *middleware]
+        self._defer_middleware = [*([pack] if context else []), *defer_middleware]
+        self._lives: dict[asyncio.AbstractEventLoop, Live] = {}
+        self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}
+        self._portal = Portal(self._opened)
+
+    # Tasks
+
+    def include(self, tasks: Tasks) -> None:
+        """Take in the tasks of a collection; raises DuplicateTask when a name is taken."""
+        for task in tasks.tasks.values():
+            self.registry.add(task)
+
+    def find_task(self, name: str) -> Task[..., Any]:
+        """The task of this name; raises UnknownTask."""
+        try:
+            return self.registry.tasks[name]
+        except KeyError:
+            known = ", ".join(sorted(self.registry.tasks)) or "none"
+            raise UnknownTask(f"no task is named {name!r} (known: {known})") from None
+
+    def check(self) -> Sequence[Finding]:
+        """What an operator should know of the tasks before they run; the errors in it keep the app from opening."""
+        backend = next((live.backend for live in self._lives.values()), None)
+        return [finding for task in self.registry.tasks.values() for finding in self._check(task, backend)]
+
+    def check_call(self, definition: Definition, options: CallOptions) -> None:
+        """Raises MissingCapability for options that the open broker does not promise."""
+        for live in self._lives.values():
+            check_call(definition, options, live.backend)
+
+    def _check(self, task: Task[..., Any], backend: Backend | None) -> Sequence[Finding]:
+        return check_task(task.definition, task.defaults, backend, strict=self.settings.strict)
+
+    def _join(self, task: Task[..., Any]) -> None:
+        task.join(self, self.codec, self.settings.keep)
+
+    # Opening and closing
+
+    async def __aenter__(self) -> Self:
+        """Open the broker and the lifespan in this event loop.
+
+        Raises MissingCapability when a task needs what the broker does not promise, BrokerError when it cannot be
+        opened.
+        """
+        loop = asyncio.get_running_loop()
+        if loop in self._contexts:
+            raise ConfigError("this app is open already in this event loop: open it once, where the program begins")
+        self._contexts[loop] = context = self._opened()
+        try:
+            await context.__aenter__()
+        except BaseException:
+            del self._contexts[loop]
+            raise
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        await self._contexts.pop(asyncio.get_running_loop()).__aexit__(*error)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncGenerator[Live]:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            backend = await stack.enter_async_context(connect(self.settings.url))
+            for task in self.registry.tasks.values():
+                for finding in self._check(task, backend):
+                    if finding.level == "error":
+                        raise MissingCapability(f"task {finding.task}: {finding.message}")
+            batcher = Batcher(backend.broker)
+            # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
+            flusher = loop.create_task(batcher.run())
+            stack.push_async_callback(_end, flusher)
+            scope = await stack.enter_async_context(Scoped("app", None, self.overrides))
+            self._lives[loop] = live = Live(backend, batcher, scope, loop)
+            stack.callback(self._lives.pop, loop)
+            if self._lifespan is not None:
+                await stack.enter_async_context(self._lifespan(self))
+            yield live
+
+    @property
+    def _live(self) -> Live:
+        try:
+            return self._lives[asyncio.get_running_loop()]
+        except KeyError:
+            raise ConfigError("the app is not open in this event loop: write `async with app:` around this") from None
+
+    @property
+    def backend(self) -> Backend:
+        """The open backend; raises ConfigError before the app is open."""
+        return self._live.backend
+
+    # Deferring
+
+    async def enqueue(self, job: Job, tx: Any = None) -> Enqueued:
+        """Enqueue a job as ``defer`` does, through the middleware; raises what ``defer`` raises."""
+        live = self._live
+        if self._defer_middleware:
+            job = await self._pass(job)
+        _refuse_oversize(job, live.backend)
+        if tx is None:
+            current = running.get(None)
+            tx = current.connection if current is not None else None
+        if tx is None:
+            answer = await live.batcher.enqueue(job)
+        elif live.backend.transactions is None:
+            raise MissingCapability(f"task {job.task}: this broker takes part in no transactions")
+        else:
+            (answer,) = await live.backend.transactions.join(tx).enqueue([job])
+        if answer.error is not None:
+            raise answer.error
+        return answer
+
+    async def defer_each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
+        """Defer any number of calls in bounded memory: one answer each, in order, with the error of a refused one.
+
+        Raises BrokerUnavailable when the broker goes away; what was answered until then is enqueued.
+        """
+        live = self._live
+        async for answer in enqueue_in_parts(calls, live.backend, self._prepared):
+            yield answer
+
+    async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
+        """Defer many calls, a thousand to a round trip, and answer their handles.
+
+        Raises PartlyEnqueued, after all the others were enqueued, when some were refused.
+        """
+        kept: list[Call[R]] = []
+        answers = [answer async for answer in self.defer_each(_remember(calls, kept))]
+        errors = {index: answer.error for index, answer in enumerate(answers) if answer.error is not None}
+        if errors:
+            first = next(iter(errors.values()))
+            raise PartlyEnqueued(f"{len(errors)} of {len(answers)} jobs were refused, the first one: {first}", errors)
+        return [
+            JobHandle(self, JobRef(call.job.queue, answer.id), call.decode, call.keep, added=answer.added)
+            for call, answer in zip(kept, answers, strict=True)
+        ]
+
+    async def run_inline(self, job: Job) -> Any:
+        """Run a job's handler here, as a worker would run it once, and answer its result."""
+        task = self.find_task(job.task)
+        delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
+        async with self._live.scope.inner("worker") as scope:
+            runnable = await self._runnable(task, self._executors(), scope)
+            current = Current(delivery, runnable.decode(job.body))
+            token = running.set(current)
+            try:
+                value = await runnable.handler(current)
+            finally:
+                running.reset(token)
+        return task.decode(runnable.encode(value))
+
+    async def _pass(self, job: Job) -> Job:
+        try:
+            return await pass_through(job, self._defer_middleware)
+        except Vetoed as veto:
+            self.events.emit(JobVetoed(task=job.task, reason=str(veto)))
+            raise
+
+    async def _prepared(self, call: Call[Any]) -> Job | TaskqError:
+        try:
+            job = await self._pass(call.job) if self._defer_middleware else call.job
+            _refuse_oversize(job, self._live.backend)
+        except (Vetoed, PayloadTooLarge) as error:
+            return error
+        return job
+
+    # Looking and operating
+
+    @property
+    def admin(self) -> Admin:
+        """What an operator may see and do; raises MissingCapability where the broker has no such part."""
+        return _part(self.backend.admin, "administration")
+
+    @property
+    def store(self) -> Store:
+        """The backend's atomic keys; raises MissingCapability where it has none."""
+        return _part(self.backend.store, "a store")
+
+    async def outcome(self, ref: JobRef, wait: float) -> bytes | None:
+        """A job's encoded outcome, waiting up to ``wait`` seconds; None when there is none."""
+        return await _part(self.backend.results, "kept results").outcome(ref, wait=wait)
+
+    async def lookup(self, ref: JobRef) -> Record | None:
+        """A live job or dead letter."""
+        return await self.admin.lookup(ref)
+
+    async def cancel(self, ref: JobRef) -> bool:
+        """Ask for a job to be cancelled; False when it has ended."""
+        (found,) = await self.admin.cancel([ref])
+        if found and self.backend.hints is not None:
+            await self.backend.hints.publish(CANCEL, ref.id)
+        return found
+
+    async def pause(self, *queues: str, seconds: float | None = None) -> None:
+        """Stop all workers fetching from these queues within a second, for so long or until resumed."""
+        await pause(self.store, self.backend.hints, queues, seconds)
+
+    async def resume(self, *queues: str) -> None:
+        """Let the workers fetch from these queues again."""
+        await resume(self.store, self.backend.hints, queues)
+
+    def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a coroutine function of this app from code without an event loop; raises RuntimeError inside one."""
+        refuse_inside_a_loop()
+        for live in list(self._lives.values()):
+            if live.loop.is_running():
+                return asyncio.run_coroutine_threadsafe(function(*args), live.loop).result()
+        return self._portal.call(function, *args)
+
+    # Working
+
+    async def make_worker(self, scope: Scoped, **options: Any) -> Worker:
+        """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
+        executors = self._executors()
+        tasks = self.registry.tasks
+        runnables = {name: await self._runnable(task, executors, scope) for name, task in tasks.items()}
+        settings = self.settings
+        defaults: dict[str, Any] = {
+            "queues": settings.queues or tuple(dict.fromkeys([*(task.queue for task in tasks.values()), "default"])),
+            "slots": settings.slots,
+            "lease": settings.lease,
+            "grace": settings.grace,
+            "on_lost_contact": settings.on_lost_contact,
+            "stall_warning": settings.stall_warning,
+            "stall_limit": settings.stall_limit,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        return Worker(self.backend, runnables, self.events, WorkerOptions(**{**defaults, **given}))
+
+    async def run_worker(
+        self,
+        *,
+        queues: Sequence[str] | None = None,
+        slots: int | None = None,
+        grace: float | None = None,
+        until: Literal["asked", "idle", "empty"] = "asked",
+        max_jobs: int | None = None,
+        started: Callable[[Worker], None] | None = None,
+    ) -> None:
+        """Work on this app's jobs until drained or cancelled; opens the app if it is not open.
+
+        ``until="idle"`` ends when nothing is due or runs, ``"empty"`` when nothing is scheduled either. ``started``
+        gets the worker, to drain it later. Cancelling drains, too, with no grace.
+        """
+        async with AsyncExitStack() as stack:
+            if asyncio.get_running_loop() not in self._lives:
+                await stack.enter_async_context(self)
+            scope = await stack.enter_async_context(self._live.scope.inner("worker"))
+            worker = await self.make_worker(
+                scope, queues=queues, slots=slots, grace=grace, until=until, max_jobs=max_jobs
+            )
+            if started is not None:
+                started(worker)
+            await worker.run()
+
+    @asynccontextmanager
+    async def working(self, **options: Any) -> AsyncGenerator[Worker]:
+        """A worker in this event loop, beside a web app or in a test: drained when the context is left."""
+        async with self._live.scope.inner("worker") as scope:
+            worker = await self.make_worker(scope, **options)
+            async with anyio.create_task_group() as group:
+                group.start_soon(worker.run)
+                try:
+                    yield worker
+                finally:
+                    worker.drain()
+
+    def _executors(self) -> Executors:
+        return Executors(threads=self.settings.threads, processes=self.settings.processes or os.cpu_count() or 1)
+
+    async def _runnable(self, task: Task[..., Any], executors: Executors, scope: Scoped) -> Runnable:
+        policy = task.policy(self.settings.keep_dead)
+        definition = task.definition
+        return Runnable(
+            policy=policy,
+            decode=task.signature.decode,
+            encode=self.codec.encode,
+            handler=await build_handler(definition, executors, scope, self._middleware),
+            timeout=definition.timeout,
+            transaction=definition.transaction,
+        )
+
+
+def _part(part: R | None, what: str) -> R:
+    if part is None:
+        raise MissingCapability(f"this broker has no {what}: pair it with a companion store, or choose another broker")
+    return part
+
+
+def _refuse_oversize(job: Job, backend: Backend) -> None:
+    limit = backend.broker.traits.max_size
+    if len(job.body) > limit:
+        raise PayloadTooLarge(
+            f"task {job.task}: the call takes {len(job.body):,} bytes, the broker {limit:,}; "
+            "store the content elsewhere and pass where it is"
+        )
+
+
+async def _end(flusher: "asyncio.Task[None]") -> None:
+    flusher.cancel()
+    await asyncio.wait({flusher})
+
+
+async def _remember(calls: Iterable[R] | AsyncIterable[R], kept: list[R]) -> AsyncIterator[R]:
+    if isinstance(calls, AsyncIterable):
+        async for call in calls:
+            kept.append(call)
+            yield call
+    else:
+        for call in calls:
+            kept.append(call)
+            yield call

@@ -1,0 +1,71 @@
+"""What tasks need against what a broker promises: compared once, before anything runs."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from taskq.broker import Backend, Traits
+from taskq.errors import MissingCapability
+from taskq.options import CallOptions
+from taskq.task import Definition
+
+
+class Finding(Struct, frozen=True):
+    """Something about a task that an operator should know before it runs."""
+
+    task: str
+    level: Literal["error", "warning"]
+    message: str
+
+
+def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:
+    """What the task or this call of it needs and the backend does not promise, each with the remedy."""
+    traits = backend.broker.traits
+    companion = "pair the broker with a companion store, or choose another broker"
+    needs = [
+        (definition.policy.guarantee not in traits.delivery, f"delivery {definition.policy.guarantee}", companion),
+        (options.unique is not False and not traits.unique, "unique keys", companion),
+        (options.group is not False and not traits.groups, "groups", companion),
+        (options.priority != 0 and not traits.ordered, "priorities", "use a queue for each priority"),
+        (bool(definition.keep) and backend.results is None, "kept results", companion),
+        (definition.transaction and backend.transactions is None, "transaction=True", "use PostgreSQL or SQLite"),
+        (options.tx is not None and backend.transactions is None, "tx=", "use PostgreSQL or SQLite, or an outbox"),
+    ]
+    return [f"it needs {need}, which this broker does not promise: {remedy}" for lacks, need, remedy in needs if lacks]
+
+
+def check_call(definition: Definition, options: CallOptions, backend: Backend) -> None:
+    """Raises MissingCapability, naming the task, the need and the remedy."""
+    problems = missing(definition, options, backend)
+    if problems:
+        raise MissingCapability(f"task {definition.name}: {problems[0]}")
+
+
+def check_task(
+    definition: Definition, options: CallOptions, backend: Backend | None, *, strict: bool
+) -> Sequence[Finding]:
+    """All that can be said of a task before it runs; without a backend, what can be said without one."""
+    findings = [
+        Finding(definition.name, "error", problem)
+        for problem in (missing(definition, options, backend) if backend is not None else ())
+    ]
+    repeats = definition.policy.guarantee == "at_least_once" and not definition.transaction
+    if repeats and not definition.idempotent:
+        said = "says idempotent=False" if definition.idempotent is False else "does not say whether it is idempotent"
+        message = (
+            f"it may run more than once after a crash, and {said}: make it so and say idempotent=True, guard its "
+            'effects by a key and say idempotent="guarded", or choose delivery="at_most_once"'
+        )
+        findings.append(Finding(definition.name, "error" if strict else "warning", message))
+    return findings
+
+
+def durable(traits: Traits) -> str:
+    """What a deployment's durability means, in a sentence."""
+    return {
+        "process": "jobs live in this process alone",
+        "seconds": "a crash of the machine may lose the last seconds",
+        "disk": "a deferred job survives a crash of the machine",
+        "replicated": "a deferred job survives the loss of a machine",
+    }[traits.durability]

@@ -1,0 +1,195 @@
+"""What a task and a call may say about themselves: typed for checkers, refused at once when it makes no sense."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from math import isfinite
+from typing import Any, Literal, TypedDict
+
+import msgspec
+from msgspec import Struct
+
+from taskq.broker import Guarantee
+from taskq.errors import ConfigError
+from taskq.job import OnConflict
+from taskq.middleware import Middleware
+from taskq.retry import Retry
+from taskq.unique import KeySpec
+
+Seconds = float | timedelta
+Executor = Literal["loop", "thread", "process"]
+Idempotence = Literal["guarded"] | bool
+
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_TASK = re.compile(r"[A-Za-z_][\w.:<>-]{0,199}")
+
+
+class Options(TypedDict, total=False):
+    """What one call may say: ``task.options(delay=60)``; a task may give defaults for all but ``id`` and ``tx``."""
+
+    id: str
+    """The job's id; deferring it again while it lives adds nothing. Default: a new UUIDv7."""
+    queue: str
+    priority: int
+    """Larger first, within a queue."""
+    delay: Seconds
+    """Not before so much later."""
+    run_at: datetime
+    """Not before this moment; needs a time zone."""
+    expires_in: Seconds
+    """How long after it became due the job may still start."""
+    unique: KeySpec
+    """Which live jobs are the same: True: equal arguments; names: equal values of these; a string: this very key."""
+    on_conflict: OnConflict
+    """With a held key: ``return`` the holder, ``replace`` the waiting holder's call, or ``raise`` Conflict."""
+    unique_until: Literal["start", "success", "end"] | Seconds
+    """What frees the key: see ``taskq.job.Job.unique_until``."""
+    group: KeySpec
+    """Jobs of one group run at most ``group_limit`` at once; spelled like ``unique``."""
+    group_limit: int
+    """1: one at a time, in order."""
+    tenant: str
+    headers: Mapping[str, str]
+    attempts: int
+    """Overrides the task's ``retry.attempts``."""
+    timeout: Seconds
+    """Seconds a run may take; a task without one is never cut off."""
+    tx: Any
+    """The caller's own open transaction: the job exists from its commit on, or never."""
+
+
+class TaskOptions(Options, total=False):
+    """What a task may say besides the defaults of its calls."""
+
+    name: str
+    """What is stored; default: module and function."""
+    retry: Retry | int
+    """A number means that many attempts on the default curve."""
+    delivery: Guarantee
+    idempotent: Idempotence
+    """Whether running twice is running once: by nature (True), by a key or ledger (``guarded``), or not (False)."""
+    keep: Seconds
+    """How long outcomes are kept."""
+    keep_dead: Seconds
+    executor: Executor
+    """Where it runs: coroutines in the loop, sync functions in a thread unless ``process`` is said."""
+    transaction: bool
+    """Run in a transaction of the broker's own database: writes, defers, outcome and ack commit together."""
+    max_losses: int
+    """Workers that may die under a job before it is quarantined."""
+    middleware: Sequence[Middleware]
+
+
+class CallOptions(Struct, frozen=True, kw_only=True):
+    """Checked options of a call."""
+
+    id: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    delay: float = 0.0
+    run_at: float | None = None
+    expires_in: float | None = None
+    unique: KeySpec = False
+    on_conflict: OnConflict = "return"
+    unique_until: Literal["start", "success", "end"] | float = "end"
+    group: KeySpec = False
+    group_limit: int = 1
+    tenant: str | None = None
+    headers: Mapping[str, str] = {}
+    attempts: int | None = None
+    timeout: float | None = None
+    tx: Any = None
+
+
+def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
+    """``base`` with what was ``given``; raises ConfigError for what is unknown, unfit or contradicts itself."""
+    for name in given:
+        refuse_unknown(name, Options)
+    changed = {name: _checked(name, value) for name, value in given.items()}
+    if changed.get("delay") and changed.get("run_at") is not None:
+        raise ConfigError("delay and run_at contradict each other: give one")
+    if "delay" in changed:
+        changed.setdefault("run_at", None)
+    elif changed.get("run_at") is not None:
+        changed["delay"] = 0.0
+    merged = msgspec.structs.replace(base, **changed)
+    if ("on_conflict" in given or "unique_until" in given) and merged.unique is False:
+        raise ConfigError("on_conflict and unique_until say what to do with a unique key: give unique=, too")
+    if "group_limit" in given and merged.group is False:
+        raise ConfigError("group_limit says how many of a group run at once: give group=, too")
+    return merged
+
+
+def refuse_unknown(name: str, known: type) -> None:
+    """Raises ConfigError, with the name that was probably meant."""
+    names = known.__annotations__
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(names))}"
+        raise ConfigError(f"unknown option {name!r}; {hint}")
+
+
+def check_queue(name: object) -> str:
+    """A queue's name, fit for every backend; raises ConfigError."""
+    if not isinstance(name, str) or not _QUEUE.fullmatch(name):
+        raise ConfigError(f"queue name {name!r}: use up to 64 letters, digits, '_', '.' and '-', the first no sign")
+    return name
+
+
+def check_task(name: object) -> str:
+    """A task's name; raises ConfigError."""
+    if not isinstance(name, str) or not _TASK.fullmatch(name):
+        raise ConfigError(f"task name {name!r}: use up to 200 letters, digits, '_', '.', ':' and '-'")
+    return name
+
+
+def seconds(value: object, name: str) -> float:
+    """A finite number of seconds of at least 0, from a number or timedelta; raises ConfigError."""
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(number, int | float) or isinstance(number, bool) or not isfinite(number) or number < 0:
+        raise ConfigError(f"{name}={value!r}: give seconds of at least 0, or a timedelta")
+    return float(number)
+
+
+def _checked(name: str, value: Any) -> Any:
+    match name:
+        case "queue":
+            return check_queue(value)
+        case "delay" | "expires_in" | "timeout":
+            return seconds(value, name)
+        case "run_at":
+            if not isinstance(value, datetime) or value.tzinfo is None:
+                raise ConfigError(f"run_at={value!r}: give a datetime with a time zone, as in datetime.now(UTC)")
+            return value.timestamp()
+        case "unique_until":
+            return value if value in ("start", "success", "end") else seconds(value, name)
+        case "on_conflict":
+            if value not in ("return", "replace", "raise"):
+                raise ConfigError(f"on_conflict={value!r}: choose return, replace or raise")
+        case "unique" | "group":
+            return _key_spec(name, value)
+        case "group_limit" | "attempts":
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r}: give a whole number of at least 1")
+        case "priority":
+            if type(value) is not int or not -(2**31) <= value < 2**31:
+                raise ConfigError(f"priority={value!r}: give a whole number of 32 bits; larger runs first")
+        case "headers":
+            if not all(type(key) is str and type(text) is str for key, text in value.items()):
+                raise ConfigError("headers map text to text")
+            return dict(value)
+        case "id" | "tenant":
+            if not isinstance(value, str) or not 0 < len(value) <= 200:
+                raise ConfigError(f"{name}={value!r}: give text of 1 to 200 characters")
+        case _:
+            pass
+    return value
+
+
+def _key_spec(name: str, value: object) -> KeySpec:
+    if isinstance(value, bool) or (isinstance(value, str) and 0 < len(value) <= 500):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):  # pyright: ignore[reportUnknownVariableType] - checked here
+        return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
+    raise ConfigError(f"{name}={value!r}: give True, a key of 1 to 500 characters, or a tuple of argument names")

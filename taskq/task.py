@@ -1,0 +1,308 @@
+"""Tasks: functions with options whose calls can be deferred, typed as the functions are."""
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import update_wrapper
+from math import inf
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+import anyio.to_thread
+import msgspec
+from msgspec import Struct
+
+from taskq.call import Call, new_id
+from taskq.codec import Codec
+from taskq.depends import Dependency, dependencies_of
+from taskq.errors import ConfigError, DuplicateTask
+from taskq.handle import Desk, JobHandle
+from taskq.job import Enqueued, Job, JobRef
+from taskq.middleware import Middleware
+from taskq.options import (
+    CallOptions,
+    Executor,
+    Idempotence,
+    Options,
+    TaskOptions,
+    check_task,
+    merge,
+    refuse_unknown,
+    seconds,
+)
+from taskq.outcome import Policy
+from taskq.retry import Retry
+from taskq.signature import Signature
+from taskq.unique import derive_key
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ATTEMPTS = "taskq-attempts"
+TIMEOUT = "taskq-timeout"
+"""Headers that carry a call's own retry limit and time-out to the worker."""
+
+
+class Definition(Struct, frozen=True, kw_only=True):
+    """How a task runs: the registry's half. A deploy changes it for jobs already queued."""
+
+    name: str
+    function: Callable[..., Any]
+    policy: Policy = Policy()
+    keep: float | None = None
+    keep_dead: float | None = None
+    timeout: float | None = None
+    idempotent: Idempotence | None = None
+    executor: Executor = "loop"
+    transaction: bool = False
+    middleware: Sequence[Middleware] = ()
+    dependencies: Mapping[str, Dependency] = {}
+
+
+class Client(Desk, Protocol):
+    """What a task needs of the app it belongs to."""
+
+    async def enqueue(self, job: Job, tx: Any) -> Enqueued: ...
+    async def run_inline(self, job: Job) -> Any: ...
+    def check_call(self, definition: Definition, options: CallOptions) -> None: ...
+
+
+class Membership(Struct, frozen=True):
+    """What a task knows once an app took it in."""
+
+    client: Client
+    codec: Codec
+    signature: Signature
+    decode: Callable[[bytes], Any]
+    """Bytes of a result to the result."""
+    keep: float
+    """Seconds the app keeps its outcomes."""
+
+
+class Home(Struct):
+    """Where a task belongs; shared by all its variants, so that those made before know it, too."""
+
+    member: Membership | None = None
+
+
+class Task(Generic[P, R]):
+    """A registered function. Calling it runs it here; ``defer`` hands the call to a worker."""
+
+    def __init__(self, definition: Definition, options: CallOptions, home: Home) -> None:
+        self.definition = definition
+        self._options = options
+        self._home = home
+        update_wrapper(self, definition.function)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """What is stored with each job."""
+        return self.definition.name
+
+    @property
+    def queue(self) -> str:
+        """Where its jobs go unless a call says otherwise."""
+        return self._options.queue
+
+    async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """A plain call, without a queue; a sync function runs in a thread."""
+        function: Callable[P, Any] = self.definition.function
+        if inspect.iscoroutinefunction(function):
+            result: R = await function(*args, **kwargs)
+            return result
+        return await anyio.to_thread.run_sync(lambda: function(*args, **kwargs))
+
+    @property
+    def defaults(self) -> CallOptions:
+        """What its calls say unless they say otherwise."""
+        return self._options
+
+    @property
+    def signature(self) -> Signature:
+        """How its calls look on the wire."""
+        return self._member.signature
+
+    def decode(self, result: bytes) -> R:
+        """A result from bytes."""
+        value: R = self._member.decode(result)
+        return value
+
+    def policy(self, keep_dead: float | None) -> Policy:
+        """What ``decide`` goes by; ``keep_dead`` is the app's, for tasks that say nothing of it."""
+        own = self.definition.keep_dead
+        kept = own if own is not None else inf if keep_dead is None else keep_dead
+        return msgspec.structs.replace(self.definition.policy, keep=self._member.keep, keep_dead=kept)
+
+    def options(self, **options: Unpack[Options]) -> "Task[P, R]":
+        """The same task with other options for the calls made through it.
+
+        Raises ConfigError for unknown, unfit or contradicting options, MissingCapability for what an open app's broker
+        cannot do: before anything is sent.
+        """
+        merged = merge(self._options, options)
+        if self._home.member is not None:
+            self._home.member.client.check_call(self.definition, merged)
+        return Task(self.definition, merged, self._home)
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """An inert call for ``app.defer_many``. Raises EncodeError for arguments that do not fit."""
+        member = self._member
+        return Call(job=self._job(args, kwargs), decode=member.decode, keep=member.keep, transaction=self._options.tx)
+
+    async def defer(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Hand the call to a worker: when this returns, the job is as durable as the broker declares.
+
+        Raises EncodeError (with the argument's path) or PayloadTooLarge before anything is sent, Conflict or Vetoed
+        when the job was refused, BrokerUnavailable when it is unknown whether it was taken: with ``options(id=…)``
+        the call may then be repeated safely. Costs one round trip, shared with the defers made meanwhile.
+        """
+        member = self._member
+        job = self._job(args, kwargs)
+        enqueued = await member.client.enqueue(job, self._options.tx)
+        ref = JobRef(job.queue, enqueued.id)
+        return JobHandle(member.client, ref, member.decode, member.keep, added=enqueued.added)
+
+    def defer_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """As :meth:`defer`, from code without an event loop; raises RuntimeError inside one."""
+        handle: JobHandle[R] = self._member.client.run_sync(lambda: self.defer(*args, **kwargs))
+        return handle
+
+    async def run_inline(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run here and now as a worker would: arguments over the wire, dependencies, middleware. No retries."""
+        result: R = await self._member.client.run_inline(self._job(args, kwargs))
+        return result
+
+    @property
+    def _member(self) -> Membership:
+        if self._home.member is None:
+            raise ConfigError(f"task {self.name} belongs to no app yet: app.include() the collection it is in")
+        return self._home.member
+
+    def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        options, signature, codec = self._options, self._member.signature, self._member.codec
+        arguments = signature.bind(args, kwargs)
+        unique = group = None
+        if options.unique is not False or options.group is not False:
+            known = {**signature.defaults, **arguments}
+            unique = derive_key(options.unique, self.name, known, codec)
+            group = derive_key(options.group, self.name, known, codec)
+        return Job(
+            id=options.id or new_id(),
+            task=self.name,
+            body=signature.encode(arguments),
+            queue=options.queue,
+            priority=options.priority,
+            delay=options.delay,
+            run_at=options.run_at,
+            expires_in=options.expires_in,
+            unique=unique,
+            on_conflict=options.on_conflict,
+            unique_until=options.unique_until,
+            group=group,
+            group_limit=options.group_limit,
+            tenant=options.tenant,
+            headers=_headers(options),
+        )
+
+    def join(self, client: Client, codec: Codec, keep: float | None) -> Membership:
+        """Make the task an app's own; ``keep`` None: an hour for what a task returns, nothing without result."""
+        if self._home.member is not None and self._home.member.client is not client:
+            raise ConfigError(f"task {self.name} belongs to another app already")
+        signature = Signature(self.definition.function, codec, injected=frozenset(self.definition.dependencies))
+        keep = self.definition.keep if self.definition.keep is not None else keep
+        if keep is None:
+            keep = 0.0 if signature.returns in (None, type(None)) else 3600.0
+        self._home.member = Membership(client, codec, signature, codec.decoder(signature.returns), keep)
+        return self._home.member
+
+
+def _headers(options: CallOptions) -> Mapping[str, str]:
+    if options.attempts is None and options.timeout is None:
+        return options.headers
+    headers = dict(options.headers)
+    if options.attempts is not None:
+        headers[ATTEMPTS] = str(options.attempts)
+    if options.timeout is not None:
+        headers[TIMEOUT] = str(options.timeout)
+    return headers
+
+
+class TaskDecorator(Protocol):
+    """What ``@task(...)`` answers: takes a coroutine function or a sync one."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class Tasks:
+    """A collection of tasks without an app: declare them anywhere, ``app.include()`` them where the app is."""
+
+    def __init__(self, added: "Callable[[Task[..., Any]], None] | None" = None) -> None:
+        self.tasks: dict[str, Task[..., Any]] = {}
+        self._added = added
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+    def task(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a task of a function: ``@tasks.task`` or ``@tasks.task(queue="mail", timeout=30)``."""
+
+        def decorate(function: Callable[..., Any]) -> Task[..., Any]:
+            return self.add(make_task(function, options))
+
+        return decorate if function is None else decorate(function)
+
+    def add(self, task: Task[..., Any]) -> Task[..., Any]:
+        """Take a task in; raises DuplicateTask when its name is taken."""
+        if task.name in self.tasks:
+            raise DuplicateTask(f"there is a task named {task.name} already; give one of them another name=")
+        if self._added is not None:
+            self._added(task)
+        self.tasks[task.name] = task
+        return task
+
+
+def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+    """A task that belongs to no app yet; raises ConfigError for options that make no sense."""
+    for name in options:
+        refuse_unknown(name, TaskOptions)
+    if "id" in options or "tx" in options:
+        raise ConfigError("id and tx belong to a single call: use task.options(...)")
+    call = {name: value for name, value in options.items() if name in Options.__annotations__}
+    rest = {name: value for name, value in options.items() if name not in call}
+    is_async = inspect.iscoroutinefunction(function)
+    executor: Executor = rest.get("executor", "loop" if is_async else "thread")
+    if (executor == "loop") != is_async:
+        raise ConfigError(
+            f"{function.__qualname__}(): coroutines run in the loop, sync functions in a thread or process"
+        )
+    if executor == "process" and rest.get("transaction"):
+        raise ConfigError(f"{function.__qualname__}(): a transaction cannot be handed to another process")
+    retry = rest.get("retry", Retry())
+    policy = Policy(
+        retry=Retry(retry) if isinstance(retry, int) else retry,
+        guarantee=rest.get("delivery", "at_least_once"),
+        max_losses=rest.get("max_losses", 3),
+    )
+    if policy.guarantee == "at_most_once" and ("retry" in rest or "attempts" in call):
+        raise ConfigError(f"{function.__qualname__}(): a task that runs at most once cannot be retried; drop retry=")
+    definition = Definition(
+        name=check_task(rest.get("name") or f"{function.__module__}.{function.__qualname__}"),
+        function=function,
+        policy=policy,
+        keep=seconds(rest["keep"], "keep") if "keep" in rest else None,
+        keep_dead=seconds(rest["keep_dead"], "keep_dead") if "keep_dead" in rest else None,
+        timeout=seconds(call.pop("timeout"), "timeout") if "timeout" in call else None,
+        idempotent=rest.get("idempotent"),
+        executor=executor,
+        transaction=bool(rest.get("transaction", False)),
+        middleware=tuple(rest.get("middleware", ())),
+        dependencies=dependencies_of(function),
+    )
+    return Task(definition, merge(CallOptions(), call), Home())

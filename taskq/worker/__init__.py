@@ -1,0 +1,15 @@
+"""A process's line of stations: Fetcher → Slots → Settler, with Leases beside them.
+
+===========  ==========================================================================================
+fetcher      asks the broker for as many jobs as there is room for
+slots        runs each in an asyncio task and context of its own
+runner       decodes a delivery, runs its handler, and tells how that went
+handlers     how a handler is called: in the loop, in a thread, in another process
+deadlines    one timer for all time-outs
+settler      decides what follows, and tells the broker in as few calls as load allows
+leases       extends what is held from a thread of its own, and notices a loop that stands still
+contact      whether the broker answers: one event when it goes, one when it returns
+control      what operators ask of running workers: pause and cancel
+worker       puts the line together, and takes it apart without losing anything
+===========  ==========================================================================================
+"""

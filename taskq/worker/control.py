@@ -1,0 +1,105 @@
+"""What operators ask of running workers: pause a queue, cancel a job. The Store is the truth, hints make it quick."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import anyio
+import msgspec
+
+from taskq.broker import Backend, Hints
+from taskq.errors import BrokerError, BrokerUnavailable
+from taskq.store import Entry, Store
+
+PAUSED_KEY = "taskq:paused"
+CANCEL, PAUSE = "taskq:cancel", "taskq:pause"
+"""Channels of hints: the ids of jobs to be cancelled, and that the paused queues have changed."""
+
+POLL = 1.0
+"""Seconds between looks at what is paused, so that a lost hint costs no more."""
+
+Paused = dict[str, float | None]
+"""Queue to the moment it resumes by itself, None: when somebody says so."""
+
+
+async def paused_queues(store: Store) -> Paused:
+    """The queues that are paused now, by the backend's clock."""
+    return _read(await store.get(PAUSED_KEY))
+
+
+async def pause(store: Store, hints: Hints | None, queues: Sequence[str], seconds: float | None) -> None:
+    """Stop all workers fetching from these queues, for so many seconds or until resumed; they know within a second."""
+    await _change(
+        store, hints, lambda paused, now: paused | dict.fromkeys(queues, None if seconds is None else now + seconds)
+    )
+
+
+async def resume(store: Store, hints: Hints | None, queues: Sequence[str]) -> None:
+    """Let the workers fetch from these queues again."""
+    await _change(store, hints, lambda paused, _now: {name: end for name, end in paused.items() if name not in queues})
+
+
+async def _change(store: Store, hints: Hints | None, change: Callable[[Paused, float], Paused]) -> None:
+    swapped = False
+    while not swapped:
+        entry = await store.get(PAUSED_KEY)
+        paused = change(_read(entry), entry.now)
+        swapped = await store.swap(PAUSED_KEY, entry.value, msgspec.json.encode(paused) if paused else None)
+    if hints is not None:
+        await hints.publish(PAUSE, "")
+
+
+def _read(entry: Entry) -> Paused:
+    paused = msgspec.json.decode(entry.value, type=Paused) if entry.value is not None else {}
+    return {queue: until for queue, until in paused.items() if until is None or until > entry.now}
+
+
+class Control:
+    """Keeps one worker told. Without a Store nothing is paused; without hints a cancel waits for the next extend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        cancel: Callable[[], Awaitable[None]],
+        changed: Callable[[], None],
+        holds: Callable[[str], bool],
+    ) -> None:
+        self._backend = backend
+        self._cancel = cancel
+        """Called when a job that this worker holds is to be cancelled: extends at once, and obeys."""
+        self._changed = changed
+        self._holds = holds
+        self.paused: Paused = {}
+
+    async def run(self) -> None:
+        """Listen and look until cancelled."""
+        async with anyio.create_task_group() as group:
+            if self._backend.hints is not None:
+                group.start_soon(self._listen, self._backend.hints)
+            if self._backend.store is not None:
+                group.start_soon(self._look, self._backend.store)
+
+    async def _listen(self, hints: Hints) -> None:
+        while True:
+            try:
+                async with hints.subscribe([CANCEL, PAUSE]) as heard:
+                    async for hint in heard:
+                        if hint.channel == CANCEL and self._holds(hint.data):
+                            await self._cancel()
+                        elif hint.channel == PAUSE and self._backend.store is not None:
+                            await self._refresh(self._backend.store)
+            except BrokerUnavailable:
+                await anyio.sleep(POLL)
+
+    async def _look(self, store: Store) -> None:
+        while True:
+            await self._refresh(store)
+            await anyio.sleep(POLL)
+
+    async def _refresh(self, store: Store) -> None:
+        try:
+            paused = await paused_queues(store)
+        except BrokerError:
+            return  # The fetcher meets the same trouble, and tells.
+        if paused != self.paused:
+            self.paused = paused
+            self._changed()

@@ -1,0 +1,115 @@
+"""Asks the broker for as many jobs as there is room for: one fetcher a broker, never one a slot."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from math import ceil
+
+from taskq.broker import Broker
+from taskq.errors import BrokerError
+from taskq.job import Delivery
+from taskq.worker.contact import Contact
+from taskq.worker.slots import Slots
+
+WAIT = 1.0
+"""Seconds an idle fetch waits: one command a second while there is nothing to do, and a drain waits no longer."""
+
+
+class Fetcher:
+    """Keeps the slots full, and holds no more than the slots and one refill.
+
+    The refill is what the slots finish during one round trip: none when jobs are long, so that an urgent job is never
+    behind more than that.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        slots: Slots,
+        contact: Contact,
+        *,
+        lease: float,
+        held: Collection[object],
+        queues: Callable[[], Sequence[str]],
+        deliver: Callable[[Sequence[Delivery]], None],
+        allowance: Callable[[], float],
+        enough: Callable[[], Awaitable[bool]] | None,
+    ) -> None:
+        self._broker = broker
+        self._slots = slots
+        self._contact = contact
+        self._lease = lease
+        self._held = held
+        """Everything fetched and not yet settled: a slow broker slows the fetching by itself."""
+        self._queues = queues
+        """The queues to fetch from now: without those that are paused."""
+        self._deliver = deliver
+        self._allowance = allowance
+        """How many more jobs this worker may run."""
+        self._enough = enough
+        """Asked after a fetch that found nothing: whether to end."""
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._stopped = False
+        self._quiet = False
+        self._refill = 0.0
+        self._ended, self._asked_at = 0, self._loop.time()
+
+    def wake(self) -> None:
+        """Something changed: look again whether there is room."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Fetch no more; a fetch under way is waited for, so that nothing it got is withheld."""
+        self._stopped = True
+        self._wake.set()
+
+    def quiet(self, quiet: bool) -> None:
+        """Fetch no more for now, or again."""
+        self._quiet = quiet
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Fetch until stopped."""
+        while not self._stopped:
+            queues, room = self._queues(), self._room()
+            if self._allowance() <= 0:
+                return
+            if not room or not queues or self._quiet:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            began = self._loop.time()
+            try:
+                # Not cut off at a drain: what a cancelled fetch had got would be withheld for a lease.
+                wait = 0.0 if self._enough is not None else WAIT
+                deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=wait)
+                if not deliveries and self._enough is not None:
+                    if await self._enough():
+                        return
+                    deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=WAIT)
+            except BrokerError as error:
+                self._contact.fail(error)
+                await self._contact.back_off()
+                continue
+            self._contact.succeed()
+            if len(deliveries) == room:
+                self._measure(began)
+            self._deliver(deliveries)
+
+    def _room(self) -> int:
+        """How many to ask for: at least half a refill, unless a slot stands idle."""
+        refill = min(self._slots.size, ceil(self._refill))
+        room = self._slots.size + refill - len(self._held)
+        room = int(min(room, self._broker.traits.max_batch, self._allowance()))
+        if room <= 0 or self._slots.blocked:
+            return 0
+        return room if self._slots.idle or room * 2 >= refill else 0
+
+    def _measure(self, began: float) -> None:
+        """Completions a second times the round trip, from fetches that did not wait for jobs to come."""
+        now = self._loop.time()
+        elapsed = now - self._asked_at
+        if elapsed > 0:
+            rate = (self._slots.ended - self._ended) / elapsed
+            self._refill += 0.2 * (rate * (now - began) - self._refill)
+        self._ended, self._asked_at = self._slots.ended, now

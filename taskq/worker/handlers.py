@@ -1,0 +1,119 @@
+"""How a task's function is called: in the loop, in a thread, or in another process."""
+
+import asyncio
+import traceback
+from collections.abc import Callable, Coroutine, Mapping
+from importlib import import_module
+from math import inf
+from typing import Any
+
+import anyio
+import anyio.to_process
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from taskq.context import Current
+from taskq.depends import Dependency, Scoped
+from taskq.middleware import Handler, compose
+from taskq.task import Definition, Task
+
+
+class Executors:
+    """The places where handlers run, with room for so many at once."""
+
+    def __init__(self, *, threads: int, processes: int) -> None:
+        self.threads = CapacityLimiter(threads)
+        self.processes = CapacityLimiter(processes)
+        # The limiters above are taken first, by whoever waits; anyio's own must then never make anybody wait.
+        self.free = CapacityLimiter(inf)
+
+
+async def build_handler(definition: Definition, executors: Executors, worker: Scoped, layers: list[Any]) -> Handler:
+    """The task's handler with its middleware; dependencies of app and worker are opened here, once."""
+    wide = {name: need for name, need in definition.dependencies.items() if need.scope != "job"}
+    narrow = {name: need for name, need in definition.dependencies.items() if need.scope == "job"}
+    provided = await worker.values(wide)
+    match definition.executor:
+        case "loop":
+            handler = _in_loop(definition.function, provided)
+        case "thread":
+            handler = _in_thread(definition.function, provided, executors)
+        case "process":
+            handler = _in_process(definition.function, provided, executors)
+    if narrow:
+        handler = _with_own_dependencies(handler, narrow, worker)
+    return compose(handler, [*layers, *definition.middleware])
+
+
+def _in_loop(function: Callable[..., Coroutine[Any, Any, Any]], provided: Mapping[str, Any]) -> Handler:
+    # Not coroutines themselves: one frame less in the way of every job.
+    if provided:
+
+        def call_with(current: Current) -> Coroutine[Any, Any, Any]:
+            args, kwargs = current.arguments
+            return function(*args, **{**provided, **kwargs})
+
+        return call_with
+
+    def call(current: Current) -> Coroutine[Any, Any, Any]:
+        args, kwargs = current.arguments
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], executors: Executors) -> Handler:
+    async def call(current: Current) -> Any:
+        args, kwargs = current.arguments
+        async with executors.threads:
+            inner = asyncio.ensure_future(
+                anyio.to_thread.run_sync(lambda: function(*args, **{**provided, **kwargs}), limiter=executors.free)
+            )
+            # A thread cannot be cancelled: slot and lease stay with it until it returns, and what it returns counts.
+            while not inner.done():
+                try:
+                    await asyncio.wait({inner})
+                except asyncio.CancelledError:
+                    current.stopping = True
+            return inner.result()
+
+    return call
+
+
+def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], executors: Executors) -> Handler:
+    async def call(current: Current) -> Any:
+        args, kwargs = current.arguments
+        # Cancelling kills the child process.
+        return await anyio.to_process.run_sync(
+            _run_in_child,
+            function.__module__,
+            function.__qualname__,
+            args,
+            {**provided, **kwargs},
+            cancellable=True,
+            limiter=executors.processes,
+        )
+
+    return call
+
+
+def _run_in_child(module: str, qualname: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    found: Any = import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    function = found.definition.function if isinstance(found, Task) else found
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))
+        raise
+
+
+def _with_own_dependencies(handler: Handler, wanted: Mapping[str, Dependency], worker: Scoped) -> Handler:
+    async def call(current: Current) -> Any:
+        async with worker.inner("job") as scope:
+            args, kwargs = current.arguments
+            current.arguments = args, {**await scope.values(wanted), **kwargs}
+            return await handler(current)
+
+    return call

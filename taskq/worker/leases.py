@@ -1,0 +1,125 @@
+"""Extends what the worker holds, from a thread with its own connection and loop: a job that blocks keeps its lease."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+import anyio.to_thread
+
+from taskq.broker import Extender
+from taskq.errors import BrokerError
+from taskq.job import Lease
+from taskq.worker.runner import Run
+
+MARGIN = 0.9
+"""Of a lease: when it could not be extended for so long, it counts as lost before anybody else can have it."""
+
+Obey = Callable[[Iterable[Run], Lease], None]
+
+
+class Leases:
+    """Every third of a lease, one call for all receipts."""
+
+    def __init__(
+        self,
+        extender: Callable[[], AbstractAsyncContextManager[Extender]],
+        held: Mapping[str, Run],
+        lease: float,
+        *,
+        obey: Obey,
+        out_of_contact: Callable[[], None],
+        can_go_on: Callable[[], bool],
+    ) -> None:
+        self._extender = extender
+        self._held = held
+        self._lease = lease
+        self._obey = obey
+        """Called in the worker's loop with runs and what became of their leases."""
+        self._out_of_contact = out_of_contact
+        """Called in the worker's loop when no extension has gone through for so long that leases may be over."""
+        self._can_go_on = can_go_on
+        """False once the worker's loop has stood still for so long that its leases are to be let go."""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._waiters: list[asyncio.Future[None]] = []
+        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
+
+    async def run_in_thread(self) -> None:
+        """Extend until stopped, from a thread of its own."""
+        await anyio.to_thread.run_sync(lambda: asyncio.run(self.run()), limiter=anyio.CapacityLimiter(1))
+
+    def stop(self) -> None:
+        """End :meth:`run`; called in the worker's loop."""
+        self._stopped = True
+        self._poke()
+
+    async def extend_now(self) -> None:
+        """Extend all leases and come back when the answers were obeyed; called in the worker's loop."""
+        if self._stopped:
+            return
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._poke()
+        await waiter
+
+    def _poke(self) -> None:
+        loop = self._own_loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Extend until stopped."""
+        self._own_loop = asyncio.get_running_loop()
+        period = self._lease / 3
+        extended_at = self._own_loop.time()
+        while not self._stopped:
+            try:
+                async with self._extender() as extender:
+                    while not self._stopped:
+                        await self._extend(extender)
+                        extended_at = self._own_loop.time()
+                        with anyio.move_on_after(period):
+                            await self._wake.wait()
+                        self._wake.clear()
+            except BrokerError:
+                # Said once by the stations that fetch and settle; here only time counts.
+                if self._own_loop.time() - extended_at > MARGIN * self._lease:
+                    extended_at = self._own_loop.time()
+                    self._loop.call_soon_threadsafe(self._out_of_contact)
+                self._answer_waiters()
+                with anyio.move_on_after(min(1.0, period / 3)):
+                    await self._wake.wait()
+                self._wake.clear()
+        self._answer_waiters()
+
+    async def _extend(self, extender: Extender) -> None:
+        waiters, runs = self._take_waiters(), list(self._held.values())
+        if not self._can_go_on():
+            runs = []
+        try:
+            if runs:
+                answers = await extender.extend([run.delivery.receipt for run in runs], self._lease)
+                self._loop.call_soon_threadsafe(self._tell, runs, answers)
+        finally:
+            self._loop.call_soon_threadsafe(_resolve, waiters)
+
+    def _tell(self, runs: Sequence[Run], answers: Sequence[Lease]) -> None:
+        for lease in (Lease.LOST, Lease.CANCELLED):
+            affected = [run for run, answer in zip(runs, answers, strict=True) if answer is lease]
+            if affected:
+                self._obey(affected, lease)
+
+    def _take_waiters(self) -> list[asyncio.Future[None]]:
+        waiters, self._waiters = self._waiters, []
+        return waiters
+
+    def _answer_waiters(self) -> None:
+        self._loop.call_soon_threadsafe(_resolve, self._take_waiters())
+
+
+def _resolve(waiters: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

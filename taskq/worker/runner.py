@@ -1,0 +1,188 @@
+"""Runs one delivery: decode, middleware and handler, and what that came to. Knows nothing of brokers or slots."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import Struct
+
+from taskq.broker import Transactions
+from taskq.context import Current, running
+from taskq.errors import DecodeError, JobTimeout
+from taskq.job import Delivery
+from taskq.middleware import Handler
+from taskq.outcome import (
+    Decision,
+    Interrupted,
+    Outcome,
+    Policy,
+    Raised,
+    Returned,
+    Undecodable,
+    Unknown,
+    decide,
+    screen,
+)
+from taskq.task import ATTEMPTS, TIMEOUT
+
+
+class Runnable(Struct, frozen=True):
+    """A task as a worker runs it, made once when the worker starts."""
+
+    policy: Policy
+    decode: Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]
+    encode: Callable[[Any], bytes]
+    handler: Handler
+    timeout: float | None
+    transaction: bool
+
+
+class Run:
+    """One delivery in this worker's hands, from the fetch until it is settled."""
+
+    __slots__ = (
+        "asked",
+        "current",
+        "deadline",
+        "delivery",
+        "fiber",
+        "lost",
+        "policy",
+        "runnable",
+        "started",
+        "timeout",
+    )
+
+    def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
+        self.delivery = delivery
+        self.policy = policy
+        self.runnable: Runnable | None = None
+        self.current: Current | None = None
+        self.fiber: asyncio.Task[None] | None = None
+        """The asyncio task it runs in, once it does."""
+        self.asked: Outcome | None = None
+        """What the run comes to if it heeds the cancellation it was asked for."""
+        self.lost = False
+        """Somebody else has the job: nothing of this run counts any more."""
+        self.started: float | None = None
+        self.timeout: float | None = None
+        self.deadline: float | None = None
+        """When it will be asked to end, by the event loop's clock; None once it was, or if never."""
+
+    def ask(self, outcome: Outcome) -> None:
+        """Cancel the run; the first request names the outcome. A handler that returns all the same has returned."""
+        if self.asked is None:
+            self.asked = outcome
+        if self.current is not None:
+            self.current.stopping = True
+        if self.fiber is not None and self.started is not None:
+            self.fiber.cancel()
+
+    def ask_timeout(self) -> None:
+        """Cancel the run because its time is over."""
+        self.deadline = None
+        self.ask(Raised(JobTimeout(f"ran past its time-out of {self.timeout:g} s")))
+
+
+class JobFields(TypedDict):
+    """What every event about a job tells of it."""
+
+    id: str
+    task: str
+    queue: str
+    attempt: int
+
+
+def job_fields(run: Run) -> JobFields:
+    """The fields that an event about this run's job begins with."""
+    job = run.delivery.job
+    return {"id": job.id, "task": job.task, "queue": job.queue, "attempt": run.delivery.attempt}
+
+
+class Runner:
+    """Turns deliveries into outcomes."""
+
+    def __init__(self, runnables: Mapping[str, Runnable], transactions: Transactions | None) -> None:
+        self._runnables = runnables
+        self._transactions = transactions
+
+    def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
+        """The run of a delivery, or why it must not be run."""
+        runnable = self._runnables.get(delivery.job.task)
+        if runnable is None:
+            run = Run(delivery)
+            return run, screen(delivery, run.policy) or Unknown()
+        run = Run(delivery, runnable.policy)
+        timeout = runnable.timeout
+        if delivery.job.headers:
+            run.policy, timeout = _overridden(runnable, delivery.job.headers)
+        refused = screen(delivery, run.policy)
+        if refused is not None:
+            return run, refused
+        try:
+            arguments = runnable.decode(delivery.job.body)
+        except DecodeError as error:
+            return run, Undecodable(error)
+        run.runnable = runnable
+        run.timeout = timeout
+        run.current = Current(delivery, arguments)
+        return run, None
+
+    async def run(self, run: Run) -> Outcome | Decision:
+        """How the run went; a Decision when it is settled already, in its own transaction. Raises nothing."""
+        runnable, current = run.runnable, run.current
+        assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
+        if run.asked is not None:
+            return run.asked
+        running.set(current)
+        try:
+            if runnable.transaction:
+                return await self._run_in_transaction(run, runnable, current)
+            value = await runnable.handler(current)
+            return Returned(runnable.encode(value) if run.policy.keep else None)
+        except asyncio.CancelledError:
+            return run.asked or Raised(RuntimeError("the handler was cancelled by its own code"))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is its outcome
+            return Raised(error)
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler ends the job, not the worker
+            wrapped = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            return Raised(wrapped)
+
+    async def _run_in_transaction(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
+        """Writes, defers, outcome and ack commit together; a void receipt rolls all of it back."""
+        assert self._transactions is not None, "the app refuses to open with such a task and no transactions"  # noqa: S101
+        try:
+            async with self._transactions.begin() as connection:
+                current.connection = connection
+                value = await runnable.handler(current)
+                outcome = Returned(runnable.encode(value) if run.policy.keep else None)
+                decision = decide(outcome, run.delivery, run.policy, chance=0.0)
+                (settled,) = await self._transactions.join(connection).settle([decision.settlement])
+                if not settled:
+                    raise _Void  # noqa: TRY301 - leaving the context by a raise is what rolls back
+        except _Void:
+            run.lost = True
+            return Interrupted()
+        finally:
+            current.connection = None
+        return decision
+
+
+class _Void(Exception):
+    """The receipt was void: somebody else has the job, so the transaction must not commit."""
+
+
+def _overridden(runnable: Runnable, headers: Mapping[str, str]) -> tuple[Policy, float | None]:
+    """Policy and time-out with what the call itself said; headers that make no sense say nothing."""
+    policy, timeout = runnable.policy, runnable.timeout
+    try:
+        if ATTEMPTS in headers:
+            retry = msgspec.structs.replace(policy.retry, attempts=int(headers[ATTEMPTS]))
+            policy = msgspec.structs.replace(policy, retry=retry)
+        if TIMEOUT in headers:
+            timeout = float(headers[TIMEOUT])
+    except (ValueError, TypeError):
+        pass
+    return policy, timeout

@@ -1,0 +1,132 @@
+"""Decides what follows from each run, and tells the broker: what gathered during the last call goes with the next."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+from taskq.broker import Broker
+from taskq.errors import BrokerRejected, BrokerUnavailable
+from taskq.events import Events, JobAgain, JobFinished, SettlementRefused
+from taskq.job import Nack
+from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
+from taskq.worker.contact import Contact
+from taskq.worker.runner import Run, job_fields
+
+_log = logging.getLogger("taskq")
+
+Decided = tuple[Run, Decision]
+
+
+class Settler:
+    """Ends leases. A delivery counts as held until the broker has confirmed its settlement."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        events: Events,
+        contact: Contact,
+        *,
+        extend: Callable[[], Awaitable[None]],
+        settled: Callable[[Sequence[Run]], None],
+    ) -> None:
+        self._broker = broker
+        self._events = events
+        self._contact = contact
+        self._extend = extend
+        """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
+        self._settled = settled
+        """Told of runs that are not held any more."""
+        self._pending: list[Decided] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    def finish(self, run: Run, outcome: Outcome | Decision) -> None:
+        """Decide and settle soon. A lost run settles nothing, one that settled itself nothing more."""
+        if run.lost:
+            self._events.emit(SettlementRefused(**job_fields(run)))
+            self._settled([run])
+            return
+        decision = (
+            outcome
+            if isinstance(outcome, Decision)
+            else decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
+        )
+        self._tell(run, outcome, decision)
+        if decision is outcome:
+            self._settled([run])
+            return
+        self._pending.append((run, decision))
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Settle until closed and nothing is pending."""
+        while self._pending or not self._closing:
+            if not self._pending:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            size = self._broker.traits.max_batch
+            batch, self._pending = self._pending[:size], self._pending[size:]
+            await self._settle(batch)
+
+    def close(self) -> None:
+        """End :meth:`run` once all is settled."""
+        self._closing = True
+        self._wake.set()
+
+    async def _settle(self, batch: Sequence[Decided]) -> None:
+        while batch := self._without_lost(batch):
+            try:
+                answers = await self._broker.settle([decision.settlement for _, decision in batch])
+            except BrokerUnavailable as error:
+                self._contact.fail(error)
+                await self._contact.back_off()
+                await self._extend()
+            except BrokerRejected as error:
+                if len(batch) > 1:
+                    for decided in batch:
+                        await self._settle([decided])
+                else:
+                    self._refused(batch[0], error)
+                return
+            else:
+                self._contact.succeed()
+                for (run, _), settled in zip(batch, answers, strict=True):
+                    if not settled:
+                        self._events.emit(SettlementRefused(**job_fields(run)))
+                self._settled([run for run, _ in batch])
+                return
+
+    def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:
+        lost = [run for run, _ in batch if run.lost]
+        if not lost:
+            return batch
+        for run in lost:
+            self._events.emit(SettlementRefused(**job_fields(run)))
+        self._settled(lost)
+        return [decided for decided in batch if not decided[0].lost]
+
+    def _refused(self, decided: Decided, error: BrokerRejected) -> None:
+        """A settlement the broker will never take: the job comes back when its lease ends, nothing is lost."""
+        run, decision = decided
+        _log.error(
+            "job %s: %s could not be settled: %s", run.delivery.job.id, type(decision.settlement).__name__, error
+        )
+        self._settled([run])
+
+    def _tell(self, run: Run, outcome: Outcome | Decision, decision: Decision) -> None:
+        kind = JobAgain if decision.end is None else JobFinished
+        if kind not in self._events.listeners:
+            return
+        error = outcome.error if isinstance(outcome, Raised | Undecodable) else None
+        seconds = asyncio.get_running_loop().time() - run.started if run.started is not None else 0.0
+        fields = job_fields(run)
+        if decision.end is not None:
+            self._events.emit(JobFinished(**fields, end=decision.end, run=seconds, error=error))
+        elif isinstance(decision.settlement, Nack):
+            nack = decision.settlement
+            again = JobAgain(
+                **fields, after=nack.after, counted=nack.counted, reason=decision.reason, run=seconds, error=error
+            )
+            self._events.emit(again)

@@ -1,0 +1,126 @@
+"""Runs deliveries, so many at once, each in an asyncio task and a context of its own."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
+
+from taskq.events import Events, JobStarted
+from taskq.job import Delivery
+from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.worker.deadlines import Deadlines
+from taskq.worker.runner import Run, Runner, job_fields
+
+SUSPICIOUS = 2
+"""A job under which so many workers died runs alone, so that it takes no healthy neighbour with it."""
+
+
+class Slots:
+    """Places to run jobs. What is fetched beyond the free ones waits in line for the next that frees."""
+
+    def __init__(
+        self,
+        size: int,
+        runner: Runner,
+        events: Events,
+        *,
+        finish: Callable[[Run, Outcome | Decision], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.size = size
+        self.running: dict[str, Run] = {}
+        """By receipt."""
+        self.ended = 0
+        """Runs so far that came to an end here."""
+        self._runner = runner
+        self._events = events
+        self._finish = finish
+        self._changed = changed
+        """Called whenever a slot frees."""
+        self._waiting: deque[Run] = deque()
+        self._suspects: deque[Run] = deque()
+        self._context: Context = copy_context()
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self.running.values())
+
+    @property
+    def idle(self) -> int:
+        """Places nobody runs in or waits for; none while a suspect waits to run alone or runs."""
+        return 0 if self.blocked else max(0, self.size - len(self.running) - len(self._waiting))
+
+    @property
+    def waiting(self) -> int:
+        """Runs in line for a place."""
+        return len(self._waiting)
+
+    @property
+    def blocked(self) -> bool:
+        """True while nothing may be fetched because a suspect is to run alone."""
+        return bool(self._suspects) or any(run.delivery.losses >= SUSPICIOUS for run in self.running.values())
+
+    def start(self, deliveries: Iterable[Delivery], hold: Callable[[Run], None]) -> None:
+        """Run what may be run, as soon as there is a place; ``hold`` is told of each delivery first."""
+        for delivery in deliveries:
+            run, refused = self._runner.prepare(delivery)
+            hold(run)
+            if refused is not None:
+                self._finish(run, refused)
+            elif delivery.losses >= SUSPICIOUS:
+                self._suspects.append(run)
+            else:
+                self._waiting.append(run)
+        self._advance()
+
+    def give_back(self) -> None:
+        """Hand back, uncounted, whatever has not begun."""
+        while self._waiting:
+            self._finish(self._waiting.popleft(), Interrupted())
+        while self._suspects:
+            self._finish(self._suspects.popleft(), Interrupted())
+        self._changed()
+
+    def cancel(self, runs: Iterable[Run], outcome: Outcome) -> None:
+        """Ask runs to end with this outcome; one that has not begun ends at once."""
+        for run in runs:
+            run.ask(outcome)
+            for line in (self._waiting, self._suspects):
+                if run in line:
+                    line.remove(run)
+                    self._finish(run, outcome)
+
+    def close(self) -> None:
+        """Watch no deadlines any more."""
+        self._deadlines.close()
+
+    def running_in(self, fiber: asyncio.Task[object] | None) -> Run | None:
+        """The run of an asyncio task; may be asked from another thread."""
+        return next((run for run in list(self.running.values()) if run.fiber is fiber), None)
+
+    def _advance(self) -> None:
+        if self._suspects:
+            while self._waiting:
+                self._finish(self._waiting.popleft(), Interrupted())
+            if not self.running:
+                self._launch(self._suspects.popleft())
+        while self._waiting and len(self.running) < self.size:
+            self._launch(self._waiting.popleft())
+
+    def _launch(self, run: Run) -> None:
+        self.running[run.delivery.receipt] = run
+        # A copy of the worker's context: what the lifespan set is seen, and nothing leaks from job to job.
+        run.fiber = self._loop.create_task(self._run(run), context=self._context.copy())
+
+    async def _run(self, run: Run) -> None:
+        run.started = self._loop.time()
+        if run.timeout is not None and run.current is not None:
+            run.deadline = run.current.deadline = run.started + run.timeout
+            self._deadlines.watch(run.deadline)
+        if JobStarted in self._events.listeners:
+            self._events.emit(JobStarted(**job_fields(run), wait=run.delivery.now - run.delivery.due))
+        outcome = await self._runner.run(run)
+        del self.running[run.delivery.receipt]
+        self.ended += 1
+        self._finish(run, outcome)
+        if self._waiting or self._suspects:
+            self._advance()
+        self._changed()

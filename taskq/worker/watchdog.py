@@ -1,0 +1,77 @@
+"""Notices that the worker's loop stands still, and says what it is busy with."""
+
+import asyncio
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import anyio
+import anyio.to_thread
+
+from taskq.events import Events, LoopStalled
+from taskq.worker.runner import Run
+
+
+class Watchdog:
+    """Looks at the loop from another thread: asks it to answer, and reports where it is when it does not."""
+
+    def __init__(
+        self,
+        events: Events,
+        *,
+        running_in: Callable[[asyncio.Task[object] | None], Run | None],
+        warning: float,
+        limit: float,
+    ) -> None:
+        self._events = events
+        self._running_in = running_in
+        self._warning = warning
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._beaten = time.monotonic()
+        self._stopped = threading.Event()
+
+    @property
+    def stalled(self) -> float:
+        """Seconds since the loop was last seen turning."""
+        return time.monotonic() - self._beaten
+
+    def within_limit(self) -> bool:
+        """False once the loop has stood still for the limit."""
+        return self.stalled < self._limit
+
+    async def run_in_thread(self) -> None:
+        """Watch until stopped, from a thread of its own."""
+        await anyio.to_thread.run_sync(self._watch, limiter=anyio.CapacityLimiter(1))
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        report_at = self._warning
+        while not self._stopped.wait(self._warning / 2):
+            if self.stalled >= report_at:
+                self._events.emit(self._where())
+                report_at *= 2
+            elif self.stalled < self._warning:
+                report_at = self._warning
+            try:
+                self._loop.call_soon_threadsafe(self._beat)
+            except RuntimeError:
+                return  # The loop is closed: nobody is left to watch.
+
+    def _beat(self) -> None:
+        self._beaten = time.monotonic()
+
+    def _where(self) -> LoopStalled:
+        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented for this
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        run = self._running_in(asyncio.current_task(self._loop))
+        job = run.delivery.job if run is not None else None
+        return LoopStalled(
+            seconds=self.stalled, id=job.id if job else None, task=job.task if job else None, stack=stack
+        )

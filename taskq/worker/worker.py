@@ -1,0 +1,230 @@
+"""Puts the line of stations together, and takes it apart without losing anything."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf
+from typing import Literal
+
+import anyio
+from msgspec import Struct
+
+from taskq.broker import Admin, Backend
+from taskq.errors import MissingCapability
+from taskq.events import Events, LeaseLost, WorkerDraining, WorkerStarted, WorkerStopped
+from taskq.job import Delivery, Lease
+from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
+from taskq.worker.contact import Contact
+from taskq.worker.control import Control
+from taskq.worker.fetcher import Fetcher
+from taskq.worker.leases import Leases
+from taskq.worker.runner import Run, Runnable, Runner, job_fields
+from taskq.worker.settler import Settler
+from taskq.worker.slots import Slots
+from taskq.worker.watchdog import Watchdog
+
+SETTLE_MARGIN = 1.0
+"""Seconds that a broker out of reach may hold up a worker's end; what it did not take comes back by its lease."""
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """How a worker works; seconds throughout."""
+
+    queues: Sequence[str]
+    slots: int = 100
+    lease: float = 30.0
+    grace: float = 25.0
+    on_lost_contact: Literal["cancel", "finish"] = "cancel"
+    stall_warning: float = 2.0
+    stall_limit: float = 600.0
+    until: Literal["asked", "idle", "empty"] = "asked"
+    """When to end: when asked to; also when nothing is due or runs; also when nothing is scheduled either."""
+    max_jobs: int | None = None
+    """End after so many runs."""
+    threads: bool = True
+    """Whether leases are extended from a thread of their own; a virtual clock wants everything in its loop."""
+
+
+class Worker:
+    """One process's worker on one broker."""
+
+    def __init__(
+        self, backend: Backend, runnables: Mapping[str, Runnable], events: Events, options: WorkerOptions
+    ) -> None:
+        if options.until != "asked" and backend.admin is None:
+            raise MissingCapability("a worker that ends by itself has to count what is left: this backend has no Admin")
+        self._options = options
+        self._backend = backend
+        self._events = events
+        self._held: dict[str, Run] = {}
+        self._changed = asyncio.Event()
+        self._abandoned = False
+        self._contact = Contact(events)
+        self._slots = Slots(
+            options.slots,
+            Runner(runnables, backend.transactions),
+            events,
+            finish=self._finish_run,
+            changed=self._notice,
+        )
+        self._watchdog = Watchdog(
+            events, running_in=self._slots.running_in, warning=options.stall_warning, limit=options.stall_limit
+        )
+        self._leases = Leases(
+            backend.extender,
+            self._held,
+            options.lease,
+            obey=self._obey,
+            out_of_contact=self._out_of_contact,
+            can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
+        )
+        self._settler = Settler(
+            backend.broker, events, self._contact, extend=self._leases.extend_now, settled=self._release
+        )
+        self._control = Control(
+            backend,
+            cancel=self._leases.extend_now,
+            changed=self._notice,
+            holds=self._holds,
+        )
+        self._fetcher = Fetcher(
+            backend.broker,
+            self._slots,
+            self._contact,
+            lease=options.lease,
+            held=self._held,
+            queues=lambda: [queue for queue in options.queues if queue not in self._control.paused],
+            deliver=self._deliver,
+            allowance=self._allowance,
+            enough=self._enough if options.until != "asked" else None,
+        )
+
+    @property
+    def running(self) -> Iterable[Run]:
+        """What runs now."""
+        return list(self._slots.running.values())
+
+    def drain(self) -> None:
+        """Stop fetching, finish what runs within the grace, give back the rest; :meth:`run` then returns."""
+        self._fetcher.stop()
+
+    def abandon(self) -> None:
+        """Do not wait for what runs: its leases end by themselves, so nothing is lost, and nothing overlaps."""
+        self._abandoned = True
+        self._fetcher.stop()
+        self._notice()
+
+    def quiet(self, quiet: bool) -> None:
+        """Stop fetching for now, or go on."""
+        self._fetcher.quiet(quiet)
+
+    async def run(self) -> None:
+        """Work until drained, or until the options' end. Raises nothing of what jobs or the broker do."""
+        self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))
+        async with anyio.create_task_group() as beside:
+            try:
+                if self._options.threads:
+                    beside.start_soon(self._leases.run_in_thread)
+                    beside.start_soon(self._watchdog.run_in_thread)
+                else:
+                    beside.start_soon(self._leases.run)
+                beside.start_soon(self._control.run)
+                await self._work()
+            finally:
+                self._slots.close()
+                self._leases.stop()
+                self._watchdog.stop()
+            beside.cancel_scope.cancel()
+        self._events.emit(WorkerStopped())
+
+    async def _work(self) -> None:
+        async with anyio.create_task_group() as line:
+            line.start_soon(self._settler.run)
+            await self._fetcher.run()
+            await self._finish()
+            self._settler.close()
+            with anyio.move_on_after(SETTLE_MARGIN):
+                while self._held and not self._abandoned:
+                    await self._change()
+            if self._held:
+                line.cancel_scope.cancel()
+
+    async def _finish(self) -> None:
+        """Grace for what runs; then cancel it, and wait for its end, for nothing is given back while it runs."""
+        self._slots.give_back()
+        if self._slots.running:
+            self._events.emit(WorkerDraining(running=len(self._slots.running)))
+        for run in self.running:
+            if run.current is not None:
+                run.current.stopping = True
+        with anyio.move_on_after(self._options.grace):
+            await self._until_nothing_runs()
+        self._slots.cancel(self.running, Interrupted())
+        await self._until_nothing_runs()
+
+    async def _until_nothing_runs(self) -> None:
+        while self._slots.running and not self._abandoned:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _notice(self) -> None:
+        self._changed.set()
+        self._fetcher.wake()
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        paused = self._control.paused
+        if paused:
+            self._slots.start([d for d in deliveries if d.job.queue not in paused], self._hold)
+            for delivery in deliveries:
+                if delivery.job.queue in paused:
+                    run = Run(delivery)
+                    self._hold(run)
+                    self._settler.finish(run, Interrupted())
+        else:
+            self._slots.start(deliveries, self._hold)
+
+    def _finish_run(self, run: Run, outcome: Outcome | Decision) -> None:
+        self._settler.finish(run, outcome)
+
+    def _holds(self, id: str) -> bool:
+        return any(run.delivery.job.id == id for run in self._held.values())
+
+    def _hold(self, run: Run) -> None:
+        self._held[run.delivery.receipt] = run
+
+    def _release(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._held.pop(run.delivery.receipt, None)
+        self._notice()
+
+    def _obey(self, runs: Iterable[Run], lease: Lease) -> None:
+        if lease is Lease.CANCELLED:
+            self._slots.cancel(runs, Cancelled())
+            return
+        # Not those that were settled while the answer was on its way.
+        lost = [run for run in runs if run.delivery.receipt in self._held]
+        for run in lost:
+            run.lost = True
+            self._events.emit(LeaseLost(**job_fields(run)))
+        self._slots.cancel(lost, Interrupted())
+
+    def _out_of_contact(self) -> None:
+        if self._options.on_lost_contact == "cancel":
+            self._slots.cancel(list(self._held.values()), Interrupted())
+
+    def _allowance(self) -> float:
+        """How many more runs may begin."""
+        if self._options.max_jobs is None:
+            return inf
+        return self._options.max_jobs - self._slots.ended - len(self._slots.running) - self._slots.waiting
+
+    async def _enough(self) -> bool:
+        """Whether nothing is left of what this worker was to work off."""
+        admin: Admin | None = self._backend.admin
+        if self._held or admin is None:
+            return False
+        stats = await admin.stats(self._options.queues)
+        scheduled = sum(queue.later for queue in stats) if self._options.until == "empty" else 0
+        return not scheduled and not any(queue.ready or queue.leased for queue in stats)

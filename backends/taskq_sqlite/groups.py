@@ -1,0 +1,29 @@
+"""Groups: a queue's line shows the best member that a free place allows, so that those that wait cost a fetch nothing.
+
+A member that needs no place stands in the line as any job does: a cancelled one will not run, and one that started
+in order still holds its own.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+
+from taskq_sqlite.queries import Queries
+from taskq_sqlite.rows import Row
+
+Group = tuple[str, str]
+"""A queue and a group of it."""
+
+
+def show(cursor: sqlite3.Cursor, sql: Queries, group: Group) -> Row | None:
+    """Put the right member in the line after anything of the group has changed; None when none may go."""
+    cursor.execute(sql.park, group)
+    queue, name = group
+    found = cursor.execute(sql.show, {"queue": queue, "grp": name}).fetchall()
+    return Row(*found[0]) if found else None
+
+
+def show_all(cursor: sqlite3.Cursor, sql: Queries, queue: str, names: Iterable[str | None]) -> None:
+    """The same for each group named; None is what a job without a group has."""
+    for name in names:
+        if name is not None:
+            show(cursor, sql, (queue, name))

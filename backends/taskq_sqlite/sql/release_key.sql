@@ -1,0 +1,2 @@
+-- Let a job give up its unique key.
+UPDATE taskq_jobs SET keyed = 0 WHERE seq = ?

@@ -1,0 +1,2 @@
+-- Remove a job, whatever its state.
+DELETE FROM taskq_jobs WHERE seq = ?

@@ -15,6 +15,7 @@ from taskq_sqlite import connect
 from taskq.broker import Backend
 from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
+from taskq.testing.store_contract import StoreContract
 
 _DIES = """
 import os, sqlite3, sys
@@ -66,6 +67,12 @@ def sqlite_deployment(tmp_path: Path) -> Deployment:
 
 
 class TestSqliteBroker(BrokerContract):
+    @pytest.fixture
+    def deployment(self, sqlite_deployment: Deployment) -> Deployment:
+        return sqlite_deployment
+
+
+class TestSqliteStore(StoreContract):
     @pytest.fixture
     def deployment(self, sqlite_deployment: Deployment) -> Deployment:
         return sqlite_deployment

@@ -50,7 +50,6 @@ class Queries(Struct, frozen=True):
     release_key: str
     remove_job: str
     replace_job: str
-    residue: str
     retake: str
     revive: str
     show: str

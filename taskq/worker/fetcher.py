@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from math import ceil
 
+import anyio
+
 from taskq.broker import Broker
 from taskq.errors import BrokerError
 from taskq.job import Delivery
@@ -47,6 +49,7 @@ class Fetcher:
         """How many more jobs this worker may run."""
         self._enough = enough
         """Asked after a fetch that found nothing: whether to end."""
+        self._wait = WAIT if enough is None else 0.0
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._stopped = False
@@ -81,12 +84,9 @@ class Fetcher:
             began = self._loop.time()
             try:
                 # Not cut off at a drain: what a cancelled fetch had got would be withheld for a lease.
-                wait = 0.0 if self._enough is not None else WAIT
-                deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=wait)
-                if not deliveries and self._enough is not None:
-                    if await self._enough():
-                        return
-                    deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=WAIT)
+                deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=self._wait)
+                if not deliveries and self._enough is not None and await self._is_over(self._enough):
+                    return
             except BrokerError as error:
                 self._contact.fail(error)
                 await self._contact.back_off()
@@ -95,6 +95,19 @@ class Fetcher:
             if len(deliveries) == room:
                 self._measure(began)
             self._deliver(deliveries)
+            if self._enough is not None and deliveries:
+                self._wait = 0.0
+
+    async def _is_over(self, enough: Callable[[], Awaitable[bool]]) -> bool:
+        """Whether nothing is left; if something is, the next look comes when it may have changed."""
+        if not self._held:
+            # Somebody else's jobs run, or are to come: the next fetch waits for them.
+            self._wait = WAIT
+            return await enough()
+        self._wake.clear()
+        with anyio.move_on_after(WAIT):
+            await self._wake.wait()
+        return False
 
     def _room(self) -> int:
         """How many to ask for: at least half a refill, unless a slot stands idle."""

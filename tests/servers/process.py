@@ -101,6 +101,8 @@ class Process:
 
     def start(self, *, patience: float = 30.0) -> None:
         """Returns when the server answers. The first start looks for a port, and takes another if it was too late."""
+        if self.running:
+            raise ServerFailed(f"{self.url} is running already")
         for port in [self.port] if self.port else self._ports:
             self.port = port
             before = len(self.log())

@@ -115,3 +115,8 @@ def test_a_server_that_died_by_itself_can_be_started_again(tmp_path: Path) -> No
         assert wait_until(lambda: not server.running, 10.0)
         server.start()
         assert ask(server, "PING") == "PONG"
+
+
+def test_a_running_server_is_not_started_twice(tmp_path: Path) -> None:
+    with single(tmp_path) as server, pytest.raises(ServerFailed, match="running already"):
+        server.start()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 
 # By primary result code; https://sqlite.org/rescode.html tells what each means.
-_PASSING = {
+PASSING = {
     sqlite3.SQLITE_BUSY: "another process holds the write lock; try again, or raise busy_timeout",
     sqlite3.SQLITE_LOCKED: "another connection of this process holds a table; try again",
     sqlite3.SQLITE_FULL: "the disk, or the size the file may have, is full: free some space",
@@ -18,7 +18,7 @@ _PASSING = {
     sqlite3.SQLITE_PROTOCOL: "too many processes opened the file at once",
     sqlite3.SQLITE_SCHEMA: "the schema changed under the statement",
 }
-_LASTING = {
+LASTING = {
     sqlite3.SQLITE_ERROR: "the file lacks what taskq needs, or the statement does not fit it",
     sqlite3.SQLITE_INTERNAL: "SQLite found a defect in itself",
     sqlite3.SQLITE_PERM: "the file's permissions forbid it: let this user read and write the file",
@@ -38,15 +38,19 @@ _LASTING = {
     sqlite3.SQLITE_NOTADB: "the file is no SQLite database: give another path, or move the file away",
 }
 
+DRIVER_ERRORS = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What the driver raises: the last two for a text or a number that no column can hold."""
+
 
 def translated(error: Exception, path: str) -> BrokerError:
     """The error a caller sees for what the driver raised; the driver's own stays its cause."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
     # Without a code the error is of the Python driver: a closed connection, or a value it cannot carry.
-    primary = sqlite3.SQLITE_MISUSE if code is None else code & 0xFF
-    passing = _PASSING.get(primary)
+    lacking = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_MISMATCH
+    primary = lacking if code is None else code & 0xFF
+    passing = PASSING.get(primary)
     kind = BrokerRejected if passing is None else BrokerUnavailable
-    remedy = passing or _LASTING.get(primary, "see the cause")
+    remedy = passing or LASTING.get(primary, "see the cause")
     found = kind(f"{path}: {remedy} ({error})")
     found.__cause__ = error
     return found
@@ -63,5 +67,5 @@ def translating(path: str) -> Generator[None]:
     """Let what the driver raises inside leave as an error of the tree."""
     try:
         yield
-    except sqlite3.Error as error:
+    except DRIVER_ERRORS as error:
         raise translated(error, path) from error

@@ -11,8 +11,10 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Generic, TypeVar
 
+from anyio import CancelScope
+
 from taskq.errors import BrokerRejected, BrokerUnavailable
-from taskq_sqlite.faults import is_busy, translated
+from taskq_sqlite.faults import DRIVER_ERRORS, is_busy, translated
 
 T = TypeVar("T")
 Step = Callable[[sqlite3.Cursor], T]
@@ -94,7 +96,12 @@ class Lane:
     async def open(self) -> None:
         """Raises the driver's error when the file cannot be opened; then nothing is left to close."""
         self._thread.start()
-        await asyncio.shield(self._opened)
+        try:
+            await asyncio.shield(self._opened)
+        except BaseException:
+            with CancelScope(shield=True):
+                await self.close()
+            raise
 
     async def close(self) -> None:
         """Carry out what was asked for before, then end the thread."""
@@ -135,26 +142,26 @@ class Lane:
             connection = self._open_connection()
         except Exception as error:  # noqa: BLE001  # it belongs to whoever opens the lane
             self._tell(self._end_opening, error)
-            return
-        self._tell(self._end_opening, None)
-        try:
-            cursor = connection.cursor()
-            open_ended = True
-            while open_ended:
-                batch, open_ended = self._gather(cursor)
-                # Cancelled before it began: nobody waits for it, and a fetch would withhold its jobs.
-                batch = [request for request in batch if not request.future.cancelled()]
-                self._transact(cursor, [request for request in batch if not request.alone])
-                for request in batch:
-                    if request.alone:
-                        self._attempt([request], partial(self._alone, cursor, request.run))
-        finally:
-            connection.close()
-            self._tell(self._ended.set_result, None)
+        else:
+            self._tell(self._end_opening, None)
+            try:
+                self._serve_from(connection.cursor())
+            finally:
+                connection.close()
+        self._tell(self._ended.set_result, None)
+
+    def _serve_from(self, cursor: sqlite3.Cursor) -> None:
+        open_ended = True
+        while open_ended:
+            batch, open_ended = self._gather(cursor)
+            # Cancelled before it began: nobody waits for it, and a fetch would withhold its jobs.
+            batch = [request for request in batch if not request.future.cancelled()]
+            self._transact(cursor, [request for request in batch if not request.alone])
+            for request in batch:
+                if request.alone:
+                    self._attempt([request], partial(self._alone, cursor, request.run))
 
     def _end_opening(self, error: Exception | None) -> None:
-        if self._opened.cancelled():
-            return
         if error is None:
             self._opened.set_result(None)
         else:
@@ -221,7 +228,7 @@ class Lane:
             # Without the write lock none will fare better alone.
             if len(batch) > 1 and not (isinstance(error, sqlite3.Error) and is_busy(error)):
                 return False
-            found = translated(error, self._path) if isinstance(error, sqlite3.Error) else error
+            found = translated(error, self._path) if isinstance(error, DRIVER_ERRORS) else error
             for request in batch:
                 request.error = found
         self._tell(_deliver, batch)

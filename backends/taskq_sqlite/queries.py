@@ -13,7 +13,6 @@ class Queries(Struct, frozen=True):
     cancel: str
     dead_letter: str
     drop_key: str
-    drop_member: str
     drop_members: str
     ended_id: str
     extend: str

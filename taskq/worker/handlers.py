@@ -8,7 +8,6 @@ from math import inf
 from typing import Any
 
 import anyio
-import anyio.to_process
 import anyio.to_thread
 from anyio import CapacityLimiter
 
@@ -81,6 +80,8 @@ def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], execut
 
 
 def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], executors: Executors) -> Handler:
+    import anyio.to_process  # here, because few workers need it
+
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
         # Cancelling kills the child process.

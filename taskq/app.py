@@ -314,6 +314,7 @@ class App:
             "on_lost_contact": settings.on_lost_contact,
             "stall_warning": settings.stall_warning,
             "stall_limit": settings.stall_limit,
+            "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
         given = {name: value for name, value in options.items() if value is not None}
         return Worker(self.backend, runnables, self.events, WorkerOptions(**{**defaults, **given}))

@@ -1,1 +1,10 @@
-"""What tests of taskq, of its backends and of programs that use it stand on."""
+"""What tests of programs that use taskq stand on.
+
+Tests of a backend have modules of their own, imported by name because they need pytest:
+``taskq.testing.broker_contract``, ``taskq.testing.store_contract`` and ``taskq.testing.mutants``.
+"""
+
+from taskq.testing.clock import VirtualClock
+from taskq.testing.run import Deferred, Worked, assert_deferred, deferred, on_memory, run_until_idle
+
+__all__ = ["Deferred", "VirtualClock", "Worked", "assert_deferred", "deferred", "on_memory", "run_until_idle"]

@@ -62,12 +62,15 @@ class Control:
         cancel: Callable[[], Awaitable[None]],
         changed: Callable[[], None],
         holds: Callable[[str], bool],
+        poll: float,
     ) -> None:
         self._backend = backend
         self._cancel = cancel
         """Called when a job that this worker holds is to be cancelled: extends at once, and obeys."""
         self._changed = changed
         self._holds = holds
+        self._poll = poll
+        self._look_now = anyio.Event()
         self.paused: Paused = {}
 
     async def run(self) -> None:
@@ -85,15 +88,18 @@ class Control:
                     async for hint in heard:
                         if hint.channel == CANCEL and self._holds(hint.data):
                             await self._cancel()
-                        elif hint.channel == PAUSE and self._backend.store is not None:
-                            await self._refresh(self._backend.store)
+                        elif hint.channel == PAUSE:
+                            self._look_now.set()
             except BrokerUnavailable:
                 await anyio.sleep(POLL)
 
     async def _look(self, store: Store) -> None:
         while True:
+            self._look_now = anyio.Event()
             await self._refresh(store)
-            await anyio.sleep(POLL)
+            # A pause may end by itself.
+            with anyio.move_on_after(POLL if self.paused else self._poll):
+                await self._look_now.wait()
 
     async def _refresh(self, store: Store) -> None:
         try:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from math import ceil
+from math import ceil, inf
 
 import anyio
 
@@ -35,6 +35,7 @@ class Fetcher:
         deliver: Callable[[Sequence[Delivery]], None],
         allowance: Callable[[], float],
         enough: Callable[[], Awaitable[bool]] | None,
+        wait: float,
     ) -> None:
         self._broker = broker
         self._slots = slots
@@ -49,8 +50,10 @@ class Fetcher:
         """How many more jobs this worker may run."""
         self._enough = enough
         """Asked after a fetch that found nothing: whether to end."""
-        self._wait = WAIT if enough is None else 0.0
+        self._wait = wait if enough is None else 0.0
         self._wake = asyncio.Event()
+        self._fetching: anyio.CancelScope | None = None
+        """Of a fetch that is cut off when something changes."""
         self._loop = asyncio.get_running_loop()
         self._stopped = False
         self._quiet = False
@@ -60,16 +63,18 @@ class Fetcher:
     def wake(self) -> None:
         """Something changed: look again whether there is room."""
         self._wake.set()
+        if self._fetching is not None:
+            self._fetching.cancel()
 
     def stop(self) -> None:
         """Fetch no more; a fetch under way is waited for, so that nothing it got is withheld."""
         self._stopped = True
-        self._wake.set()
+        self.wake()
 
     def quiet(self, quiet: bool) -> None:
         """Fetch no more for now, or again."""
         self._quiet = quiet
-        self._wake.set()
+        self.wake()
 
     async def run(self) -> None:
         """Fetch until stopped."""
@@ -83,8 +88,7 @@ class Fetcher:
                 continue
             began = self._loop.time()
             try:
-                # Not cut off at a drain: what a cancelled fetch had got would be withheld for a lease.
-                deliveries = await self._broker.fetch(queues, room, lease=self._lease, wait=self._wait)
+                deliveries = await self._fetch(queues, room)
                 if not deliveries and self._enough is not None and await self._is_over(self._enough):
                     return
             except BrokerError as error:
@@ -97,6 +101,16 @@ class Fetcher:
             self._deliver(deliveries)
             if self._enough is not None and deliveries:
                 self._wait = 0.0
+
+    async def _fetch(self, queues: Sequence[str], room: int) -> Sequence[Delivery]:
+        if self._wait < inf:
+            # Not cut off at a drain: what a cancelled fetch had got would be withheld for a lease.
+            return await self._broker.fetch(queues, room, lease=self._lease, wait=self._wait)
+        # Under a virtual clock a tick a second would be all that ever happens, so this waits until something changes;
+        # memory, the one backend that runs under it, takes back what a cancelled fetch had got.
+        with anyio.CancelScope() as self._fetching:
+            return await self._broker.fetch(queues, room, lease=self._lease, wait=inf)
+        return ()
 
     async def _is_over(self, enough: Callable[[], Awaitable[bool]]) -> bool:
         """Whether nothing is left; if something is, the next look comes when it may have changed."""

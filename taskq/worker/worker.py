@@ -14,8 +14,8 @@ from taskq.events import Events, LeaseLost, WorkerDraining, WorkerStarted, Worke
 from taskq.job import Delivery, Lease
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.contact import Contact
-from taskq.worker.control import Control
-from taskq.worker.fetcher import Fetcher
+from taskq.worker.control import POLL, Control
+from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
 from taskq.worker.settler import Settler
@@ -41,7 +41,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     max_jobs: int | None = None
     """End after so many runs."""
     threads: bool = True
-    """Whether leases are extended from a thread of their own; a virtual clock wants everything in its loop."""
+    """False under a virtual clock: everything happens in the loop, and nothing that only looks whether it should."""
 
 
 class Worker:
@@ -85,6 +85,7 @@ class Worker:
             cancel=self._leases.extend_now,
             changed=self._notice,
             holds=self._holds,
+            poll=POLL if options.threads else inf,
         )
         self._fetcher = Fetcher(
             backend.broker,
@@ -96,6 +97,7 @@ class Worker:
             deliver=self._deliver,
             allowance=self._allowance,
             enough=self._enough if options.until != "asked" else None,
+            wait=WAIT if options.threads else inf,
         )
 
     @property
@@ -184,6 +186,7 @@ class Worker:
                     self._settler.finish(run, Interrupted())
         else:
             self._slots.start(deliveries, self._hold)
+        self._leases.begin()
 
     def _finish_run(self, run: Run, outcome: Outcome | Decision) -> None:
         self._settler.finish(run, outcome)

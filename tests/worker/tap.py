@@ -1,0 +1,110 @@
+"""A real broker with a tap in front: what passes is counted, and can be held up or cut off on command."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Literal, TypeVar
+
+import anyio
+from msgspec.structs import replace
+
+from taskq.broker import Backend, Broker, Extender, Traits
+from taskq.connect import connect
+from taskq.errors import BrokerRejected, BrokerUnavailable
+from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+
+T = TypeVar("T")
+Verb = Literal["enqueue", "fetch", "settle", "extend"]
+
+
+class Tap:
+    """Counts, and does harm when told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Verb, int]] = []
+        """Each call that reached the broker: its verb, and how many jobs, deliveries or receipts it carried."""
+        self.tried = 0
+        """Calls, also those that were cut off."""
+        self.broken: Literal["no", "before", "after"] = "no"
+        """Whether calls fail: before the broker knows of them, or after it has done what they ask."""
+        self.rejects_settlements = False
+        self.open = anyio.Event()
+        """Calls of enqueue wait for it."""
+        self.open.set()
+        self.arrived = anyio.Event()
+        """Set when an enqueue comes."""
+        self.held: set[str] = set()
+        self.most_held = 0
+
+    def sizes(self, verb: Verb) -> list[int]:
+        return [size for called, size in self.calls if called == verb]
+
+    @asynccontextmanager
+    async def connect(self, url: str) -> AsyncGenerator[Backend]:
+        async with connect(url) as backend:
+
+            @asynccontextmanager
+            async def extender() -> AsyncGenerator[Extender]:
+                async with backend.extender() as inner:
+                    yield TappedExtender(self, inner)
+
+            yield replace(backend, broker=TappedBroker(self, backend.broker), extender=extender)
+
+    def come(self) -> None:
+        self.tried += 1
+        if self.broken == "before":
+            raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
+
+    def go(self, verb: Verb, size: int) -> None:
+        self.calls.append((verb, size))
+        if self.broken == "after":
+            raise BrokerUnavailable("the answer was lost") from ConnectionResetError("by the test")
+
+
+class TappedBroker:
+    def __init__(self, tap: Tap, broker: Broker) -> None:
+        self._tap = tap
+        self._broker = broker
+
+    @property
+    def traits(self) -> Traits:
+        return self._broker.traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        self._tap.arrived.set()
+        await self._tap.open.wait()
+        self._tap.come()
+        answers = await self._broker.enqueue(jobs)
+        self._tap.go("enqueue", len(jobs))
+        return answers
+
+    async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
+        self._tap.come()
+        deliveries = await self._broker.fetch(queues, limit, lease=lease, wait=wait)
+        self._tap.go("fetch", len(deliveries))
+        self._tap.held.update(delivery.receipt for delivery in deliveries)
+        self._tap.most_held = max(self._tap.most_held, len(self._tap.held))
+        return deliveries
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        self._tap.come()
+        if self._tap.rejects_settlements:
+            raise BrokerRejected("no settlement is taken") from PermissionError("by the test")
+        answers = await self._broker.settle(settlements)
+        self._tap.go("settle", len(settlements))
+        self._tap.held.difference_update(settlement.receipt for settlement in settlements)
+        return answers
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
+        return await TappedExtender(self._tap, self._broker).extend(receipts, lease)
+
+
+class TappedExtender:
+    def __init__(self, tap: Tap, extender: Extender) -> None:
+        self._tap = tap
+        self._extender = extender
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
+        self._tap.come()
+        answers = await self._extender.extend(receipts, lease)
+        self._tap.go("extend", len(receipts))
+        return answers

@@ -71,7 +71,7 @@ class FetchClauses:
         taken: list[Delivery] = []
 
         async def fetch_all(connection: Backend) -> None:
-            while got := await connection.broker.fetch([queue], 7, lease=LONG, wait=0):
+            while len(taken) < 400 and (got := await connection.broker.fetch([queue], 7, lease=LONG, wait=0)):
                 taken.extend(got)
 
         async with anyio.create_task_group() as tasks:
@@ -311,8 +311,7 @@ class FetchClauses:
                 for n in range(6):
                     tasks.start_soon(wait, (backend, other)[n % 2])
                 await anyio.wait_all_tasks_blocked()
-                for n in range(6):
-                    await add(backend.broker, a_job(queue, str(n)))
+                await add(backend.broker, *(a_job(queue, str(n)) for n in range(6)))
         assert sorted(got) == ["0", "1", "2", "3", "4", "5"]
 
 

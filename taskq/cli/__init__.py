@@ -1,0 +1,53 @@
+"""The command ``taskq``, one file a command. Only this package imports click and, to draw tables, rich."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from taskq.cli.cancel import cancel
+from taskq.cli.check import check
+from taskq.cli.config import config
+from taskq.cli.dead import dead
+from taskq.cli.defer import defer
+from taskq.cli.demo import demo
+from taskq.cli.exits import EXIT_CODES, code_of
+from taskq.cli.job import job
+from taskq.cli.jobs import jobs
+from taskq.cli.pause import pause
+from taskq.cli.resume import resume
+from taskq.cli.stats import stats
+from taskq.cli.worker import worker
+from taskq.errors import TaskqError
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taskq-async", prog_name="taskq", message="%(prog)s %(version)s")
+def program() -> None:
+    """Async tasks on the queue you already have.
+
+    Settings come from options, TASKQ_… in the environment, taskq.toml, and [tool.taskq] in pyproject.toml.
+    """
+
+
+for command in (worker, defer, stats, jobs, job, cancel, dead, pause, resume, check, config, demo):
+    program.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that the arguments name, and exit with its code; what went wrong is one line on stderr."""
+    try:
+        answer: object = program.main(arguments, prog_name="taskq", standalone_mode=False)
+    except click.Abort:
+        sys.exit(130)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "taskq"
+        click.echo(f"{where}: {error.format_message()} (see {where} --help)", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"taskq: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except TaskqError as error:
+        click.echo(f"taskq: {' '.join(str(error).split())}", err=True)
+        sys.exit(code_of(error))
+    sys.exit(answer if isinstance(answer, int) else 0)

@@ -1,0 +1,52 @@
+"""``taskq check``: what an operator should know of an app before it runs."""
+
+from collections.abc import Sequence
+
+import anyio
+import click
+
+from taskq.app import App
+from taskq.broker import Backend
+from taskq.checks import Finding, check_task, durable
+from taskq.cli.load import APP, load_app
+from taskq.cli.output import json_option, write_json
+from taskq.connect import connect
+
+
+@click.command()
+@click.argument("target", metavar=APP, envvar="TASKQ_APP")
+@click.option("--strict", is_flag=True, help="Make warnings errors.")
+@click.option("--offline", is_flag=True, help="Say only what can be said without the broker.")
+@json_option
+def check(target: str, strict: bool, offline: bool, as_json: bool) -> int:
+    """Check an app before it runs.
+
+    Compares what the tasks of MODULE:app need with what its broker promises.
+    Exits with 1 when there is an error, 0 when there are only warnings.
+    """
+    app = load_app(target)
+    findings, promise = anyio.run(_examine, app, strict or app.settings.strict, offline)
+    for finding in findings:
+        if as_json:
+            write_json(finding)
+        else:
+            level = click.style(finding.level, fg="red" if finding.level == "error" else "yellow")
+            click.echo(f"{level}: {finding.task}: {finding.message}")
+    errors = sum(finding.level == "error" for finding in findings)
+    if not as_json:
+        warnings = len(findings) - errors
+        click.echo(f"{len(app.registry.tasks)} tasks, {errors} errors, {warnings} warnings; {promise}")
+    return 1 if errors else 0
+
+
+async def _examine(app: App, strict: bool, offline: bool) -> tuple[Sequence[Finding], str]:
+    if offline:
+        return _findings(app, None, strict), "the broker was not asked"
+    # Not through the app: that would run its lifespan, and stop at the first error.
+    async with connect(app.settings.url) as backend:
+        return _findings(app, backend, strict), durable(backend.broker.traits)
+
+
+def _findings(app: App, backend: Backend | None, strict: bool) -> Sequence[Finding]:
+    tasks = app.registry.tasks.values()
+    return [finding for task in tasks for finding in check_task(task.definition, task.defaults, backend, strict=strict)]

@@ -1,0 +1,95 @@
+"""``taskq job``: everything that is known of one job."""
+
+import time
+from collections.abc import Iterator
+
+import anyio
+import click
+import msgspec
+
+from taskq.app import App
+from taskq.broker import Record
+from taskq.cli.durations import from_now
+from taskq.cli.output import json_option, one_line, url_option, write_json
+from taskq.cli.record import arguments_text, ended_of, errors_of, record_json
+from taskq.job import JobRef
+from taskq.outcome import Ended, ErrorReport, read_outcome
+
+
+@click.command()
+@click.argument("id")
+@click.option("--queue", help="Where it was, to see how a job ended that is gone.")
+@url_option
+@json_option
+def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
+    """Show the job ID: its call, its state, its errors."""
+    record, ended = anyio.run(_find, url, id, queue)
+    if record is not None:
+        if as_json:
+            write_json(record_json(record))
+        else:
+            _show(record)
+    elif ended is not None:
+        if as_json:
+            write_json({"id": id, "queue": queue, "state": "gone", **msgspec.to_builtins(ended)})
+        else:
+            _write([("id", id), ("state", f"gone, {ended.end}"), ("value", bytes(ended.value).decode())])
+            _write_errors(ended.reason, ended.errors)
+    else:
+        hint = "" if queue else "; with --queue you also see how an ended one ended, as long as that is kept"
+        raise click.ClickException(f"there is no job {id!r}{hint}")
+
+
+async def _find(url: str | None, id: str, queue: str | None) -> tuple[Record | None, Ended | None]:
+    async with App(url) as app:
+        record = await (app.admin.find(id) if queue is None else app.admin.lookup(JobRef(queue, id)))
+        if record is not None or queue is None or app.backend.results is None:
+            return record, None
+        outcome = await app.outcome(JobRef(queue, id), 0.0)
+        return None, None if outcome is None else read_outcome(outcome)
+
+
+def _show(record: Record) -> None:
+    job, ended = record.job, ended_of(record)
+    _write(_facts(record, time.time()))
+    _write_errors("" if ended is None else ended.reason, errors_of(record))
+    for name, text in job.headers.items():
+        _write([(f"header {name}", text)])
+
+
+def _facts(record: Record, now: float) -> Iterator[tuple[str, object]]:
+    job = record.job
+    yield "id", job.id
+    yield "task", job.task
+    yield "queue", job.queue
+    yield "state", f"{record.state}, asked to cancel" if record.cancelled else record.state
+    yield {"leased": "leased until", "dead": "set aside"}.get(record.state, "due"), _moment(record.due, now)
+    yield "arguments", arguments_text(record)
+    yield "attempt", record.attempt
+    for name, value in (("losses", record.losses), ("priority", job.priority)):
+        if value:
+            yield name, value
+    if record.expires_at is not None:
+        yield "expires", _moment(record.expires_at, now)
+    for name, text in (("unique key", job.unique), ("group", job.group), ("tenant", job.tenant)):
+        if text is not None:
+            yield name, text
+
+
+def _moment(moment: float, now: float) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(moment))} ({from_now(moment, now)})"
+
+
+def _write(facts: "Iterator[tuple[str, object]] | list[tuple[str, object]]") -> None:
+    for name, value in facts:
+        click.echo(f"{click.style(f'{name:<13}', bold=True)} {one_line(str(value), 1000)}")
+
+
+def _write_errors(reason: str, errors: list[ErrorReport]) -> None:
+    if reason:
+        _write([("reason", reason)])
+    for error in errors:
+        _write([(f"attempt {error.attempt}", f"{error.type}: {error.message} [{error.fingerprint}]")])
+    if errors and errors[-1].traceback:
+        for line in errors[-1].traceback.splitlines():
+            click.echo(f"  {one_line(line, 1000)}")

@@ -1,0 +1,191 @@
+"""What a worker writes down: one line an event, as text or JSON, on stderr."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import click
+import msgspec
+
+from taskq.errors import Signal
+from taskq.events import (
+    BrokerLost,
+    BrokerRegained,
+    Event,
+    Events,
+    JobAgain,
+    JobEvent,
+    JobFinished,
+    JobStarted,
+    JobVetoed,
+    LeaseLost,
+    LoopStalled,
+    SettlementRefused,
+    WorkerDraining,
+    WorkerStarted,
+    WorkerStopped,
+)
+
+Format = Literal["text", "json"]
+
+_log = logging.getLogger("taskq.worker")
+
+_LOGGED: Sequence[type[Event]] = (
+    JobFinished,
+    JobAgain,
+    JobVetoed,
+    SettlementRefused,
+    LeaseLost,
+    LoopStalled,
+    BrokerLost,
+    BrokerRegained,
+    WorkerStarted,
+    WorkerDraining,
+    WorkerStopped,
+)
+_ENDS: Mapping[str, int] = {
+    "failed": logging.ERROR,
+    "quarantined": logging.ERROR,
+    "lost": logging.ERROR,
+    "expired": logging.WARNING,
+}
+_COLOURS: Mapping[int, str] = {logging.DEBUG: "bright_black", logging.WARNING: "yellow", logging.ERROR: "red"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+Line = tuple[int, str, BaseException | None]
+"""Level, words and error of an event."""
+
+
+def set_up(format: Format, level: str) -> None:
+    """Send every record of this level and above, whoever logs it, to stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(Formatter(as_json if format == "json" else (lambda record: as_text(record, colour=colour))))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+def follow(events: Events) -> None:
+    """Log every event that the level lets through; the others are not even built."""
+    if _log.isEnabledFor(logging.DEBUG):
+        events.subscribe(JobStarted, _write)
+    for kind in _LOGGED:
+        events.subscribe(kind, _write)
+
+
+def _write(event: Event) -> None:
+    level, words, error = line_of(event)
+    if _log.isEnabledFor(level):
+        _log.log(level, words, exc_info=error, extra={"event": type(event).__name__, **_fields(event)})
+
+
+def _fields(event: Event) -> dict[str, object]:
+    match event:
+        case JobEvent():
+            return {"job": event.id, "task": event.task, "queue": event.queue, "attempt": event.attempt}
+        case LoopStalled(id=id, task=task) if id is not None:
+            return {"job": id, "task": task}
+        case WorkerStarted():
+            return {"queues": list(event.queues), "slots": event.slots, "pid": os.getpid()}
+        case _:
+            return {}
+
+
+def line_of(event: Event) -> Line:
+    """How an event reads."""
+    match event:
+        case JobStarted():
+            return logging.DEBUG, f"{event.task} started, {event.wait:.3f} s after it became due", None
+        case JobFinished(end="returned"):
+            return logging.INFO, f"{event.task} returned after {event.run:.3f} s", None
+        case JobFinished():
+            return _ENDS.get(event.end, logging.INFO), f"{event.task} ended: {event.end}", _told(event.error)
+        case JobAgain():
+            level = logging.WARNING if event.counted or event.error is None else logging.INFO
+            return level, f"{event.task} runs again in {event.after:.1f} s: {event.reason}", _told(event.error)
+        case SettlementRefused():
+            return logging.WARNING, f"{event.task} ended too late: its lease was over and the job fetched again", None
+        case LeaseLost():
+            return logging.WARNING, f"{event.task} lost its lease and is being cancelled", None
+        case JobVetoed():
+            return logging.INFO, f"{event.task} was not deferred: {event.reason}", None
+        case _:
+            return _line_of_worker(event)
+
+
+def _line_of_worker(event: Event) -> Line:
+    match event:
+        case LoopStalled():
+            where = f"in {event.task}" if event.task is not None else "outside of jobs"
+            words = f"the event loop has stood still for {event.seconds:.1f} s {where}\n{event.stack.rstrip()}"
+            return logging.WARNING, words, None
+        case BrokerLost():
+            return logging.ERROR, f"the broker does not answer: {event.error}", None
+        case BrokerRegained():
+            return logging.WARNING, f"the broker answers again after {event.seconds:.1f} s", None
+        case WorkerStarted():
+            queues = ", ".join(event.queues)
+            return logging.INFO, f"worker started: {event.slots} slots, queues {queues}", None
+        case WorkerDraining():
+            return logging.INFO, f"worker draining: {event.running} jobs run", None
+        case WorkerStopped():
+            return logging.INFO, "worker stopped", None
+        case _:
+            return logging.INFO, repr(event), None
+
+
+def _told(error: BaseException | None) -> BaseException | None:
+    """An error whose traceback says something; a signal is only an answer."""
+    return None if isinstance(error, Signal) else error
+
+
+class Formatter(logging.Formatter):
+    """Writes records with a function; logging takes nothing but its own class."""
+
+    def __init__(self, write: Callable[[logging.LogRecord], str]) -> None:
+        super().__init__()
+        self._write = write
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._write(record)
+
+
+def as_text(record: logging.LogRecord, *, colour: bool) -> str:
+    """``2030-01-31 08:00:00.123 INFO  mail.send returned after 0.012 s  job=… queue=mail attempt=1``."""
+    at = datetime.fromtimestamp(record.created).astimezone().isoformat(" ", "milliseconds")
+    level = f"{record.levelname:<7}"
+    if colour and record.levelno in _COLOURS:
+        level = click.style(level, fg=_COLOURS[record.levelno])
+    name = "" if record.name.startswith("taskq") else f" {record.name}:"
+    extra = " ".join(f"{key}={value}" for key, value in _extra(record).items() if key in ("job", "queue", "attempt"))
+    first, newline, rest = record.getMessage().partition("\n")
+    return f"{at} {level}{name} {first}{'  ' if extra else ''}{extra}{newline}{rest}{_traceback(record)}"
+
+
+def as_json(record: logging.LogRecord) -> str:
+    """One object a line; a job's fields stand beside the message."""
+    line: dict[str, object] = {
+        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": record.getMessage(),
+    }
+    # A record's extra fields come behind these, and replace none of them.
+    line = {**line, **_extra(record), **line}
+    if record.exc_info and record.exc_info[0] is not None:
+        line["error"] = {
+            "type": record.exc_info[0].__qualname__,
+            "message": str(record.exc_info[1]),
+            "traceback": _traceback(record).lstrip("\n"),
+        }
+    return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _traceback(record: logging.LogRecord) -> str:
+    return f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""

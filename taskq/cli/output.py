@@ -1,0 +1,75 @@
+"""What commands print: tables with colour on a terminal, plain columns elsewhere, JSON when asked for."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import click
+import msgspec
+
+STYLES: Mapping[str, str] = {
+    "ready": "cyan",
+    "leased": "yellow",
+    "later": "blue",
+    "dead": "red",
+    "paused": "magenta",
+    "failed": "red",
+    "quarantined": "red",
+    "lost": "red",
+    "revived": "green",
+    "conflict": "yellow",
+}
+"""Words that mean the same colour wherever they stand in a table."""
+
+WIDEST = 80
+"""Characters of a cell: an error's first line is enough to tell which one it is."""
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def json_option(command: F) -> F:
+    """``--json``, as the parameter ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")(command)
+
+
+def url_option(command: F) -> F:
+    """``--url``."""
+    return click.option("--url", help="The broker to talk to; default: what the settings say.")(command)
+
+
+def write_json(value: object) -> None:
+    """One line of JSON."""
+    click.echo(msgspec.json.encode(value))
+
+
+def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table with a line of titles."""
+    cells = [[one_line(str(value)) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(titles, cells)
+        return
+    widths = [max(len(row[column]) for row in (titles, *cells)) for column in range(len(titles))]
+    for row in (titles, *cells):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def one_line(text: str, widest: int = WIDEST) -> str:
+    """Text of unknown origin that cannot break a table or drive the terminal."""
+    line = "".join(character if character.isprintable() else " " for character in text[: widest + 1])
+    return line if len(line) <= widest else line[: widest - 1] + "…"
+
+
+def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    # Here and not above: a worker draws no tables, and must not carry what draws them.
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column, title in enumerate(titles):
+        numbers = rows and all(row[column].isdecimal() for row in rows)
+        table.add_column(title, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
+    Console().print(table)

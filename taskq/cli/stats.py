@@ -1,0 +1,54 @@
+"""``taskq stats``: how many jobs wait, run and lie dead."""
+
+import time
+from collections.abc import Sequence
+
+import anyio
+import click
+import msgspec
+
+from taskq.app import App
+from taskq.broker import QueueStats
+from taskq.cli.durations import readable
+from taskq.cli.output import json_option, url_option, write_json, write_table
+from taskq.worker.control import Paused, paused_queues
+
+TITLES = ("queue", "ready", "leased", "later", "dead", "oldest", "")
+
+
+@click.command()
+@click.argument("queues", metavar="[QUEUE]...", nargs=-1)
+@url_option
+@json_option
+def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
+    """Count the jobs of each queue.
+
+    ready: due, waiting for a worker. leased: in a worker's hands. later: scheduled, or waiting to be tried again.
+    dead: set aside. oldest: how long the longest-waiting ready job has waited.
+    """
+    found, paused = anyio.run(_look, url, queues)
+    if as_json:
+        for queue in found:
+            paused_now = {"paused": queue.queue in paused, "resumes_at": paused.get(queue.queue)}
+            write_json(msgspec.structs.asdict(queue) | paused_now)
+    elif found:
+        write_table(TITLES, [_row(queue, paused) for queue in found])
+    else:
+        click.echo("No queue holds a job.")
+
+
+async def _look(url: str | None, queues: Sequence[str]) -> tuple[Sequence[QueueStats], Paused]:
+    async with App(url) as app:
+        store = app.backend.store
+        paused = await paused_queues(store) if store is not None else {}
+        found = list(await app.admin.stats(queues))
+        silent = () if queues else sorted(paused.keys() - {queue.queue for queue in found})
+        return [*found, *(await app.admin.stats(silent) if silent else ())], paused
+
+
+def _row(queue: QueueStats, paused: Paused) -> Sequence[object]:
+    until = paused.get(queue.queue)
+    mark = f"paused for {readable(until - time.time())}" if until is not None else "paused"
+    oldest = readable(queue.oldest) if queue.oldest else ""
+    counts = (queue.ready, queue.leased, queue.later, queue.dead)
+    return (queue.queue, *counts, oldest, mark if queue.queue in paused else "")

@@ -1,0 +1,95 @@
+"""What the signals of a process ask of its worker.
+
+``TERM``, ``INT``: drain; the second one leaves at once. ``TSTP``, ``USR1``: fetch no more for now. ``CONT``: go on.
+``TTIN``: log every running job with the place it waits at.
+"""
+
+import asyncio
+import logging
+import signal
+import traceback
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from taskq.worker.worker import Worker
+
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGCONT, signal.SIGTTIN)
+
+_log = logging.getLogger("taskq.worker")
+
+
+class Signals:
+    """Hands a process's signals to its worker, from the moment there is one."""
+
+    def __init__(self, *, give_up: Callable[[], None], leave: Callable[[int], None]) -> None:
+        self._worker: Worker | None = None
+        self._asked = False
+        self._give_up = give_up
+        """Ends a program that has no worker yet."""
+        self._leave = leave
+        """Ends the process with this exit code, whatever runs: its leases end by themselves, so nothing is lost."""
+
+    def meet(self, worker: Worker) -> None:
+        """The worker to hand them to."""
+        self._worker = worker
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Obey until cancelled; started once the signals are caught."""
+        with anyio.open_signal_receiver(*HEEDED) as received:
+            task_status.started()
+            async for number in received:
+                self._obey(number, self._worker)
+
+    def _obey(self, number: signal.Signals, worker: Worker | None) -> None:
+        match number, worker:
+            case ((signal.SIGTERM | signal.SIGINT), None):
+                self._give_up()
+            case ((signal.SIGTERM | signal.SIGINT), Worker()) if self._asked:
+                _log.warning("%s again: leaving what runs to its leases", number.name)
+                self._leave(128 + number)
+            case ((signal.SIGTERM | signal.SIGINT), Worker()):
+                self._asked = True
+                _log.info("%s: finishing what runs; a second one leaves at once", number.name)
+                worker.drain()
+            case ((signal.SIGTSTP | signal.SIGUSR1), Worker()):
+                _log.info("%s: fetching no more; CONT goes on", number.name)
+                worker.quiet(True)
+            case signal.SIGCONT, Worker():
+                _log.info("%s: fetching again", number.name)
+                worker.quiet(False)
+            case signal.SIGTTIN, Worker():
+                log_running(worker)
+            case _:
+                pass
+
+
+def log_running(worker: Worker) -> None:
+    """Log every job that runs and where it waits."""
+    now = asyncio.get_running_loop().time()
+    runs = [run for run in worker.running if run.fiber is not None]
+    _log.warning("%d jobs run", len(runs))
+    for run in runs:
+        job = run.delivery.job
+        stack = "".join(stack_of(run.fiber)) if run.fiber is not None else ""
+        fields = {"job": job.id, "task": job.task, "queue": job.queue, "attempt": run.delivery.attempt}
+        _log.warning("%s has run for %.1f s\n%s", job.task, now - (run.started or now), stack.rstrip(), extra=fields)
+
+
+def stack_of(task: "asyncio.Task[Any]") -> list[str]:
+    """Where a task waits, the innermost call last. asyncio's own stack ends at the outermost coroutine."""
+    frames: list[tuple[FrameType, int]] = []
+    waiting: object = task.get_coro()
+    while waiting is not None:
+        frame = _first(waiting, "cr_frame", "gi_frame", "ag_frame")
+        if isinstance(frame, FrameType):
+            frames.append((frame, frame.f_lineno))
+        waiting = _first(waiting, "cr_await", "gi_yieldfrom", "ag_await")
+    return traceback.StackSummary.extract(iter(frames)).format()
+
+
+def _first(value: object, *names: str) -> object:
+    return next((getattr(value, name) for name in names if hasattr(value, name)), None)

@@ -40,7 +40,10 @@ class Raised(Struct, frozen=True):
 
 
 class Interrupted(Struct, frozen=True):
-    """The worker is shutting down and cancelled the run."""
+    """The worker is shutting down and cancelled the run, or wants to run something else first."""
+
+    begun: bool = True
+    """False: nothing of the handler has run."""
 
 
 class Cancelled(Struct, frozen=True):
@@ -149,7 +152,7 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
             return _ack(delivery, policy, "discarded", reason=str(signal))
         case Raised(error):
             return _raised(error, delivery, policy, chance)
-        case Interrupted() if policy.guarantee == "at_most_once":
+        case Interrupted(begun=True) if policy.guarantee == "at_most_once":
             return _dead(delivery, policy, "lost", reason="interrupted by a shutdown, and the task runs at most once")
         case Interrupted():
             return Decision(Nack(delivery.receipt, 0.0, counted=False), None, "the worker is shutting down")

@@ -134,7 +134,7 @@ class Runner:
         runnable, current = run.runnable, run.current
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
-            return run.asked
+            return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
         running.set(current)
         try:
             if runnable.transaction:

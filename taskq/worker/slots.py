@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextvars import Context, copy_context
 
 from taskq.events import Events, JobStarted
@@ -24,6 +24,7 @@ class Slots:
         runner: Runner,
         events: Events,
         *,
+        held: Collection[object],
         finish: Callable[[Run, Outcome | Decision], None],
         changed: Callable[[], None],
     ) -> None:
@@ -34,6 +35,8 @@ class Slots:
         """Runs so far that came to an end here."""
         self._runner = runner
         self._events = events
+        self._held = held
+        """Everything fetched and not yet settled."""
         self._finish = finish
         self._changed = changed
         """Called whenever a slot frees."""
@@ -69,14 +72,12 @@ class Slots:
                 self._suspects.append(run)
             else:
                 self._waiting.append(run)
-        self._advance()
+        self.advance()
 
     def give_back(self) -> None:
         """Hand back, uncounted, whatever has not begun."""
-        while self._waiting:
-            self._finish(self._waiting.popleft(), Interrupted())
-        while self._suspects:
-            self._finish(self._suspects.popleft(), Interrupted())
+        self._give_back(self._waiting)
+        self._give_back(self._suspects)
         self._changed()
 
     def cancel(self, runs: Iterable[Run], outcome: Outcome) -> None:
@@ -86,7 +87,7 @@ class Slots:
             for line in (self._waiting, self._suspects):
                 if run in line:
                     line.remove(run)
-                    self._finish(run, outcome)
+                    self._finish(run, Interrupted(begun=False) if isinstance(outcome, Interrupted) else outcome)
 
     def close(self) -> None:
         """Watch no deadlines any more."""
@@ -96,14 +97,23 @@ class Slots:
         """The run of an asyncio task; may be asked from another thread."""
         return next((run for run in list(self.running.values()) if run.fiber is fiber), None)
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
+        """Begin what may begin now; called whenever something has been settled.
+
+        A suspect begins when it is the only job this process holds: whatever else is held, be it a finished one whose
+        end the broker has not heard of, would lose its lease with it, and in the end be taken for the culprit.
+        """
         if self._suspects:
-            while self._waiting:
-                self._finish(self._waiting.popleft(), Interrupted())
-            if not self.running:
-                self._launch(self._suspects.popleft())
+            self._give_back(self._waiting)
+            self._give_back(self._suspects, but=1)
+        if self._suspects and not self.running and len(self._held) == 1:
+            self._launch(self._suspects.popleft())
         while self._waiting and len(self.running) < self.size:
             self._launch(self._waiting.popleft())
+
+    def _give_back(self, line: deque[Run], but: int = 0) -> None:
+        while len(line) > but:
+            self._finish(line.pop(), Interrupted(begun=False))
 
     def _launch(self, run: Run) -> None:
         self.running[run.delivery.receipt] = run
@@ -122,5 +132,5 @@ class Slots:
         self.ended += 1
         self._finish(run, outcome)
         if self._waiting or self._suspects:
-            self._advance()
+            self.advance()
         self._changed()

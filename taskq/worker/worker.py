@@ -63,6 +63,7 @@ class Worker:
             options.slots,
             Runner(runnables, backend.transactions),
             events,
+            held=self._held,
             finish=self._finish_run,
             changed=self._notice,
         )
@@ -183,7 +184,7 @@ class Worker:
                 if delivery.job.queue in paused:
                     run = Run(delivery)
                     self._hold(run)
-                    self._settler.finish(run, Interrupted())
+                    self._settler.finish(run, Interrupted(begun=False))
         else:
             self._slots.start(deliveries, self._hold)
         self._leases.begin()
@@ -200,6 +201,7 @@ class Worker:
     def _release(self, runs: Sequence[Run]) -> None:
         for run in runs:
             self._held.pop(run.delivery.receipt, None)
+        self._slots.advance()
         self._notice()
 
     def _obey(self, runs: Iterable[Run], lease: Lease) -> None:

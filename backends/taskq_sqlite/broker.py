@@ -34,7 +34,7 @@ class Steps(Struct, frozen=True):
         return settle.settle(cursor, self.sql, settlements, now=time(), dedup_window=self.dedup_window)
 
     def extend(self, cursor: sqlite3.Cursor, receipts: Sequence[str], lease: float) -> tuple[list[Lease], set[str]]:
-        return settle.extend(cursor, self.sql, receipts, until=time() + lease)
+        return settle.extend(cursor, self.sql, receipts, lease=lease, now=time())
 
 
 class SqliteBroker:
@@ -71,6 +71,7 @@ class SqliteBroker:
         for settlement, settled in zip(settlements, answers, strict=True):
             if settled is None:
                 continue
+            if len(settled) != 3: print('SETTLED', settled, answers, settlements)  # DEBUG
             queue, name, group = settled
             # A place that has come free may be what a fetch waits for.
             if group is not None or isinstance(settlement, Nack):

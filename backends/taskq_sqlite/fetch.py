@@ -8,7 +8,7 @@ from secrets import randbits
 from msgspec import json
 
 from taskq.job import Delivery
-from taskq_sqlite.groups import show, show_all
+from taskq_sqlite.groups import advance, show
 from taskq_sqlite.queries import Queries
 from taskq_sqlite.rows import Row, delivery_of
 
@@ -21,8 +21,7 @@ def fetch(
     taken: list[Row] = []
     for queue in queues:
         if len(taken) < limit:
-            promoted = cursor.execute(sql.promote, {"queue": queue, "now": now}).fetchall()
-            show_all(cursor, sql, queue, {name for (name,) in promoted})
+            advance(cursor, sql, queue, now)
             taken += _take(cursor, sql, queue, limit - len(taken), token, now + lease)
     return [delivery_of(row, token, now) for row in taken]
 

@@ -27,3 +27,9 @@ def show_all(cursor: sqlite3.Cursor, sql: Queries, queue: str, names: Iterable[s
     for name in names:
         if name is not None:
             show(cursor, sql, (queue, name))
+
+
+def advance(cursor: sqlite3.Cursor, sql: Queries, queue: str, now: float) -> None:
+    """Carry out what time alone brings about in a queue: due jobs and those whose lease is over stand in line."""
+    promoted = cursor.execute(sql.promote, {"queue": queue, "now": now}).fetchall()
+    show_all(cursor, sql, queue, {name for (name,) in promoted})

@@ -43,6 +43,7 @@ class Queries(Struct, frozen=True):
     purge: str
     put_key: str
     put_member: str
+    queue_of: str
     queues: str
     ready: str
     record: str

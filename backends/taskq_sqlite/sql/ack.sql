@@ -1,2 +1,3 @@
--- Remove a job by its receipt; returns its queue, id and group.
-DELETE FROM taskq_jobs WHERE seq = ? AND token = ? RETURNING queue, id, grp
+-- Remove the jobs of these numbers, a JSON array, that one fetch has leased; returns number, queue, id and group of each.
+DELETE FROM taskq_jobs WHERE seq IN (SELECT value FROM json_each(:seqs)) AND token = :token
+RETURNING seq, queue, id, grp

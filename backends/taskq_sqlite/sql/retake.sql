@@ -1,6 +1,6 @@
 -- Lease a job again that is ready because its lease was over, if its group still has a place for it.
 --
--- Returns cancelled, queue and group.
+-- Returns cancelled and group.
 UPDATE taskq_jobs
 SET state = 'leased', due = :until, placed = placed OR (grp IS NOT NULL AND NOT cancelled)
 WHERE seq = :seq AND token = :token AND state IN ('ready', 'parked') AND (
@@ -9,4 +9,4 @@ WHERE seq = :seq AND token = :token AND state IN ('ready', 'parked') AND (
     WHERE other.queue = taskq_jobs.queue AND other.grp = taskq_jobs.grp AND other.placed = 1
   )
 )
-RETURNING cancelled, queue, grp
+RETURNING cancelled, grp

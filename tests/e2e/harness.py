@@ -1,0 +1,187 @@
+"""Controls the kill tests: starts worker processes, orders them to die, starts them again, and is their only client."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+from msgspec import Struct
+
+from taskq import App
+from taskq.call import Call
+from taskq.errors import BrokerError
+from taskq.testing.history import Answered, Happened, Invoked, Journal, Killed, Started, read_all
+from taskq.testing.verdict import Verdict, check
+from tests.e2e.worker import Point, declare
+
+QUEUE = "work"
+PATIENCE = 60.0
+"""Seconds that anything may take before a test gives up."""
+
+
+class Crew(Struct, frozen=True, kw_only=True):
+    """How the workers of a test work."""
+
+    url: str
+    workers: int = 4
+    slots: int = 8
+    lease: float = 2.0
+    grace: float = 1.0
+
+
+class Fleet:
+    """Worker processes in numbered places. Only :meth:`revive` replaces the dead; none is left behind."""
+
+    def __init__(self, directory: Path, crew: Crew) -> None:
+        self.crew = crew
+        self.directory = directory
+        self.domain = directory / "domain.db"
+        """Where the application keeps its own rows."""
+        self.journal = Journal(directory / "controller.journal")
+        self._started = 0
+        self._members: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for _, process in self._members.values():
+            process.kill()
+            process.wait()
+            _close(process)
+        said = (self.directory / "workers.log").read_text(errors="replace") if self._started else ""
+        if said:
+            print(said)  # noqa: T201 pytest shows it with a failure
+
+    def start(self, place: int) -> None:
+        """A new process in this place."""
+        self._started += 1
+        name = f"worker-{place}.{self._started}"
+        settings = {"URL": self.crew.url, "SLOTS": self.crew.slots, "LEASE": self.crew.lease, "GRACE": self.crew.grace}
+        environment = {f"TASKQ_{key}": str(value) for key, value in settings.items()}
+        with (self.directory / "workers.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.worker", self.directory / f"{name}.journal", self.domain],
+                cwd=self.directory,
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self._members[place] = (name, process)
+
+    def revive(self) -> int:
+        """Start whoever is missing, in the manner of a supervisor; how many there were."""
+        missing = [place for place in range(self.crew.workers) if not self.alive(place)]
+        for place in missing:
+            if place in self._members:
+                _close(self._members[place][1])
+            self.start(place)
+        return len(missing)
+
+    def alive(self, place: int) -> bool:
+        """Whether there is a running process in this place."""
+        return place in self._members and self._members[place][1].poll() is None
+
+    def order(self, place: int, point: Point, passing: int) -> None:
+        """Let the process in this place die at a point; a later order replaces this one."""
+        stdin = self._members[place][1].stdin
+        assert stdin is not None
+        # It may have died before.
+        with suppress(BrokenPipeError):
+            stdin.write(f"{point} {passing}\n".encode())
+            stdin.flush()
+
+    def kill(self, place: int, point: str = "at random") -> None:
+        """SIGKILL, now; gone when this returns."""
+        name, process = self._members[place]
+        if process.poll() is None:
+            self.journal.write(Killed(point, name))
+            process.kill()
+        process.wait()
+
+    def terminate(self, place: int) -> None:
+        """SIGTERM: it drains, and ends when it has."""
+        self._members[place][1].send_signal(signal.SIGTERM)
+
+    async def ended(self, place: int) -> int:
+        """Wait for the process in this place to end by itself, and answer its exit code."""
+        process = self._members[place][1]
+        with anyio.fail_after(PATIENCE):
+            while (code := process.poll()) is None:  # noqa: ASYNC110
+                await anyio.sleep(0.02)
+        return code
+
+    def count(self, kind: type[Happened]) -> int:
+        """How often something has happened so far, in all processes."""
+        return sum(isinstance(line.what, kind) for lines in read_all(self.directory).values() for line in lines)
+
+    async def started(self, runs: int) -> None:
+        """Wait until so many runs have begun, in all processes together."""
+        with anyio.fail_after(PATIENCE):
+            while self.count(Started) < runs:  # noqa: ASYNC110 another process's doings can only be asked after
+                await anyio.sleep(0.05)
+
+    def judge(self, exact_attempts: bool = True) -> Verdict:
+        """What all journals show."""
+        return check(read_all(self.directory), lease=self.crew.lease, exact_attempts=exact_attempts)
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        # An order that it did not live to read.
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+
+
+class Client:
+    """Enqueues, writes down what it was told, and looks on."""
+
+    def __init__(self, app: App, journal: Journal) -> None:
+        self.app = app
+        self.overdue = 0.0
+        """For how many seconds a job was at most shown as leased although its lease was over."""
+        self._journal = journal
+
+    def calls(self, task: str, arguments: Sequence[Sequence[Any]]) -> list[Call[Any]]:
+        """A call of the task for each tuple of arguments."""
+        found = self.app.find_task(task)
+        return [found.call(*each) for each in arguments]
+
+    async def defer(self, calls: Sequence[Call[Any]]) -> None:
+        """Enqueue them; a call that raises leaves the rest unknown."""
+        left = [call.job.id for call in calls]
+        self._journal.write(Invoked(left))
+        try:
+            async for answer in self.app.defer_each(calls):
+                told = left.pop(0)
+                self._journal.write(Answered([told], "ok" if answer.error is None else "fail"))
+        except BrokerError:
+            self._journal.write(Answered(left, "unknown"))
+
+    async def drained(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Return when no live job is left in the queue; ``meanwhile`` is called again and again."""
+        admin = self.app.admin
+        with anyio.fail_after(PATIENCE):
+            while any(queue.later or queue.ready or queue.leased for queue in await admin.stats([QUEUE])):
+                for record in await admin.list_jobs(QUEUE, "leased", after=None, limit=100):
+                    self.overdue = max(self.overdue, time.time() - record.due)
+                meanwhile()
+                await anyio.sleep(0.05)
+
+
+@asynccontextmanager
+async def client(fleet: Fleet) -> AsyncGenerator[Client]:
+    """The client of a fleet, with the fleet's tasks."""
+    journal = Journal(fleet.directory / "client.journal")
+    app = App(fleet.crew.url)
+    declare(app, journal, lambda _: None, fleet.domain)
+    async with app:
+        yield Client(app, journal)

@@ -1,0 +1,200 @@
+"""Workers die by SIGKILL, at random and at every point of a job's way, and no promise is broken."""
+
+import platform
+import random
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import cycle
+from pathlib import Path
+
+import anyio
+import pytest
+
+from taskq.job import JobRef
+from taskq.outcome import read_outcome
+from taskq.testing.history import Started
+from taskq.testing.verdict import Verdict
+from tests.e2e.harness import QUEUE, Client, Crew, Fleet, client
+from tests.e2e.worker import POINTS
+
+Rounds = Callable[[int, int], int]
+Report = Callable[[str, str], None]
+
+SEED = 20
+VICTIMS = (1, 1, 2, 2, 3, 4)
+"""How many of four workers die in a round; one of these."""
+
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+
+async def kill_round(fleet: Fleet, customer: Client, chance: random.Random, points: Sequence[str], jobs: int) -> None:
+    """Enqueue jobs while workers are to die, and wait, without another enqueue, until all jobs are done."""
+    places = chance.sample(range(fleet.crew.workers), len(points))
+    at_random: list[int] = []
+    for place, point in zip(places, points, strict=True):
+        if point in POINTS:
+            fleet.order(place, point, chance.randint(1, 3))
+        else:
+            at_random.append(place)
+    await customer.defer(customer.calls("work", [[chance.uniform(0.02, 0.2)] for _ in range(jobs)]))
+    for place in at_random:
+        await anyio.sleep(chance.uniform(0.0, 0.2))
+        fleet.kill(place)
+    await customer.drained(fleet.revive)
+
+
+@pytest.mark.timeout(3600)
+async def test_no_job_is_lost_and_none_runs_twice_without_a_reason(
+    url: str, tmp_path: Path, rounds: Rounds, report: Report
+) -> None:
+    count, jobs = rounds(12, 200), rounds(1_500, 10_000)
+    chance = random.Random(SEED)
+    points = cycle([*POINTS, "at random"])
+    with Fleet(tmp_path, Crew(url=url)) as fleet:
+        fleet.revive()
+        async with client(fleet) as customer:
+            traits = customer.app.backend.broker.traits
+            for _ in range(count):
+                victims = chance.choice(VICTIMS)
+                await kill_round(fleet, customer, chance, [next(points) for _ in range(victims)], jobs // count)
+            dead = await customer.app.admin.list_jobs(QUEUE, "dead", after=None, limit=10)
+        verdict = fleet.judge(traits.exact_attempts)
+    report(f"kill-{url.partition(':')[0]}", kill_report(url, count, fleet.crew, verdict))
+    assert verdict.holds, str(verdict)
+    assert not dead
+    assert verdict.counts["completed"] == jobs // count * count
+    assert all(verdict.kills.get(point, 0) >= rounds(1, 20) for point in [*POINTS, "at random"]), verdict.kills
+
+
+def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:
+    """What the run has shown, as a page."""
+    backend = url.partition(":")[0]
+    restarts = verdict.restarts
+    tables = [
+        ("promise", "offences", {name: len(found) for name, found in verdict.offences.items()}),
+        ("point", "kills", dict(sorted(verdict.kills.items()))),
+        ("", "jobs", verdict.counts),
+        ("delivered again because", "deliveries", verdict.causes),
+        ("from a kill to the next start", "seconds", {
+            name: f"{restarts[min(int(share * len(restarts)), len(restarts) - 1)]:.2f}"
+            for name, share in (("half within", 0.5), ("99 % within", 0.99), ("all within", 1.0))
+        } if restarts else {}),
+    ]  # fmt: skip
+    shown = "\n\n".join(
+        "\n".join([f"| {left} | {right} |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
+        for left, right, rows in tables
+    )
+    return (
+        f"# Kill test on {backend}\n\n"
+        f"{count} rounds, {sum(verdict.kills.values())} kills by SIGKILL. In each round jobs are enqueued while one to "
+        f"four of {crew.workers} worker processes ({crew.slots} slots each, lease {crew.lease:g} s) die, at random or "
+        "at a named point; then nothing is enqueued until all jobs are done. An interrupted job has the lease and 5 s "
+        "to start again. The promises are those of `taskq.testing.verdict`.\n\n"
+        f"{shown}\n\n"
+        f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}.\n"
+    )
+
+
+@pytest.mark.timeout(3600)
+async def test_a_newsletter_never_stays_at_sending_when_its_worker_is_killed(
+    url: str, tmp_path: Path, rounds: Rounds
+) -> None:
+    chance = random.Random(SEED)
+    with Fleet(tmp_path, Crew(url=url, workers=2)) as fleet:
+        with closing(sqlite3.connect(fleet.domain)) as domain:
+            domain.execute("PRAGMA journal_mode = WAL")
+            domain.execute("CREATE TABLE newsletters (id INTEGER PRIMARY KEY, status TEXT NOT NULL)")
+        fleet.revive()
+        async with client(fleet) as customer:
+            for number in range(rounds(5, 200)):
+                await customer.defer(customer.calls("newsletter", [[number * 10 + row, 20] for row in range(10)]))
+                await anyio.sleep(chance.uniform(0.0, 0.25))
+                fleet.kill(number % 2)
+                await customer.drained(fleet.revive)
+        verdict = fleet.judge()
+        with closing(sqlite3.connect(fleet.domain)) as domain:
+            statuses = dict(domain.execute("SELECT status, count(*) FROM newsletters GROUP BY status").fetchall())
+    assert verdict.holds, str(verdict)
+    assert verdict.counts["interrupted"]
+    assert customer.overdue < 5.0
+    assert statuses == {"sent": rounds(5, 200) * 10}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("task", ["hold", "hold_at_most_once"])
+async def test_a_hundred_running_jobs_of_a_killed_worker_run_again_or_are_said_to_be_lost(
+    url: str, tmp_path: Path, rounds: Rounds, task: str
+) -> None:
+    crew = Crew(url=url, workers=1, slots=100)
+    count = rounds(2, 125)
+    with Fleet(tmp_path, crew) as fleet:
+        async with client(fleet) as customer:
+            for _ in range(count):
+                fleet.revive()
+                before = fleet.count(Started)
+                calls = customer.calls(task, [[] for _ in range(100)])
+                await customer.defer(calls)
+                await fleet.started(before + 100)
+                fleet.kill(0)
+                fleet.revive()
+                await customer.drained()
+            admin = customer.app.admin
+            ends = [
+                read_outcome(record.outcome or b"").end
+                for record in await admin.list_jobs(QUEUE, "dead", after=None, limit=100 * count + 1)
+            ]
+        verdict = fleet.judge()
+        started = fleet.count(Started)
+    assert verdict.holds, str(verdict)
+    assert verdict.counts["interrupted"] == 100 * count
+    if task == "hold":
+        assert (started, ends) == (200 * count, [])
+    else:
+        assert (started, ends) == (100 * count, ["lost"] * 100 * count)
+
+
+async def test_a_job_that_kills_its_workers_is_quarantined_and_takes_no_healthy_one_with_it(
+    url: str, tmp_path: Path, rounds: Rounds
+) -> None:
+    chance = random.Random(SEED)
+    with Fleet(tmp_path, Crew(url=url, workers=2, slots=20, lease=1.0)) as fleet:
+        async with client(fleet) as customer:
+            healthy = customer.calls("healthy", [[chance.uniform(0.0, 0.05)] for _ in range(rounds(300, 1_000))])
+            poison = customer.calls("poison", [[]])
+            await customer.defer([*healthy[:10], *poison, *healthy[10:]])
+            await customer.drained(fleet.revive)
+            dead = await customer.app.admin.list_jobs(QUEUE, "dead", after=None, limit=10)
+            outcome = await customer.app.outcome(JobRef(QUEUE, poison[0].job.id), wait=0.0)
+        verdict = fleet.judge()
+    assert verdict.holds, str(verdict)
+    assert [record.job.id for record in dead] == [poison[0].job.id]
+    assert outcome is not None
+    assert read_outcome(outcome).end == "quarantined"
+    assert verdict.kills == {"poison": 3}
+    assert verdict.counts["completed"] == len(healthy)
+
+
+@pytest.mark.timeout(3600)
+async def test_a_drained_worker_gives_nothing_back_that_still_runs(url: str, tmp_path: Path, rounds: Rounds) -> None:
+    """Jobs that take longer than the lease to heed a cancellation are not started elsewhere meanwhile."""
+    count = rounds(1, 100)
+    with Fleet(tmp_path, Crew(url=url, workers=2, slots=100)) as fleet:
+        async with client(fleet) as customer:
+            for _ in range(count):
+                fleet.start(0)
+                before = fleet.count(Started)
+                await customer.defer(customer.calls("stubborn", [[3.0, number % 2 == 0] for number in range(100)]))
+                await fleet.started(before + 100)
+                fleet.start(1)
+                fleet.terminate(0)
+                await customer.drained()
+                assert await fleet.ended(0) == 0
+                fleet.terminate(1)
+                assert await fleet.ended(1) == 0
+        verdict = fleet.judge()
+        started = fleet.count(Started)
+    assert verdict.holds, str(verdict)
+    assert verdict.causes == {"given back": 50 * count}
+    assert started == 150 * count

@@ -4,6 +4,7 @@ import pytest
 
 from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
+from taskq.testing.state_machine import StateMachine
 from taskq.testing.store_contract import StoreContract
 
 
@@ -14,6 +15,12 @@ class TestMemoryBroker(BrokerContract):
 
 
 class TestMemoryStore(StoreContract):
+    @pytest.fixture
+    def deployment(self, memory_deployment: Deployment) -> Deployment:
+        return memory_deployment
+
+
+class TestMemoryHistories(StateMachine):
     @pytest.fixture
     def deployment(self, memory_deployment: Deployment) -> Deployment:
         return memory_deployment

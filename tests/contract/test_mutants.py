@@ -7,9 +7,10 @@ import pytest
 
 from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
-from taskq.testing.mutant import Mutant, clause_of, verdict
+from taskq.testing.mutant import Mutant, clause_of, mutate, verdict
 from taskq.testing.mutants import broker_mutants
 from taskq.testing.part_mutants import capability_mutants, store_mutants
+from taskq.testing.state_machine import SEEDS, StateMachine
 from taskq.testing.store_contract import StoreContract
 
 BACKENDS = ["memory"]
@@ -18,6 +19,27 @@ BACKENDS = ["memory"]
 MUTANTS = [
     *((BrokerContract, mutant) for mutant in [*broker_mutants(), *capability_mutants()]),
     *((StoreContract, mutant) for mutant in store_mutants()),
+]
+
+NOTICED_BY_HISTORIES = [
+    "a live id is added again",
+    "keys are ignored",
+    "end is taken for success",
+    "replace is taken for return",
+    "priority is ignored",
+    "groups are ignored",
+    "one place is no order",
+    "losses are not counted",
+    "every nack counts",
+    "the fence stands still",
+    "receipts are used again",
+    "a nack's delay is ignored",
+    "an ack leaves the job",
+    "a dead letter is thrown away",
+    "settle answers True for void receipts",
+    "extend answers HELD for all",
+    "a delivery forgets that it is cancelled",
+    "outcomes stay behind",
 ]
 
 
@@ -37,6 +59,16 @@ async def test_a_mutant_fails_its_clause(
     said = await verdict(contract, mutant, deployment)
     assert said is not None, f"{mutant.test} does not notice that {mutant.name}"
     record_property(mutant.clause, said)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", NOTICED_BY_HISTORIES)
+async def test_random_histories_notice_a_mutant(name: str, deployment: Deployment) -> None:
+    (mutant,) = [mutant for mutant in broker_mutants() if mutant.name == name]
+    mutated = mutate(deployment, mutant)
+    with pytest.raises(AssertionError):  # noqa: PT012 which seed it is does not matter
+        for seed in SEEDS:
+            await StateMachine().test_a_random_history_agrees_with_the_model(mutated, seed)
 
 
 def test_every_clause_has_a_mutant() -> None:

@@ -71,7 +71,6 @@ class SqliteBroker:
         for settlement, settled in zip(settlements, answers, strict=True):
             if settled is None:
                 continue
-            if len(settled) != 3: print('SETTLED', settled, answers, settlements)  # DEBUG
             queue, name, group = settled
             # A place that has come free may be what a fetch waits for.
             if group is not None or isinstance(settlement, Nack):

@@ -31,7 +31,7 @@ FRAME = 0.05
 """Seconds between two looks at the tables."""
 
 PROVIDER = (sys.executable, "-m", "examples.newsletter.mail")
-WORKER = (sys.executable, "-c", "import anyio, examples.newsletter.app as a; anyio.run(a.app.run_worker)")
+WORKER = (sys.executable, "-m", "taskq.cli", "worker", "examples.newsletter.app:app")
 
 LOG = Path("children.log")
 
@@ -40,6 +40,8 @@ Play with it by hand, in three terminals:
     python -m examples.newsletter.mail                        # the provider: files mails in mailbox/
     taskq worker examples.newsletter.app:app                  # as many of these as you like; kill them
     python -m examples.newsletter.web may "News of May"       # publish, and again to see how far it is
+and look at the queue:
+    taskq stats --url sqlite:///newsletter.db
 """
 
 

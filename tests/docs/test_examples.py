@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import taskq
+import taskq.testing
 from tests.docs.pages import ROOT, Wrong, run
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -49,9 +50,10 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     documented = set(re.findall(r"^::: (\S+)$", reference, re.MULTILINE))
 
     missing = [
-        name
-        for name in taskq.__all__
-        if not {getattr(taskq, name).__module__, f"{getattr(taskq, name).__module__}.{name}"} & documented
+        f"{package.__name__}.{name}"
+        for package in (taskq, taskq.testing)
+        for name in package.__all__
+        if not {getattr(package, name).__module__, f"{getattr(package, name).__module__}.{name}"} & documented
     ]
 
     assert not missing

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from taskq.errors import Conflict, PayloadTooLarge
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement, State
 from taskq.memory.groups import Groups
-from taskq.memory.ranks import Ranks
+from taskq.memory.ranks import K, Ranks
 from taskq.memory.row import Ref, Row
 
 
@@ -40,6 +40,8 @@ class Jobs:
         """When a later job becomes due, and when a lease ends."""
         self._dead_ends: Ranks[Ref, float] = Ranks()
         self._outcome_ends: Ranks[Ref, float] = Ranks()
+        self._soonest = inf
+        """No moment ahead is before this one."""
         self._groups = Groups()
 
     # Moves
@@ -59,7 +61,7 @@ class Jobs:
         if job.expires_in is not None:
             row.expires_at = row.due + job.expires_in
         self.live[ref] = row
-        self.outcomes.pop(ref, None)
+        self._forget_outcome(ref)
         if job.unique is not None:
             until = job.unique_until
             row.key_until = inf if isinstance(until, str) else now + until
@@ -101,7 +103,7 @@ class Jobs:
                     self._release_key(row)
                 row.outcome, row.due = outcome, now
                 self.dead[row.ref] = row
-                self._dead_ends.put(row.ref, now + keep)
+                self._at(self._dead_ends, row.ref, now + keep)
         return row
 
     def extend(self, receipt: str, lease: float, now: float) -> Lease:
@@ -110,7 +112,7 @@ class Jobs:
         if row is None or not self._groups.retake(row, lapsed=row.until <= now):
             return Lease.LOST
         row.until = now + lease
-        self._alarms.put(row, row.until)
+        self._at(self._alarms, row, row.until)
         return Lease.CANCELLED if row.cancelled else Lease.HELD
 
     def give_back(self, receipts: Sequence[str], now: float) -> None:
@@ -162,6 +164,8 @@ class Jobs:
 
     def advance(self, now: float) -> None:
         """Carry out what time alone brings about."""
+        if now < self._soonest:
+            return
         for row in self._alarms.up_to(now):
             if row.receipt is not None:
                 row.due = row.until
@@ -174,6 +178,8 @@ class Jobs:
             self.purge(ref)
         for _ in self.ended.up_to(now):
             pass
+        firsts = (self._alarms.first(), self._outcome_ends.first(), self._dead_ends.first(), self.ended.first())
+        self._soonest = min((first[0] for first in firsts if first is not None), default=inf)
 
     # Looking
 
@@ -190,7 +196,7 @@ class Jobs:
 
     def knows(self, ref: Ref) -> bool:
         """The id is taken: by a live job, a dead letter or one that ended inside the dedup window."""
-        return ref in self.live or ref in self.dead or ref in self.ended
+        return ref in self.live or ref in self.dead or (self.dedup_window > 0 and ref in self.ended)
 
     def holder(self, queue: str, key: str, now: float) -> Row | None:
         row = self.keys.get((queue, key))
@@ -232,9 +238,14 @@ class Jobs:
     def _due(self, job: Job, now: float) -> float:
         return now + job.delay if job.run_at is None else max(now, job.run_at - self.epoch)
 
+    def _at(self, ranks: Ranks[K, float], key: K, moment: float) -> None:
+        ranks.put(key, moment)
+        if moment < self._soonest:
+            self._soonest = moment
+
     def _schedule(self, row: Row, now: float) -> None:
         if row.due > now:
-            self._alarms.put(row, row.due)
+            self._at(self._alarms, row, row.due)
         else:
             self._groups.ready(row)
 
@@ -253,7 +264,7 @@ class Jobs:
         row.receipt = receipt = f"{self._prefix}{row.fence}"
         row.until = now + lease
         self._receipts[receipt] = row
-        self._alarms.put(row, row.until)
+        self._at(self._alarms, row, row.until)
         return Delivery(
             job=row.job,
             attempt=row.attempt,
@@ -288,14 +299,18 @@ class Jobs:
         del self.live[ref]
         if row.job.group is not None:
             self._groups.release(row)
-        if self.outcomes.pop(ref, None) is not None:
-            self._outcome_ends.drop(ref)
+        self._forget_outcome(ref)
         if self.dedup_window > 0:
-            self.ended.put(ref, now + self.dedup_window)
+            self._at(self.ended, ref, now + self.dedup_window)
 
     def _keep(self, ref: Ref, outcome: bytes, until: float) -> None:
         self.outcomes[ref] = outcome
-        self._outcome_ends.put(ref, until)
+        self._at(self._outcome_ends, ref, until)
+
+    def _forget_outcome(self, ref: Ref) -> None:
+        """An outcome is the last end's of its id."""
+        if self.outcomes.pop(ref, None) is not None:
+            self._outcome_ends.drop(ref)
 
     def _release_key(self, row: Row) -> None:
         key = row.job.unique

@@ -53,6 +53,19 @@ class CapabilityClauses:
         outcomes = [await results.outcome(ref(a_job(queue, name)), wait=0) for name in keep]
         assert outcomes == [None, None, b"done"]
 
+    async def test_c_s2_an_id_used_again_has_its_own_outcome(self, backend: Backend, queue: str) -> None:
+        results = part(backend.results, "results")
+        if backend.broker.traits.dedup_window > 0:
+            pytest.skip("this broker does not take an ended id again soon enough")
+        await add(backend.broker, a_job(queue))
+        await backend.broker.settle([Ack((await take_one(backend.broker, queue)).receipt, b"first", SHORT)])
+        await add(backend.broker, a_job(queue))
+        await pass_lease(backend.broker, queue)
+        assert await results.outcome(ref(a_job(queue)), wait=0) is None
+        await backend.broker.settle([Ack((await take_one(backend.broker, queue)).receipt, b"second", LONG)])
+        await pass_lease(backend.broker, queue)
+        assert await results.outcome(ref(a_job(queue)), wait=0) == b"second"
+
     async def test_c_s2_waiting_for_an_outcome_ends_with_the_job(
         self, backend: Backend, other: Backend, queue: str
     ) -> None:

@@ -55,7 +55,8 @@ class Fetcher:
         self._fetching: anyio.CancelScope | None = None
         """Of a fetch that is cut off when something changes."""
         self._loop = asyncio.get_running_loop()
-        self._stopped = False
+        self.stopped = False
+        """Whether it was told to fetch no more; a last fetch may still be under way."""
         self._quiet = False
         self._refill = 0.0
         self._ended, self._asked_at = 0, self._loop.time()
@@ -68,7 +69,7 @@ class Fetcher:
 
     def stop(self) -> None:
         """Fetch no more; a fetch under way is waited for, so that nothing it got is withheld."""
-        self._stopped = True
+        self.stopped = True
         self.wake()
 
     def quiet(self, quiet: bool) -> None:
@@ -78,7 +79,7 @@ class Fetcher:
 
     async def run(self) -> None:
         """Fetch until stopped."""
-        while not self._stopped:
+        while not self.stopped:
             queues, room = self._queues(), self._room()
             if self._allowance() <= 0:
                 return

@@ -46,6 +46,8 @@ class Leases:
         self._waiters: list[asyncio.Future[None]] = []
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
+        self.begun = asyncio.Event()
+        """Set once :meth:`run` runs: before that a job that blocks the worker's loop would lose its lease."""
 
     async def run_in_thread(self) -> None:
         """Extend until stopped, from a thread of its own."""
@@ -78,6 +80,7 @@ class Leases:
     async def run(self) -> None:
         """Extend until stopped."""
         self._own_loop = asyncio.get_running_loop()
+        self._loop.call_soon_threadsafe(self.begun.set)
         period = self._lease / 3
         extended_at = self._own_loop.time()
         while not self._stopped:

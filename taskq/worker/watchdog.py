@@ -33,6 +33,8 @@ class Watchdog:
         self._thread = threading.get_ident()
         self._beaten = time.monotonic()
         self._stopped = threading.Event()
+        self.begun = asyncio.Event()
+        """Set once the watch has begun."""
 
     @property
     def stalled(self) -> float:
@@ -53,6 +55,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         report_at = self._warning
+        self._beat()
+        self._loop.call_soon_threadsafe(self.begun.set)
         while not self._stopped.wait(self._warning / 2):
             if self.stalled >= report_at:
                 self._events.emit(self._where())

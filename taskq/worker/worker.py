@@ -128,9 +128,12 @@ class Worker:
                 if self._options.threads:
                     beside.start_soon(self._leases.run_in_thread)
                     beside.start_soon(self._watchdog.run_in_thread)
+                    await self._watchdog.begun.wait()
                 else:
                     beside.start_soon(self._leases.run)
                 beside.start_soon(self._control.run)
+                # The very first job may be one that blocks the loop.
+                await self._leases.begun.wait()
                 await self._work()
             finally:
                 self._slots.close()
@@ -177,16 +180,16 @@ class Worker:
         self._fetcher.wake()
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        paused = self._control.paused
-        if paused:
-            self._slots.start([d for d in deliveries if d.job.queue not in paused], self._hold)
+        paused, draining = self._control.paused, self._fetcher.stopped
+        if paused or draining:
+            # What was under way when the queue was paused, or the drain began.
             for delivery in deliveries:
-                if delivery.job.queue in paused:
+                if draining or delivery.job.queue in paused:
                     run = Run(delivery)
                     self._hold(run)
                     self._settler.finish(run, Interrupted(begun=False))
-        else:
-            self._slots.start(deliveries, self._hold)
+            deliveries = [d for d in deliveries if not draining and d.job.queue not in paused]
+        self._slots.start(deliveries, self._hold)
         self._leases.begin()
 
     def _finish_run(self, run: Run, outcome: Outcome | Decision) -> None:

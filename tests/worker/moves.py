@@ -1,0 +1,53 @@
+"""The few moves that tests of the line share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from taskq import App
+from taskq.events import Event
+from taskq.job import Delivery, Job
+from taskq.worker.worker import Worker
+
+SOON = 20.0
+"""Seconds anything may take before a test gives up."""
+
+E = TypeVar("E", bound=Event)
+
+
+def heard(app: App, kind: type[E]) -> list[E]:
+    """Every event of this kind from now on."""
+    events: list[E] = []
+    app.events.subscribe(kind, events.append)
+    return events
+
+
+async def wait_until(check: Callable[[], object]) -> None:
+    """Return when something has become true that nobody tells of."""
+    with anyio.fail_after(SOON):
+        while not check():  # noqa: ASYNC110 - threads and other workers can only be asked after
+            await anyio.sleep(0.01)
+
+
+async def lose(app: App, times: int, queue: str = "default") -> None:
+    """Let so many workers die under the queue's first job."""
+    for _ in range(times):
+        (delivery,) = await app.backend.broker.fetch([queue], 1, lease=30, wait=0)
+        await app.backend.broker.extend([delivery.receipt], 0)
+
+
+async def steal(app: App, worker: Worker) -> Delivery:
+    """What another worker gets when the lease of this one's only job has ended unnoticed; this one fetches no more."""
+    (run,) = worker.running
+    worker.quiet(True)
+    await anyio.sleep(0.01)
+    await app.backend.broker.extend([run.delivery.receipt], 0)
+    (delivery,) = await app.backend.broker.fetch([run.delivery.job.queue], 1, lease=30, wait=0)
+    return delivery
+
+
+def a_delivery(name: str = "a", **fields: Any) -> Delivery:
+    job = Job(id=name, task="task", body=b'{"v":1,"args":{}}')
+    defaults: dict[str, Any] = {"job": job, "attempt": 1, "losses": 0, "fence": 1, "receipt": f"r-{name}"}
+    return Delivery(**{**defaults, "now": 0.0, "due": 0.0, **fields})

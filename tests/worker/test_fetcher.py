@@ -1,0 +1,164 @@
+"""The fetcher: the slots are full, and nothing is hoarded."""
+
+import anyio
+import pytest
+
+from taskq import App
+from taskq.events import WorkerStopped
+from taskq.worker.worker import Worker
+from tests.worker.moves import SOON, heard, wait_until
+from tests.worker.tap import Tap
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_no_more_is_held_than_there_are_slots_while_jobs_are_long(tap: Tap) -> None:
+    app = App("memory://", slots=5)
+    gate = anyio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await gate.wait()
+
+    async with app:
+        jobs = [await wait.defer() for _ in range(20)]
+        async with app.working() as worker:
+            await wait_until(lambda: len(list(worker.running)) == 5)
+            assert len(tap.held) == 5
+            gate.set()
+            await wait_until(lambda: sum(tap.sizes("settle")) == len(jobs))
+    assert tap.most_held <= 10
+
+
+async def test_no_more_is_held_than_slots_and_one_refill_while_jobs_are_short(tap: Tap) -> None:
+    app = App("memory://", slots=10)
+
+    @app.task
+    async def nothing() -> None: ...
+
+    async with app:
+        await app.defer_many(nothing.call() for _ in range(1000))
+        with anyio.fail_after(SOON):
+            await app.run_worker(until="idle")
+    assert sum(tap.sizes("settle")) == 1000
+    assert tap.most_held <= 20
+
+
+async def test_an_urgent_job_is_next_on_one_slot(url: str) -> None:
+    app = App(url, slots=1)
+    order: list[str] = []
+    started, gate = anyio.Event(), anyio.Event()
+
+    @app.task
+    async def note(name: str) -> None:
+        order.append(name)
+        if name == "running":
+            started.set()
+            await gate.wait()
+
+    async with app:
+        await note.defer("running")
+        async with app.working():
+            with anyio.fail_after(SOON):
+                await started.wait()
+            await note.defer("first")
+            await note.defer("second")
+            await note.options(priority=9).defer("urgent")
+            gate.set()
+            await wait_until(lambda: len(order) == 4)
+    assert order == ["running", "urgent", "first", "second"]
+
+
+async def test_a_slot_is_filled_again_while_others_run_on(url: str) -> None:
+    app = App(url, slots=2)
+    gate = anyio.Event()
+
+    @app.task
+    async def long() -> None:
+        await gate.wait()
+
+    @app.task
+    async def short(n: int) -> int:
+        return n
+
+    async with app, app.working():
+        slow = await long.defer()
+        jobs = [await short.defer(n) for n in range(10)]
+        assert [await job.result(SOON) for job in jobs] == list(range(10))
+        assert await slow.status() == "leased"
+        gate.set()
+
+
+async def test_the_first_queue_goes_first(url: str) -> None:
+    app = App(url, slots=1, queues=("urgent", "other"))
+    order: list[str] = []
+
+    @app.task
+    async def note(name: str) -> None:
+        order.append(name)
+
+    async with app:
+        await note.options(queue="other", priority=9).defer("other")
+        await note.options(queue="urgent").defer("urgent")
+        await app.run_worker(until="idle")
+    assert order == ["urgent", "other"]
+
+
+async def test_a_worker_ends_after_so_many_jobs(tap: Tap) -> None:
+    app = App("memory://", slots=10)
+    ran: list[int] = []
+
+    @app.task
+    async def note(n: int) -> None:
+        ran.append(n)
+
+    async with app:
+        for n in range(20):
+            await note.defer(n)
+        with anyio.fail_after(SOON):
+            await app.run_worker(max_jobs=7)
+        assert len(ran) == 7
+        (stats,) = await app.admin.stats(["default"])
+        assert stats.ready == 13
+    assert tap.most_held <= 7
+
+
+async def test_a_quiet_worker_fetches_nothing_until_it_goes_on(url: str) -> None:
+    app = App(url)
+
+    @app.task
+    async def answer() -> int:
+        return 42
+
+    async with app, app.working() as worker:
+        worker.quiet(True)
+        job = await answer.defer()
+        await _one_look(worker)
+        worker.quiet(False)
+        assert await job.result(SOON) == 42
+
+
+async def _one_look(worker: Worker) -> None:
+    """Let pass what the loop has to do now."""
+    for _ in range(10):
+        await anyio.lowlevel.checkpoint()
+    assert not list(worker.running)
+
+
+async def test_what_a_fetch_brings_during_a_drain_is_given_back(url: str) -> None:
+    app = App(url)
+    stopped = heard(app, WorkerStopped)
+
+    @app.task
+    async def answer() -> int:
+        return 42
+
+    async with app:
+        async with app.working() as worker:
+            await anyio.lowlevel.checkpoint()
+            worker.drain()
+            job = await answer.defer()
+        assert len(stopped) == 1
+        # Either the fetch under way had it, and gave it back, or nobody had: it is there, and nothing was lost.
+        (delivery,) = await app.backend.broker.fetch(["default"], 1, lease=30, wait=0)
+        assert (delivery.job.id, delivery.attempt, delivery.losses) == (job.id, 1, 0)

@@ -1,0 +1,124 @@
+"""The settler: every end reaches the broker, in as few calls as load allows, and a lost one never."""
+
+import logging
+import random
+
+import anyio
+import pytest
+
+from taskq import App, Retry
+from taskq.events import JobAgain, JobFinished, SettlementRefused
+from taskq.testing import VirtualClock, run_until_idle
+from tests.worker.moves import heard, steal
+from tests.worker.tap import Tap
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_ends_that_gather_go_in_one_call(tap: Tap) -> None:
+    app = App("memory://", slots=100)
+    gate = anyio.Event()
+    waiting = 0
+
+    @app.task
+    async def together() -> None:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 100:
+            gate.set()
+        await gate.wait()
+
+    async with app:
+        await app.defer_many(together.call() for _ in range(100))
+        await run_until_idle(app)
+    assert sum(tap.sizes("settle")) == 100
+    assert len(tap.sizes("settle")) <= 5
+
+
+async def test_a_settlement_the_broker_refuses_takes_no_other_with_it(
+    tap: Tap, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("memory://", lease=30)
+    runs: list[int] = []
+
+    @app.task
+    async def note(n: int) -> None:
+        runs.append(n)
+
+    async with app, app.working():
+        tap.rejects_settlements = True
+        with caplog.at_level(logging.ERROR):
+            await note.defer(1)
+            await note.defer(2)
+            await clock.advance(1)
+        assert len([record for record in caplog.records if "could not be settled" in record.message]) == 2
+        tap.rejects_settlements = False
+        # Their leases end, and they come back: nothing was lost.
+        await clock.advance(60)
+        assert sorted(runs) == [1, 1, 2, 2]
+        assert tap.sizes("settle")
+
+
+async def test_a_settlement_that_comes_too_late_is_told_and_changes_nothing(clock: VirtualClock) -> None:
+    app = App("memory://", lease=3000)
+    refused, finished = heard(app, SettlementRefused), heard(app, JobFinished)
+    gate = anyio.Event()
+
+    @app.task
+    async def wait() -> None:
+        await gate.wait()
+
+    async with app, app.working() as worker:
+        job = await wait.defer()
+        await clock.advance()
+        stolen = await steal(app, worker)
+        gate.set()
+        await clock.advance()
+        assert [event.id for event in refused] == [job.id]
+        assert await job.status() == "leased"
+        assert stolen.losses == 1
+    assert len(finished) == 1
+
+
+async def test_every_end_is_told_once(clock: VirtualClock) -> None:
+    app = App("memory://")
+    finished, again = heard(app, JobFinished), heard(app, JobAgain)
+
+    @app.task(retry=Retry.fixed(3, 60))
+    async def fail() -> None:
+        await anyio.sleep(2)
+        raise ValueError("no")
+
+    async with app:
+        job = await fail.defer()
+        await run_until_idle(app, until="empty")
+    assert [(event.attempt, event.after, event.counted, event.reason) for event in again] == [
+        (1, 60, True, "ValueError: no"),
+        (2, 60, True, "ValueError: no"),
+    ]
+    (end,) = finished
+    assert (end.id, end.task, end.queue, end.attempt, end.end) == (job.id, fail.name, "default", 3, "failed")
+    assert end.run == pytest.approx(2)
+    assert isinstance(end.error, ValueError)
+    assert clock.time() == pytest.approx(126)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_ends_of_any_kind_settle_side_by_side(seed: int, url: str) -> None:
+    app = App(url, slots=20)
+    dice = random.Random(seed)
+    kinds = [dice.choice(["return", "raise"]) for _ in range(60)]
+
+    @app.task(retry=Retry.never())
+    async def end(kind: str) -> str:
+        await anyio.sleep(dice.random() / 100)
+        if kind == "raise":
+            raise ValueError(kind)
+        return kind
+
+    async with app:
+        jobs = [await end.defer(kind) for kind in kinds]
+        worked = await run_until_idle(app)
+        assert len(worked.finished) == 60
+        outcomes = [(await job.outcome(1)).end for job in jobs]
+    assert outcomes == ["returned" if kind == "return" else "failed" for kind in kinds]

@@ -116,11 +116,11 @@ async def test_processes_that_fetch_at_once_share_the_jobs_and_double_none(tmp_p
 async def test_a_process_killed_amid_its_enqueues_leaves_each_call_whole_or_absent(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     for part in range(4):
-        process = start(ENQUEUES, f"sqlite:///{path}")
-        assert process.stdout is not None
-        confirmed = [process.stdout.readline() for _ in range(3 + 5 * part)]
-        process.kill()
-        confirmed += process.communicate(timeout=PATIENCE)[0].splitlines()
+        with start(ENQUEUES, f"sqlite:///{path}") as process:
+            assert process.stdout is not None
+            confirmed = [process.stdout.readline() for _ in range(3 + 5 * part)]
+            process.kill()
+            confirmed += process.stdout.readlines()
         last = int(confirmed[-1])
         async with connect(f"sqlite:///{path}") as backend:
             taken = await backend.broker.fetch(["q"], 100_000, lease=60, wait=0)

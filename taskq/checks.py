@@ -21,18 +21,20 @@ class Finding(Struct, frozen=True):
 
 def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:
     """What the task or this call of it needs and the backend does not promise, each with the remedy."""
-    traits = backend.broker.traits
+    traits, broker = backend.broker.traits, type(backend.broker).__name__
     companion = "pair the broker with a companion store, or choose another broker"
     needs = [
         (definition.policy.guarantee not in traits.delivery, f"delivery {definition.policy.guarantee}", companion),
         (options.unique is not False and not traits.unique, "unique keys", companion),
         (options.group is not False and not traits.groups, "groups", companion),
+        (options.id is not None and not traits.idempotent, "ids of one's own", companion),
         (options.priority != 0 and not traits.ordered, "priorities", "use a queue for each priority"),
         (bool(definition.keep) and backend.results is None, "kept results", companion),
         (definition.transaction and backend.transactions is None, "transaction=True", "use PostgreSQL or SQLite"),
+        (definition.transaction and not traits.fenced, "fenced receipts for transaction=True", companion),
         (options.tx is not None and backend.transactions is None, "tx=", "use PostgreSQL or SQLite, or an outbox"),
     ]
-    return [f"it needs {need}, which this broker does not promise: {remedy}" for lacks, need, remedy in needs if lacks]
+    return [f"it needs {need}, which {broker} does not promise: {remedy}" for lacks, need, remedy in needs if lacks]
 
 
 def check_call(definition: Definition, options: CallOptions, backend: Backend) -> None:

@@ -27,14 +27,11 @@ class Codec:
 
     def encode(self, value: object) -> bytes:
         """Raises EncodeError naming the path of what cannot be sent."""
-        try:
-            return self._encoder.encode(value)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise EncodeError(self._explain(value, error)) from error
+        return self._encode(self._encoder, value)
 
     def encode_canonical(self, value: object) -> bytes:
-        """Equal values give equal bytes, whatever the order of their keys."""
-        return self._canonical.encode(value)
+        """As :meth:`encode`, but equal values give equal bytes, whatever the order of their keys."""
+        return self._encode(self._canonical, value)
 
     def decoder(self, type: Any) -> Callable[[bytes], Any]:
         """A function from bytes to a value of ``type``; it raises DecodeError and nothing else."""
@@ -45,6 +42,9 @@ class Codec:
                 return inner.decode(data)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise DecodeError(str(error)) from error
+            except Exception as error:
+                # A converter and a __post_init__ raise what they like.
+                raise DecodeError(f"{error.__class__.__name__}: {error}") from error
 
         return decode
 
@@ -61,6 +61,13 @@ class Codec:
                     f"with App(codec=Codec({{{part.cls.__name__}: (to_json, from_json)}}))"
                 )
         return shape
+
+    def _encode(self, encoder: msgspec.json.Encoder, value: object) -> bytes:
+        try:
+            return encoder.encode(value)
+        except Exception as error:
+            # Converters raise what they like.
+            raise EncodeError(self._explain(value, error)) from error
 
     def _knows(self, type: Any) -> bool:
         return type in self._types or hasattr(type, "model_validate")
@@ -82,7 +89,7 @@ class Codec:
         for step, part in children(value):
             try:
                 self._encoder.encode(part)
-            except (TypeError, ValueError, RecursionError, OverflowError) as inner:
+            except Exception as inner:  # noqa: BLE001 - as in _encode()
                 if len(path) < 500:
                     return self._explain(part, inner, path + step)
         where = path.lstrip(".") or "the value"

@@ -1,7 +1,6 @@
 """Settings: the first found wins of constructor, environment, ``taskq.toml``, ``[tool.taskq]`` and default."""
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -10,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from taskq.errors import ConfigError
+from taskq.job import QUEUE_NAME
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -21,7 +21,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     url: str = "sqlite:///taskq.db"
     """Which backend carries the jobs, and where it is."""
-    queues: tuple[str, ...] = ()
+    queues: tuple[Annotated[str, Meta(pattern=QUEUE_NAME)], ...] = ()
     """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
     slots: Count = 100
     """Jobs a worker runs at once."""
@@ -86,12 +86,16 @@ def _checked(name: str, value: object, source: str) -> Any:
 def _table(path: Path, *keys: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
+    import tomllib  # here, because most processes read no file
+
     try:
         table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path.name}: {error}") from error
     for key in keys:
-        table = table.get(key, {})
+        table = cast("dict[str, Any]", table).get(key, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path.name}: {key} has to be a table of settings")
     return cast("dict[str, Any]", table)
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, cast
 
+import anyio
 from msgspec import Struct
 
 from taskq.errors import ConfigError
@@ -26,8 +27,15 @@ class Dependency(Struct, frozen=True):
 def Depends(provider: Provider, *, scope: Scope = "app") -> Any:  # noqa: N802 - reads as part of a signature
     """``pool: Pool = Depends(get_pool)``: a keyword-only parameter that is not part of the call.
 
-    The provider is called once per app, worker or job and may depend on others of at least its own scope.
+    The provider is called once per app, worker or job and may depend on others of at least its own scope. Raises
+    ConfigError for a provider that can provide nothing.
     """
+    if not callable(provider):
+        raise ConfigError(f"Depends({provider!r}): give a function that provides the value")
+    if inspect.isgeneratorfunction(provider):
+        raise ConfigError(f"Depends({provider!r}): a generator that provides has to be asynchronous: write async def")
+    if scope not in _WIDTH:
+        raise ConfigError(f"Depends(scope={scope!r}): choose app, worker or job")
     return Dependency(provider, scope)
 
 
@@ -53,6 +61,7 @@ class Scoped:
         self._outer = outer
         self._overrides = overrides
         self._values: dict[Provider, Any] = {}
+        self._opening: dict[Provider, anyio.Lock] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Scoped":
@@ -78,16 +87,18 @@ class Scoped:
             return await self._outer.value(dependency)
         provider = self._overrides.get(dependency.provider, dependency.provider)
         if provider not in self._values:
-            needs = dependencies_of(provider)
-            for name, need in needs.items():
-                if _WIDTH[need.scope] < _WIDTH[dependency.scope]:
-                    raise ConfigError(
-                        f"{provider!r} has scope {dependency.scope!r}, but its {name!r} only {need.scope!r}"
-                    )
-            self._values[provider] = await self._open(provider, await self.values(needs))
+            # Two jobs may ask for the same value of a wider scope at once; one that asks within itself is told so.
+            async with self._opening.setdefault(provider, anyio.Lock()):
+                if provider not in self._values:
+                    self._values[provider] = await self._open(provider, dependency.scope)
         return self._values[provider]
 
-    async def _open(self, provider: Provider, needs: Mapping[str, Any]) -> Any:
+    async def _open(self, provider: Provider, scope: Scope) -> Any:
+        wanted = dependencies_of(provider)
+        for name, need in wanted.items():
+            if _WIDTH[need.scope] < _WIDTH[scope]:
+                raise ConfigError(f"{provider!r} has scope {scope!r}, but its {name!r} only {need.scope!r}")
+        needs = await self.values(wanted)
         if inspect.isasyncgenfunction(provider):
             provider = asynccontextmanager(cast("Callable[..., AsyncGenerator[Any]]", provider))
         value = provider(**needs)

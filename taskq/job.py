@@ -9,6 +9,9 @@ from msgspec import Struct
 
 from taskq.errors import TaskqError
 
+QUEUE_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z"
+"""The queue names that are fit for every backend."""
+
 OnConflict = Literal["return", "replace", "raise"]
 UniqueUntil = Literal["start", "success", "end"] | float
 State = Literal["later", "ready", "leased", "dead"]

@@ -2,17 +2,17 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from math import isfinite
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
 import msgspec
 from msgspec import Struct
 
 from taskq.broker import Guarantee
 from taskq.errors import ConfigError
-from taskq.job import OnConflict
+from taskq.job import QUEUE_NAME, OnConflict
 from taskq.middleware import Middleware
 from taskq.retry import Retry
 from taskq.unique import KeySpec
@@ -21,7 +21,13 @@ Seconds = float | timedelta
 Executor = Literal["loop", "thread", "process"]
 Idempotence = Literal["guarded"] | bool
 
-_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_CHOICES: Mapping[str, tuple[object, ...]] = {
+    "on_conflict": get_args(OnConflict),
+    "delivery": get_args(Guarantee),
+    "executor": get_args(Executor),
+    "idempotent": (True, False, "guarded"),
+    "transaction": (True, False),
+}
 _TASK = re.compile(r"[A-Za-z_][\w.:<>-]{0,199}")
 
 
@@ -106,7 +112,7 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
     """``base`` with what was ``given``; raises ConfigError for what is unknown, unfit or contradicts itself."""
     for name in given:
         refuse_unknown(name, Options)
-    changed = {name: _checked(name, value) for name, value in given.items()}
+    changed = {name: check_option(name, value) for name, value in given.items()}
     if changed.get("delay") and changed.get("run_at") is not None:
         raise ConfigError("delay and run_at contradict each other: give one")
     if "delay" in changed:
@@ -132,7 +138,7 @@ def refuse_unknown(name: str, known: type) -> None:
 
 def check_queue(name: object) -> str:
     """A queue's name, fit for every backend; raises ConfigError."""
-    if not isinstance(name, str) or not _QUEUE.fullmatch(name):
+    if not isinstance(name, str) or not re.match(QUEUE_NAME, name):
         raise ConfigError(f"queue name {name!r}: use up to 64 letters, digits, '_', '.' and '-', the first no sign")
     return name
 
@@ -147,16 +153,20 @@ def check_task(name: object) -> str:
 def seconds(value: object, name: str) -> float:
     """A finite number of seconds of at least 0, from a number or timedelta; raises ConfigError."""
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if not isinstance(number, int | float) or isinstance(number, bool) or not isfinite(number) or number < 0:
+    # A whole number beyond what a float holds compares, but does not convert.
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= sys.float_info.max:
         raise ConfigError(f"{name}={value!r}: give seconds of at least 0, or a timedelta")
     return float(number)
 
 
-def _checked(name: str, value: Any) -> Any:
+def check_option(name: str, value: Any) -> Any:
+    """The value of an option as it is kept; raises ConfigError for one that does not fit."""
     match name:
         case "queue":
             return check_queue(value)
-        case "delay" | "expires_in" | "timeout":
+        case "name":
+            return check_task(value)
+        case "delay" | "expires_in" | "timeout" | "keep" | "keep_dead":
             return seconds(value, name)
         case "run_at":
             if not isinstance(value, datetime) or value.tzinfo is None:
@@ -164,31 +174,45 @@ def _checked(name: str, value: Any) -> Any:
             return value.timestamp()
         case "unique_until":
             return value if value in ("start", "success", "end") else seconds(value, name)
-        case "on_conflict":
-            if value not in ("return", "replace", "raise"):
-                raise ConfigError(f"on_conflict={value!r}: choose return, replace or raise")
+        case "on_conflict" | "delivery" | "executor" | "idempotent" | "transaction":
+            if value not in _CHOICES[name]:
+                raise ConfigError(f"{name}={value!r}: choose {' or '.join(map(repr, _CHOICES[name]))}")
+        case "retry":
+            return value if isinstance(value, Retry) else Retry(value)
+        case "middleware":
+            if not isinstance(value, Sequence) or not all(map(callable, value)):  # pyright: ignore[reportUnknownArgumentType] - checked here
+                raise ConfigError(f"middleware={value!r}: give a list of functions of (current, handler)")
+            return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
         case "unique" | "group":
             return _key_spec(name, value)
-        case "group_limit" | "attempts":
+        case "group_limit" | "attempts" | "max_losses":
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: give a whole number of at least 1")
         case "priority":
             if type(value) is not int or not -(2**31) <= value < 2**31:
                 raise ConfigError(f"priority={value!r}: give a whole number of 32 bits; larger runs first")
         case "headers":
-            if not all(type(key) is str and type(text) is str for key, text in value.items()):
-                raise ConfigError("headers map text to text")
-            return dict(value)
+            if not isinstance(value, Mapping) or not all(map(_is_text, [*value, *value.values()])):  # pyright: ignore[reportUnknownArgumentType] - checked here
+                raise ConfigError(f"headers={value!r}: they map text to text")
+            return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
         case "id" | "tenant":
-            if not isinstance(value, str) or not 0 < len(value) <= 200:
+            if not _is_text(value) or not 0 < len(value) <= 200:
                 raise ConfigError(f"{name}={value!r}: give text of 1 to 200 characters")
         case _:
             pass
     return value
 
 
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether it is text that every backend can keep: no NUL, no half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def _key_spec(name: str, value: object) -> KeySpec:
-    if isinstance(value, bool) or (isinstance(value, str) and 0 < len(value) <= 500):
+    if isinstance(value, bool) or (_is_text(value) and 0 < len(value) <= 500):
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(part, str) for part in value):  # pyright: ignore[reportUnknownVariableType] - checked here
         return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above

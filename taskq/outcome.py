@@ -6,13 +6,13 @@ before what was asked of it (cancel, shutdown), which counts before what is mere
 
 import hashlib
 import traceback
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from taskq.broker import Guarantee
-from taskq.errors import Discard, JobTimeout, RetryIn, Signal, Snooze
+from taskq.errors import DecodeError, Discard, JobTimeout, RetryIn, Signal, Snooze
 from taskq.job import Ack, DeadLetter, Delivery, Nack, Settlement
 from taskq.retry import Retry
 
@@ -97,7 +97,7 @@ class History(Struct, frozen=True, omit_defaults=True):
     errors: list[ErrorReport] = []
     failing_since: float | None = None
     parked_since: float | None = None
-    parked: int = 0
+    parked: Annotated[int, Meta(ge=0)] = 0
     """How often the task was unknown."""
 
 
@@ -148,8 +148,6 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
     match outcome:
         case Returned(value):
             return _ack(delivery, policy, "returned", value=value)
-        case Raised(Discard() as signal):
-            return _ack(delivery, policy, "discarded", reason=str(signal))
         case Raised(error):
             return _raised(error, delivery, policy, chance)
         case Interrupted(begun=True) if policy.guarantee == "at_most_once":
@@ -172,17 +170,17 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
 
 
 def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float) -> Decision:
-    if not isinstance(error, Signal):
-        error = policy.retry.signal_for(error, delivery.attempt) or error
-    if isinstance(error, Discard):
-        return _ack(delivery, policy, "discarded", reason=str(error))
+    signal = error if isinstance(error, Signal) else policy.retry.signal_for(error, delivery.attempt)
+    if isinstance(signal, Discard):
+        reason = text_of(signal) or ("" if signal is error else _line(error))
+        return _ack(delivery, policy, "discarded", reason=reason)
     if policy.guarantee == "at_most_once":
         return _dead(delivery, policy, "failed", error=error, reason="the task runs at most once")
     history = history_of(delivery)
     since = delivery.now if history.failing_since is None else history.failing_since
-    match error:
+    match signal:
         case Snooze(after=after):
-            return Decision(Nack(delivery.receipt, after, counted=False), None, str(error) or "snoozed")
+            return Decision(Nack(delivery.receipt, after, counted=False), None, text_of(signal) or "snoozed")
         case RetryIn(after=after) if delivery.attempt < policy.retry.attempts:
             delay: float | None = after
         case RetryIn():
@@ -194,7 +192,7 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
         return _dead(delivery, policy, "failed", error=error)
     history = History(errors=_with(history, delivery, error), failing_since=since)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
-    return Decision(settlement, None, f"{type(error).__name__}: {error}")
+    return Decision(settlement, None, _line(error))
 
 
 def _unknown(delivery: Delivery, policy: Policy) -> Decision:
@@ -222,7 +220,7 @@ def _dead(
     history = history_of(delivery)
     errors = history.errors if error is None else _with(history, delivery, error)
     outcome = msgspec.json.encode(Ended(end, reason=reason, errors=errors))
-    return Decision(DeadLetter(delivery.receipt, outcome, policy.keep_dead), end, reason or str(error))
+    return Decision(DeadLetter(delivery.receipt, outcome, policy.keep_dead), end, reason or text_of(error))
 
 
 def history_of(delivery: Delivery) -> History:
@@ -236,8 +234,11 @@ def history_of(delivery: Delivery) -> History:
 
 
 def read_outcome(data: bytes) -> Ended:
-    """The end that ``data`` tells of; raises msgspec.MsgspecError for bytes that tell of none."""
-    return msgspec.json.decode(data, type=Ended)
+    """The end that ``data`` tells of; raises DecodeError for bytes that tell of none."""
+    try:
+        return msgspec.json.decode(data, type=Ended)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"the outcome cannot be read: {error}") from error
 
 
 def _with(history: History, delivery: Delivery, error: Exception) -> list[ErrorReport]:
@@ -252,9 +253,26 @@ def report(error: Exception, *, attempt: int, at: float) -> ErrorReport:
     text = "" if isinstance(error, JobTimeout) else "".join(traceback.format_exception(error))
     return ErrorReport(
         type=name,
-        message=str(error)[:MESSAGE_LIMIT],
+        message=text_of(error)[:MESSAGE_LIMIT],
         attempt=attempt,
         at=at,
-        traceback=text[-MESSAGE_LIMIT:],
+        traceback=_sendable(text[-MESSAGE_LIMIT:]),
         fingerprint=hashlib.sha256("\n".join([name, *frames]).encode()).hexdigest()[:16],
     )
+
+
+def text_of(error: object) -> str:
+    """What an error says, as text that can be sent; an error may fail at that, too."""
+    try:
+        return _sendable(str(error))
+    except Exception as failure:  # noqa: BLE001 - the code is the handler's
+        return f"(its text cannot be had: {type(failure).__name__})"
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def _sendable(text: str) -> str:
+    # File names and the like may hold halves of surrogate pairs, which UTF-8 refuses.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from math import inf
+from math import inf, isfinite
 from typing import Self
 
 from msgspec import Struct
@@ -41,7 +41,7 @@ def delayed_job_curve(attempt: int, _chance: float) -> float:
 
 def steps(*seconds: float) -> Curve:
     """These waiting times in turn; the last one repeats for ever."""
-    if not seconds or min(seconds) < 0:
+    if not seconds or not all(isfinite(wait) and wait >= 0 for wait in seconds):
         raise ConfigError("steps() takes one or more waiting times of at least 0 seconds")
     return lambda attempt, _chance: seconds[min(attempt, len(seconds)) - 1]
 
@@ -56,6 +56,7 @@ class Retry(Struct, frozen=True):
     attempts: int = 15
     """Runs in all; 1 never runs again."""
     curve: Curve = full_jitter()
+    """One that raises counts as the default, one that answers no time as 0 seconds."""
     within: float | timedelta = inf
     """Seconds after the first failure beyond which no attempt is added."""
     on: Errors = (Exception,)
@@ -68,8 +69,8 @@ class Retry(Struct, frozen=True):
     """Asked first, with the error and the attempt: a signal decides, None leaves it to the rest. Raises: as None."""
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"Retry(attempts={self.attempts}): a job needs at least one attempt")
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise ConfigError(f"Retry(attempts={self.attempts!r}): a job needs at least one attempt, as a whole number")
 
     @classmethod
     def never(cls) -> Self:
@@ -101,7 +102,11 @@ class Retry(Struct, frozen=True):
         limit = self.within.total_seconds() if isinstance(self.within, timedelta) else self.within
         if attempt >= self.attempts or isinstance(error, self.dead_on) or not isinstance(error, self.on):
             return None
-        delay = self.curve(attempt, chance)
+        try:
+            # max() answers its first argument for NaN.
+            delay = max(0.0, self.curve(attempt, chance))
+        except Exception:  # noqa: BLE001 - a broken curve must not keep the job from being settled
+            delay = full_jitter()(attempt, chance)
         return None if failing_for + delay > limit else delay
 
     def signal_for(self, error: Exception, attempt: int) -> Signal | None:
@@ -113,5 +118,5 @@ class Retry(Struct, frozen=True):
             except Exception:  # noqa: BLE001 - a broken hook must not change what happens to the job
                 signal = None
         if signal is None and isinstance(error, self.discard_on):
-            signal = Discard(f"{type(error).__name__}: {error}")
+            signal = Discard()
         return signal

@@ -7,6 +7,7 @@ the caller left out left out here too. Any language can write it.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, time
+from math import isfinite
 from types import GenericAlias
 from typing import Any, cast, get_type_hints
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import inspect as shapes
 
 from taskq.codec import Codec, children, parts
-from taskq.errors import ConfigError, DecodeError, EncodeError
+from taskq.errors import CodecError, ConfigError, DecodeError, EncodeError
 
 WIRE_VERSION = 1
 
@@ -33,24 +34,29 @@ class Signature:
             self._signature = inspect.signature(function)
         except (NameError, TypeError, ValueError) as error:
             raise ConfigError(f"{self.name}(): its annotations cannot be read: {error}") from error
-        parameters = [p for p in self._signature.parameters.values() if p.name not in injected]
+        everything = self._signature.parameters.values()
+        parameters = [p for p in everything if p.name not in injected]
         self._codec = codec
         self._signature = self._signature.replace(parameters=parameters)
         self._positional = tuple(p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
         self._keyword = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self._spread = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self._extra = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
-        self._only = frozenset(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        self._only = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
+        self._taken = frozenset(p.name for p in everything if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
         variadic = (self._spread, self._extra)
         self._required = frozenset(p.name for p in parameters if p.default is p.empty and p.name not in variadic)
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        """What a call is taken to say where it says nothing."""
         self._simple = variadic == (None, None) and not self._only
-        self._names = frozenset(p.name for p in parameters)
+        self.names = frozenset(p.name for p in parameters)
         fields: list[tuple[str, Any, Any]] = []
         annotations: dict[str, Any] = {**hints}
         if self._spread:
+            self.defaults[self._spread] = []
             annotations[self._spread] = GenericAlias(list, (hints.get(self._spread, Any),))
         if self._extra:
+            self.defaults[self._extra] = {}
             annotations[self._extra] = GenericAlias(dict, (str, hints.get(self._extra, Any)))
         self._loose: list[tuple[str, shapes.Type]] = []
         self._dated: list[str] = []
@@ -75,27 +81,37 @@ class Signature:
         """The arguments by name, without defaults; raises EncodeError for a call the function would not take."""
         if self._simple and len(args) <= len(self._positional):
             call = dict(zip(self._positional, args, strict=False))
-            if not (kwargs and (not self._names.issuperset(kwargs) or not call.keys().isdisjoint(kwargs))):
+            if not (kwargs and (not self.names.issuperset(kwargs) or not call.keys().isdisjoint(kwargs))):
                 call.update(kwargs)
                 if self._required <= call.keys():
                     return call
         try:
-            return dict(self._signature.bind(*args, **kwargs).arguments)
+            call = dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise EncodeError(f"{self.name}(): {error}") from error
+        if self._extra:
+            self._refuse_taken(call.get(self._extra, {}), EncodeError)
+        return call
 
     def encode(self, arguments: Mapping[str, Any]) -> bytes:
         """A call's body; raises EncodeError, with the argument's path, for what would not arrive as it was sent."""
-        for name, shape in self._loose:
-            if name in arguments:
-                _refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
-        for name in self._dated:
-            if name in arguments:
-                _refuse_naive(arguments[name], f"{self.name}(): {name}")
+        try:
+            for name, shape in self._loose:
+                if name in arguments:
+                    _refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
+            for name in self._dated:
+                if name in arguments:
+                    _refuse_naive(arguments[name], f"{self.name}(): {name}")
+        except RecursionError as error:
+            raise EncodeError(f"{self.name}(): its arguments are nested too deeply, or contain themselves") from error
         try:
             body = self._codec.encode({"v": WIRE_VERSION, "args": arguments})
         except EncodeError as error:
             raise EncodeError(f"{self.name}(): {str(error).removeprefix('args.')}") from error
+        # JSON has no word for NaN and the infinities: they are written as null.
+        if b"null" in body:
+            for name, value in arguments.items():
+                _refuse_not_finite(value, f"{self.name}(): {name}")
         try:
             self._decode(body)
         except DecodeError as error:
@@ -116,39 +132,68 @@ class Signature:
         given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
         spread = cast("list[Any]", given.pop(self._spread, []) if self._spread else [])
         extra = cast("dict[str, Any]", given.pop(self._extra, {}) if self._extra else {})
-        if not spread:
-            only = [given.pop(n) for n in self._positional if n in self._only and n in given]
-            return tuple(only), {**given, **extra}
+        self._refuse_taken(extra, DecodeError)
         filled = {**self.defaults, **given}
-        positional = [filled[n] for n in self._positional]
-        return (*positional, *spread), {n: given[n] for n in self._keyword if n in given} | extra
+        leading = self._positional if spread else self._only
+        named = {name: value for name, value in given.items() if name not in leading}
+        return (*(filled[name] for name in leading), *spread), {**named, **extra}
+
+    def _refuse_taken(self, extra: Mapping[str, Any], error: type[CodecError]) -> None:
+        """What is sent for ``**kwargs`` must not fill a parameter of its own, least of all a provided one."""
+        taken = sorted(self._taken.intersection(extra))
+        if taken:
+            raise error(f"{self.name}(): {taken[0]!r} is not one of its **{self._extra}")
 
 
 def _refuse_unfaithful(value: object, shape: shapes.Type, path: str) -> None:
     """Where nothing is said of a type, only what JSON gives back as it was may pass."""
+    if isinstance(shape, shapes.AnyType) and not _is_json(value):
+        raise EncodeError(
+            f"{path}: a {type(value).__qualname__} would not arrive as it was sent; "
+            "annotate the parameter with its type, or pass what JSON knows"
+        )
+    for step, part, inner in _typed_children(value, shape):
+        _refuse_unfaithful(part, inner, path + step)
+
+
+def _typed_children(value: object, shape: shapes.Type) -> Sequence[tuple[str, object, shapes.Type]]:
+    """The parts of a value, the step that leads to each, and what is said of its type."""
+    inner: Mapping[str, shapes.Type] = {}
     match shape:
         case shapes.AnyType():
-            if not _is_json(value):
-                raise EncodeError(
-                    f"{path}: a {type(value).__qualname__} would not arrive as it was sent; "
-                    "annotate the parameter with its type, or pass what JSON knows"
-                )
-            for step, part in children(value):
-                _refuse_unfaithful(part, shape, path + step)
+            return [(step, part, shape) for step, part in children(value)]
         case shapes.ListType() | shapes.SetType() | shapes.FrozenSetType() | shapes.VarTupleType():
-            for step, part in children(value):
-                _refuse_unfaithful(part, shape.item_type, path + step)
+            if isinstance(value, list | tuple | set | frozenset):
+                return [(step, part, shape.item_type) for step, part in children(cast("object", value))]
         case shapes.DictType():
-            for step, part in children(value):
-                _refuse_unfaithful(part, shape.value_type, path + step)
+            if isinstance(value, Mapping):
+                keys = dict.fromkeys(cast("Mapping[object, object]", value))
+                values = [(step, part, shape.value_type) for step, part in children(cast("object", value))]
+                return [("", keys, shape.key_type), *values]
+        case shapes.TupleType():
+            inner = {f"[{index}]": item for index, item in enumerate(shape.item_types)}
+        case shapes.NamedTupleType():
+            inner = {f"[{index}]": field.type for index, field in enumerate(shape.fields)}
+        case shapes.StructType() | shapes.DataclassType() | shapes.TypedDictType():
+            inner = {f".{field.name}": field.type for field in shape.fields}
+        case shapes.UnionType():
+            return [found for arm in shape.types for found in _typed_children(value, arm)]
         case _:
             pass
+    return [(step, part, inner[step]) for step, part in children(value) if step in inner]
 
 
 def _is_json(value: object) -> bool:
     if type(value) is dict:
         return all(type(key) is str for key in cast("dict[object, object]", value))
     return value is None or type(value) in (str, int, float, bool, list)
+
+
+def _refuse_not_finite(value: object, path: str) -> None:
+    if isinstance(value, float) and not isfinite(value):
+        raise EncodeError(f"{path}: {value} cannot be sent: it would arrive as None")
+    for step, part in children(value):
+        _refuse_not_finite(part, path + step)
 
 
 def _refuse_naive(value: object, path: str) -> None:

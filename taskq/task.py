@@ -23,15 +23,15 @@ from taskq.options import (
     Idempotence,
     Options,
     TaskOptions,
+    check_option,
     check_task,
     merge,
     refuse_unknown,
-    seconds,
 )
 from taskq.outcome import Policy
 from taskq.retry import Retry
 from taskq.signature import Signature
-from taskq.unique import derive_key
+from taskq.unique import check_names, derive_key
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,6 +80,8 @@ class Membership(Struct, frozen=True):
 class Home(Struct):
     """Where a task belongs; shared by all its variants, so that those made before know it, too."""
 
+    defaults: CallOptions
+    """What the app looks at when it opens."""
     member: Membership | None = None
 
 
@@ -108,6 +110,9 @@ class Task(Generic[P, R]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """A plain call, without a queue; a sync function runs in a thread."""
         function: Callable[P, Any] = self.definition.function
+        missing = [name for name in self.definition.dependencies if name not in kwargs]
+        if missing:
+            raise ConfigError(f"task {self.name}: {missing[0]!r} is provided to workers; pass it, or use run_inline()")
         if inspect.iscoroutinefunction(function):
             result: R = await function(*args, **kwargs)
             return result
@@ -141,9 +146,12 @@ class Task(Generic[P, R]):
         cannot do: before anything is sent.
         """
         merged = merge(self._options, options)
+        if "attempts" in options:
+            _refuse_retries(self.definition)
+        variant = Task[P, R](self.definition, merged, self._home)
         if self._home.member is not None:
-            self._home.member.client.check_call(self.definition, merged)
-        return Task(self.definition, merged, self._home)
+            variant._check(self._home.member)
+        return variant
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """An inert call for ``app.defer_many``. Raises EncodeError for arguments that do not fit."""
@@ -179,9 +187,19 @@ class Task(Generic[P, R]):
             raise ConfigError(f"task {self.name} belongs to no app yet: app.include() the collection it is in")
         return self._home.member
 
+    def _check(self, member: Membership) -> None:
+        check_names(self._options.unique, self.name, member.signature.names)
+        check_names(self._options.group, self.name, member.signature.names)
+        member.client.check_call(self.definition, self._options)
+
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
-        options, signature, codec = self._options, self._member.signature, self._member.codec
+        member = self._member
+        if self._options is not self._home.defaults:
+            # It may have been made before there was a broker to ask.
+            self._check(member)
+        options, signature, codec = self._options, member.signature, member.codec
         arguments = signature.bind(args, kwargs)
+        body = signature.encode(arguments)
         unique = group = None
         if options.unique is not False or options.group is not False:
             known = {**signature.defaults, **arguments}
@@ -190,7 +208,7 @@ class Task(Generic[P, R]):
         return Job(
             id=options.id or new_id(),
             task=self.name,
-            body=signature.encode(arguments),
+            body=body,
             queue=options.queue,
             priority=options.priority,
             delay=options.delay,
@@ -213,8 +231,10 @@ class Task(Generic[P, R]):
         keep = self.definition.keep if self.definition.keep is not None else keep
         if keep is None:
             keep = 0.0 if signature.returns in (None, type(None)) else 3600.0
-        self._home.member = Membership(client, codec, signature, codec.decoder(signature.returns), keep)
-        return self._home.member
+        member = Membership(client, codec, signature, codec.decoder(signature.returns), keep)
+        self._check(member)
+        self._home.member = member
+        return member
 
 
 def _headers(options: CallOptions) -> Mapping[str, str]:
@@ -275,7 +295,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
     if "id" in options or "tx" in options:
         raise ConfigError("id and tx belong to a single call: use task.options(...)")
     call = {name: value for name, value in options.items() if name in Options.__annotations__}
-    rest = {name: value for name, value in options.items() if name not in call}
+    rest = {name: check_option(name, value) for name, value in options.items() if name not in call}
     is_async = inspect.iscoroutinefunction(function)
     executor: Executor = rest.get("executor", "loop" if is_async else "thread")
     if (executor == "loop") != is_async:
@@ -284,25 +304,30 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         )
     if executor == "process" and rest.get("transaction"):
         raise ConfigError(f"{function.__qualname__}(): a transaction cannot be handed to another process")
-    retry = rest.get("retry", Retry())
     policy = Policy(
-        retry=Retry(retry) if isinstance(retry, int) else retry,
+        retry=rest.get("retry", Retry()),
         guarantee=rest.get("delivery", "at_least_once"),
         max_losses=rest.get("max_losses", 3),
     )
-    if policy.guarantee == "at_most_once" and ("retry" in rest or "attempts" in call):
-        raise ConfigError(f"{function.__qualname__}(): a task that runs at most once cannot be retried; drop retry=")
     definition = Definition(
-        name=check_task(rest.get("name") or f"{function.__module__}.{function.__qualname__}"),
+        name=rest.get("name") or check_task(f"{function.__module__}.{function.__qualname__}"),
         function=function,
         policy=policy,
-        keep=seconds(rest["keep"], "keep") if "keep" in rest else None,
-        keep_dead=seconds(rest["keep_dead"], "keep_dead") if "keep_dead" in rest else None,
-        timeout=seconds(call.pop("timeout"), "timeout") if "timeout" in call else None,
+        keep=rest.get("keep"),
+        keep_dead=rest.get("keep_dead"),
+        timeout=check_option("timeout", call.pop("timeout")) if "timeout" in call else None,
         idempotent=rest.get("idempotent"),
         executor=executor,
-        transaction=bool(rest.get("transaction", False)),
-        middleware=tuple(rest.get("middleware", ())),
+        transaction=rest.get("transaction", False),
+        middleware=rest.get("middleware", ()),
         dependencies=dependencies_of(function),
     )
-    return Task(definition, merge(CallOptions(), call), Home())
+    if "retry" in rest or "attempts" in call:
+        _refuse_retries(definition)
+    defaults = merge(CallOptions(), call)
+    return Task(definition, defaults, Home(defaults))
+
+
+def _refuse_retries(definition: Definition) -> None:
+    if definition.policy.guarantee == "at_most_once":
+        raise ConfigError(f"task {definition.name} runs at most once and cannot be retried: drop retry= and attempts=")

@@ -1,7 +1,7 @@
 """Keys derived from a call's arguments. Pure."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from taskq.codec import Codec
@@ -11,20 +11,24 @@ KeySpec = bool | str | tuple[str, ...]
 """True: all arguments; names: these arguments; a string: this very key; False: none."""
 
 
+def check_names(spec: KeySpec, task: str, names: Collection[str]) -> None:
+    """Raises ConfigError for a key made of what the task does not take."""
+    for name in spec if isinstance(spec, tuple) else ():
+        if name not in names:
+            known = ", ".join(sorted(names)) or "it has none"
+            raise ConfigError(f"task {task}: a key is to be made of {name!r}, which is none of its arguments ({known})")
+
+
 def derive_key(spec: KeySpec, task: str, arguments: Mapping[str, Any], codec: Codec) -> str | None:
     """The key of a call whose ``arguments`` include the defaults, or None without one.
 
     Equal arguments give equal keys however they were passed; keys of different tasks differ unless the spec is a
-    string, which is taken as it is. Raises ConfigError for a name the task does not have.
+    string, which is taken as it is. Raises EncodeError for a default that cannot be sent.
     """
     if isinstance(spec, str):
         return spec
     if spec is False:
         return None
     if isinstance(spec, tuple):
-        missing = [name for name in spec if name not in arguments]
-        if missing:
-            raise ConfigError(f"task {task}: a key is to be made of {missing[0]!r}, which is none of its arguments")
         arguments = {name: arguments[name] for name in spec}
-    canonical = codec.encode_canonical([task, dict(sorted(arguments.items()))])
-    return f"{task}:{hashlib.sha256(canonical).hexdigest()}"
+    return f"{task}:{hashlib.sha256(codec.encode_canonical(arguments)).hexdigest()}"

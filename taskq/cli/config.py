@@ -29,7 +29,7 @@ def config(target: str | None, as_json: bool) -> None:
             write_json({"setting": name, "value": value, "source": found.sources[name]})
     else:
         rows = [(name, _text(value), found.sources[name]) for name, value in settings.items()]
-        write_table(("setting", "value", "from"), rows)
+        write_table(("setting", "value", "from"), rows, widest=1000)
 
 
 def _text(value: object) -> str:

@@ -31,7 +31,7 @@ def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
             _show(record)
     elif ended is not None:
         if as_json:
-            write_json({"id": id, "queue": queue, "state": "gone", **msgspec.to_builtins(ended)})
+            write_json({"id": id, "queue": queue, "state": "gone", **msgspec.structs.asdict(ended)})
         else:
             _write([("id", id), ("state", f"gone, {ended.end}"), ("value", bytes(ended.value).decode())])
             _write_errors(ended.reason, ended.errors)

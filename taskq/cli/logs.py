@@ -1,14 +1,15 @@
 """What a worker writes down: one line an event, as text or JSON, on stderr."""
 
+import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 import click
-import msgspec
 
 from taskq.errors import Signal
 from taskq.events import (
@@ -103,7 +104,9 @@ def line_of(event: Event) -> Line:
         case JobFinished():
             return _ENDS.get(event.end, logging.INFO), f"{event.task} ended: {event.end}", _told(event.error)
         case JobAgain():
-            level = logging.WARNING if event.counted or event.error is None else logging.INFO
+            # What is given back at once, uncounted, or snoozed by its handler, is no trouble.
+            trouble = event.counted or (event.error is None and event.after > 0)
+            level = logging.WARNING if trouble else logging.INFO
             return level, f"{event.task} runs again in {event.after:.1f} s: {event.reason}", _told(event.error)
         case SettlementRefused():
             return logging.WARNING, f"{event.task} ended too late: its lease was over and the job fetched again", None
@@ -177,10 +180,11 @@ def as_json(record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[0] is not None:
         line["error"] = {
             "type": record.exc_info[0].__qualname__,
-            "message": str(record.exc_info[1]),
+            "message": "".join(traceback.format_exception_only(record.exc_info[1])).strip(),
             "traceback": _traceback(record).lstrip("\n"),
         }
-    return msgspec.json.encode(line, enc_hook=str).decode()
+    # The standard library's: what others put into a record may be what msgspec refuses, a half surrogate pair, say.
+    return json.dumps(line, default=repr)
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -42,9 +42,9 @@ def write_json(value: object) -> None:
     click.echo(msgspec.json.encode(value))
 
 
-def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table with a line of titles."""
-    cells = [[one_line(str(value)) for value in row] for row in rows]
+def write_table(titles: Sequence[str], rows: Iterable[Sequence[object]], widest: int = WIDEST) -> None:
+    """A table with a line of titles; longer cells are cut."""
+    cells = [[one_line(str(value), widest) for value in row] for row in rows]
     if sys.stdout.isatty():
         _draw(titles, cells)
         return

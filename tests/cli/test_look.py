@@ -1,0 +1,160 @@
+"""``taskq stats``, ``jobs``, ``job``, ``check``, ``config``, ``demo``: what there is to see."""
+
+import json
+from importlib.metadata import version
+
+import pytest
+
+from tests.cli.shell import Shell, job
+
+
+def test_stats_counts_the_jobs_of_each_queue(shell: Shell) -> None:
+    assert shell.run("stats").out == "No queue holds a job.\n"
+    shell.bury(job("dead", "bad"))
+    shell.enqueue(job("1"), job("2"), job("later", "news", delay=3600.0))
+    counted = {queue["queue"]: (queue["ready"], queue["later"], queue["dead"]) for queue in shell.json("stats")}
+    assert counted == {"mail": (2, 0, 0), "news": (0, 1, 0), "bad": (0, 0, 1)}
+    assert [queue["queue"] for queue in shell.json("stats", "mail", "none")] == ["mail", "none"]
+    titles, *rows = shell.run("stats").out.splitlines()
+    assert titles.split() == ["queue", "ready", "leased", "later", "dead", "oldest"]
+    assert [row.split()[:5] for row in rows if row.startswith("news")] == [["news", "0", "0", "1", "0"]]
+
+
+def test_a_table_on_a_terminal_has_colours(shell: Shell) -> None:
+    shell.enqueue(job("1"))
+    printed = shell.on_terminal("jobs", "mail")
+    assert "\x1b[36mready" in printed
+    assert "\x1b[" not in shell.run("jobs", "mail").out
+
+
+def test_jobs_lists_a_queue_by_state_and_goes_on_behind_an_id(shell: Shell) -> None:
+    shell.bury(job("0"))
+    shell.enqueue(job("1"), job("2"), job("3"), job("later", delay=3600.0))
+    assert [(each["id"], each["state"]) for each in shell.json("jobs", "mail")] == [
+        ("later", "later"),
+        ("1", "ready"),
+        ("2", "ready"),
+        ("3", "ready"),
+        ("0", "dead"),
+    ]
+    listed = shell.json("jobs", "mail", "--state", "ready", "--after", "1", "--limit", "1")
+    assert [each["id"] for each in listed] == ["2"]
+    assert shell.run("jobs", "none", "--state", "ready").out == "Queue 'none' holds no ready jobs.\n"
+    assert "give --state, too" in shell.run("jobs", "mail", "--after", "1", code=2).err
+
+
+def test_a_job_is_shown_with_its_arguments_and_errors(shell: Shell) -> None:
+    shell.bury(job("1", tenant="acme"), error="OSError: disk\x1b[31m full")
+    (shown,) = shell.json("job", "1")
+    assert (shown["state"], shown["end"], shown["tenant"]) == ("dead", "failed", "acme")
+    assert shown["errors"][0]["type"] == "OSError"
+    text = shell.run("job", "1").out
+    assert 'arguments     {"to":"ada"}' in text
+    assert "OSError: disk [31m full [print-of-OSError]" in text
+
+
+def test_an_ended_job_is_shown_as_long_as_its_outcome_is_kept(shell: Shell) -> None:
+    shell.enqueue(job("1"))
+    shell.run("worker", "shop", "--until-idle")
+    (shown,) = shell.json("job", "1", "--queue", "mail")
+    assert (shown["state"], shown["end"], shown["value"]) == ("gone", "returned", "1 to ada")
+    assert "gone, returned" in shell.run("job", "1", "--queue", "mail").out
+    assert "there is no job '1'" in shell.run("job", "1", code=1).err
+
+
+def test_a_body_of_another_kind_is_shown_as_text(shell: Shell) -> None:
+    shell.enqueue(job("1", body=b"\xff<xml/>"))
+    assert shell.json("job", "1")[0]["args"] == "\ufffd<xml/>"
+
+
+def test_check_tells_what_to_know_of_an_app_and_fails_under_strict(shell: Shell) -> None:
+    ran = shell.run("check", "shop:app")
+    assert ran.out.startswith("warning: shop.fail: it may run more than once")
+    assert ran.out.endswith("3 tasks, 0 errors, 1 warnings; a deferred job survives a crash of the machine\n")
+    (finding,) = shell.json("check", "shop:app", "--strict", "--offline", code=1)
+    assert (finding["task"], finding["level"]) == ("shop.fail", "error")
+
+
+def test_check_tells_what_a_deferred_job_survives(shell: Shell) -> None:
+    (shell.directory / "brief.py").write_text('from taskq import App\napp = App("memory://")\n')
+    assert shell.run("check", "brief").out == "0 tasks, 0 errors, 0 warnings; jobs live in this process alone\n"
+
+
+def test_config_tells_each_value_and_where_it_came_from(shell: Shell) -> None:
+    (shell.directory / "taskq.toml").write_text("slots = 7\n")
+    found = {line["setting"]: (line["value"], line["source"]) for line in shell.json("config")}
+    assert found["slots"] == (7, "taskq.toml")
+    assert found["url"] == (shell.url, "environment")
+    assert found["lease"] == (30.0, "default")
+    assert shell.run("config", "shop").out.splitlines()[1].split() == ["url", shell.url, "App(...)"]
+
+
+def test_config_shows_no_password(shell: Shell) -> None:
+    ran = shell.run("config", TASKQ_URL="redis://user:secret@host/0")
+    assert "redis://user:***@host/0" in ran.out
+    assert "secret" not in ran.out
+
+
+def test_demo_ends_every_job_by_itself(shell: Shell) -> None:
+    (counts,) = shell.json("demo")
+    assert counts["ended"] == 200 == counts["returned"] + counts["failed"]
+    assert counts["retries"] > 0
+    assert counts["failed"] > 0
+
+
+def test_demo_draws_its_queues_on_a_terminal_and_tells_how_to_go_on(shell: Shell) -> None:
+    printed = shell.on_terminal("demo")
+    assert "█" in printed
+    assert "taskq worker shop:app" in printed
+
+
+def test_version_is_that_of_the_package(shell: Shell) -> None:
+    assert shell.run("--version").out == f"taskq {version('taskq-async')}\n"
+
+
+def test_help_documents_the_exit_codes(shell: Shell) -> None:
+    assert "3    the broker cannot be reached" in shell.run("--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["worker", "nosuch:app"], 2, "there is no module 'nosuch'"),
+        (["worker", "shop:nosuch"], 2, "module 'shop': no 'nosuch' (apps in it: shop:app)"),
+        (["worker", "shop:send"], 2, "'send' is no taskq.App but Task (apps in it: shop:app)"),
+        (["worker", "shop.py:"], 2, "there is no module 'shop.py'"),
+        (["worker", "./shop.py"], 2, "names no app: write MODULE:app"),
+        (["worker", "shop", "--slots", "0"], 2, "0 is not in the range x>=1"),
+        (["worker", "shop", "--queues", "a,,b"], 2, "queue name ''"),
+        (["worker"], 2, "Missing argument 'MODULE:app'"),
+        (["stats", "--url", "nosuch://host"], 2, "no backend answers to nosuch://"),
+        (["stats", "--url", "sqlite:////no/such/directory/queue.db"], 1, "the file cannot be opened"),
+        (["stats", "--nosuch"], 2, "No such option"),
+        (["pause", "a b"], 2, "queue name 'a b'"),
+        (["nosuch"], 2, "No such command 'nosuch'"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(shell: Shell, arguments: list[str], code: int, words: str) -> None:
+    ran = shell.run(*arguments, code=code)
+    assert words in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_setting_that_makes_no_sense_is_told_in_a_line(shell: Shell) -> None:
+    ran = shell.run("worker", "shop", code=2, TASKQ_SLOTS="many")
+    assert "setting 'slots' (environment)" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_broken_module_is_shown_with_its_own_traceback(shell: Shell) -> None:
+    (shell.directory / "broken.py").write_text("import shop\n1 / 0\n")
+    ran = shell.run("check", "broken", code=2)
+    assert ran.err.startswith("taskq: importing broken failed\nTraceback")
+    assert "line 2, in <module>\n    1 / 0" in ran.err
+    assert "taskq/cli" not in ran.err
+
+
+def test_json_of_every_list_is_an_object_a_line(shell: Shell) -> None:
+    shell.enqueue(job("1"), job("2"))
+    printed = shell.run("jobs", "mail", "--json").out
+    assert [json.loads(line)["id"] for line in printed.splitlines()] == ["1", "2"]

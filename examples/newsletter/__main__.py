@@ -34,6 +34,7 @@ PROVIDER = (sys.executable, "-m", "examples.newsletter.mail")
 WORKER = (sys.executable, "-m", "taskq.cli", "worker", "examples.newsletter.app:app")
 
 LOG = Path("children.log")
+LIBC = ctypes.CDLL(None)
 
 BY_HAND = """
 Play with it by hand, in three terminals:
@@ -172,9 +173,10 @@ def running(command: Sequence[str]) -> Generator["subprocess.Popen[str]"]:
 
 
 def _end_with_parent() -> None:
+    # Between fork and exec of a process with threads nothing may be loaded any more, so LIBC was before.
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 async def main() -> bool:
@@ -196,8 +198,8 @@ async def main() -> bool:
 
 
 if __name__ == "__main__":
-    # Children import this package from where we are, and work where the files are to be.
-    os.environ["PYTHONPATH"] = str(Path.cwd())
+    # Children import what this process does, but work in another directory.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     os.environ["MAIL_PORT"] = "0"
     with tempfile.TemporaryDirectory(prefix="newsletter-") as directory, chdir(directory):
         try:

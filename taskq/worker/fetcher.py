@@ -19,8 +19,8 @@ WAIT = 1.0
 class Fetcher:
     """Keeps the slots full, and holds no more than the slots and one refill.
 
-    The refill is what the slots finish during one round trip: none when jobs are long, so that an urgent job is never
-    behind more than that.
+    The refill is what the slots finish during two round trips, a fetch and a settle: none when jobs are long, so that
+    an urgent job is never behind more than that.
     """
 
     def __init__(
@@ -139,5 +139,6 @@ class Fetcher:
         elapsed = now - self._asked_at
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
-            self._refill += 0.2 * (rate * (now - began) - self._refill)
+            # Twice: a place is taken while its job is fetched, and again while it is settled.
+            self._refill += 0.2 * (2 * rate * (now - began) - self._refill)
         self._ended, self._asked_at = self._slots.ended, now

@@ -73,6 +73,11 @@ class Control:
         self._look_now = anyio.Event()
         self.paused: Paused = {}
 
+    async def look(self) -> None:
+        """Find out what is paused: before the first fetch, or a worker started during a pause would break it."""
+        if self._backend.store is not None:
+            await self._refresh(self._backend.store)
+
     async def run(self) -> None:
         """Listen and look until cancelled."""
         async with anyio.create_task_group() as group:

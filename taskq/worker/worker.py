@@ -134,6 +134,7 @@ class Worker:
                 beside.start_soon(self._control.run)
                 # The very first job may be one that blocks the loop.
                 await self._leases.begun.wait()
+                await self._control.look()
                 await self._work()
             finally:
                 self._slots.close()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import anyio
+from msgspec.structs import replace
 
 from taskq import App
 from taskq.events import Event
@@ -49,5 +50,5 @@ async def steal(app: App, worker: Worker) -> Delivery:
 
 def a_delivery(name: str = "a", **fields: Any) -> Delivery:
     job = Job(id=name, task="task", body=b'{"v":1,"args":{}}')
-    defaults: dict[str, Any] = {"job": job, "attempt": 1, "losses": 0, "fence": 1, "receipt": f"r-{name}"}
-    return Delivery(**{**defaults, "now": 0.0, "due": 0.0, **fields})
+    delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt=f"r-{name}", now=0.0, due=0.0)
+    return replace(delivery, **fields)

@@ -1,14 +1,16 @@
 """What handlers get besides the arguments of the call: opened once per app, worker or job, closed in reverse."""
 
 import inspect
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast, overload
 
 import anyio
 from msgspec import Struct
 
 from taskq.errors import ConfigError
+
+T = TypeVar("T")
 
 Scope = Literal["app", "worker", "job"]
 Provider = Callable[..., Any]
@@ -24,6 +26,14 @@ class Dependency(Struct, frozen=True):
     scope: Scope
 
 
+@overload
+def Depends(provider: Callable[..., AsyncIterator[T]], *, scope: Scope = "app") -> T: ...
+@overload
+def Depends(provider: Callable[..., AbstractAsyncContextManager[T]], *, scope: Scope = "app") -> T: ...
+@overload
+def Depends(provider: Callable[..., Awaitable[T]], *, scope: Scope = "app") -> T: ...
+@overload
+def Depends(provider: Callable[..., T], *, scope: Scope = "app") -> T: ...
 def Depends(provider: Provider, *, scope: Scope = "app") -> Any:  # noqa: N802 - reads as part of a signature
     """``pool: Pool = Depends(get_pool)``: a keyword-only parameter that is not part of the call.
 

@@ -1,0 +1,92 @@
+"""Options of tasks and calls: known names, and values of their types.
+
+A line with ``# E`` must be an error to every type checker, and no other line may be one.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, assert_type
+
+from taskq import App, Current, JobHandle, Retry, Tasks
+from taskq.middleware import Handler
+
+app = App("memory://")
+tasks = Tasks()
+
+
+async def layer(current: Current, proceed: Handler) -> Any:
+    return await proceed(current)
+
+
+@app.task(
+    name="send",
+    queue="mail",
+    priority=1,
+    retry=Retry(5),
+    timeout=timedelta(seconds=30),
+    delivery="at_least_once",
+    idempotent="guarded",
+    keep=60,
+    max_losses=2,
+    middleware=[layer],
+    unique=("to",),
+    on_conflict="replace",
+    unique_until=timedelta(hours=1),
+)
+async def send(to: str) -> int:
+    return len(to)
+
+
+async def options_of_a_call() -> None:
+    variant = send.options(delay=timedelta(hours=2), unique="welcome:42", priority=3, headers={"a": "b"})
+    assert_type(await variant.defer("a@example.org"), JobHandle[int])
+    send.options(run_at=datetime.now(UTC), on_conflict="raise", unique_until="start", group="a", group_limit=2)
+    send.options(id="one", attempts=3, timeout=1.5, expires_in=60, tenant="t", tx=object())
+    await variant.defer(5)  # E
+    send.options(dely=5)  # E
+    send.options(retry=Retry(3))  # E
+    send.options(keep=5)  # E
+    send.options(delay="5")  # E
+    send.options(delay=None)  # E
+    send.options(run_at=1e9)  # E
+    send.options(priority=1.5)  # E
+    send.options(queue=5)  # E
+    send.options(unique=5)  # E
+    send.options(on_conflict="ignore")  # E
+    send.options(unique_until="never")  # E
+    send.options(group_limit="2")  # E
+    send.options(headers={"a": 1})  # E
+    send.options("mail")  # E
+
+
+@app.task(quee="mail")  # E
+async def unknown_option() -> None: ...
+
+
+@app.task(delivery="exactly_once")  # E
+async def unknown_guarantee() -> None: ...
+
+
+@app.task(executor="fiber")  # E
+def unknown_executor() -> None: ...
+
+
+@app.task(idempotent="yes")  # E
+async def unknown_idempotence() -> None: ...
+
+
+@tasks.task(timeout="30")  # E
+async def wrong_time() -> None: ...
+
+
+@tasks.task(retry="often")  # E
+async def wrong_retry() -> None: ...
+
+
+@tasks.task(middleware=[len])  # E
+async def wrong_middleware() -> None: ...
+
+
+Retry(attempts="5")  # E
+Retry(on=ValueError)  # E
+Retry(curve=lambda _attempt: 5.0)  # E
+Retry(decide=lambda _error, _attempt: True)  # E

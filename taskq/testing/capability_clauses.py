@@ -16,6 +16,7 @@ from taskq.testing.deployment import (
     a_job,
     ack,
     add,
+    all_waiting,
     names,
     nothing,
     part,
@@ -80,7 +81,7 @@ class CapabilityClauses:
             async with anyio.create_task_group() as tasks:
                 for name in ("acked", "acked", "dead"):
                     tasks.start_soon(wait, name)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(other)
                 for delivery in await take(backend.broker, queue, 2):
                     dead = names([delivery]) == ["dead"]
                     receipt = delivery.receipt
@@ -146,7 +147,7 @@ class CapabilityClauses:
         await backend.broker.settle([DeadLetter((await take_one(backend.broker, queue)).receipt, b"no")])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take, other.broker, queue)
-            await anyio.wait_all_tasks_blocked()
+            await all_waiting(other)
             await admin.revive([ref(a_job(queue))])
 
     async def test_c_s4_reviving_answers_a_conflict_when_the_key_is_held(self, backend: Backend, queue: str) -> None:
@@ -202,7 +203,7 @@ class CapabilityClauses:
         await add(backend.broker, a_job(queue, delay=LONG))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take, other.broker, queue)
-            await anyio.wait_all_tasks_blocked()
+            await all_waiting(other)
             await admin.cancel([ref(a_job(queue))])
 
     async def test_c_x2_a_dead_letter_cannot_be_cancelled(self, backend: Backend, queue: str) -> None:

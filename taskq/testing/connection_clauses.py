@@ -20,6 +20,7 @@ from taskq.testing.deployment import (
     a_job,
     ack,
     add,
+    all_waiting,
     names,
     nothing,
     ref,
@@ -95,7 +96,7 @@ class ConnectionClauses:
             async with anyio.create_task_group() as tasks, deployment.open() as connection:
                 for _ in range(3):
                     tasks.start_soon(wait, connection)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(connection)
         assert ended == 3
 
     async def test_c_a4_nothing_outlives_its_job(self, deployment: Deployment, queue: str) -> None:

@@ -98,6 +98,15 @@ async def pass_lease(broker: Broker, queue: str) -> None:
     await ack(broker, await take_one(broker, witness))
 
 
+async def all_waiting(backend: Backend) -> None:
+    """Return when every call begun before is under way and waits."""
+    await anyio.wait_all_tasks_blocked()
+    # A call may still be on its way to the server; a few round trips on the same connection come after it.
+    for _ in range(3):
+        await backend.broker.fetch(["all-waiting"], 1, lease=SHORT, wait=0)
+    await anyio.wait_all_tasks_blocked()
+
+
 def needs(broker: Broker, trait: str) -> None:
     """Skip a test of a promise that this broker does not make."""
     if not getattr(broker.traits, trait):

@@ -16,6 +16,7 @@ from taskq.testing.deployment import (
     a_job,
     ack,
     add,
+    all_waiting,
     names,
     needs,
     nothing,
@@ -257,7 +258,7 @@ class FetchClauses:
         with anyio.fail_after(SOON):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(backend)
                 await add(other.broker, a_job(queue))
         assert names(got) == ["a"]
 
@@ -279,7 +280,7 @@ class FetchClauses:
         with anyio.fail_after(SOON):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(other)
                 await backend.broker.settle([Nack(delivery.receipt, 0)])
         assert names(got) == ["a"]
 
@@ -296,7 +297,7 @@ class FetchClauses:
         with anyio.fail_after(SOON):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(other)
                 assert list(await backend.broker.extend([delivery.receipt], SHORT)) == [Lease.HELD]
         assert names(got) == ["a"]
 
@@ -310,7 +311,8 @@ class FetchClauses:
             async with anyio.create_task_group() as tasks:
                 for n in range(6):
                     tasks.start_soon(wait, (backend, other)[n % 2])
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(backend)
+                await all_waiting(other)
                 await add(backend.broker, *(a_job(queue, str(n)) for n in range(6)))
         assert sorted(got) == ["0", "1", "2", "3", "4", "5"]
 

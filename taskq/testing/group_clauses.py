@@ -13,6 +13,7 @@ from taskq.testing.deployment import (
     a_job,
     ack,
     add,
+    all_waiting,
     names,
     needs,
     nothing,
@@ -167,7 +168,7 @@ class GroupClauses:
         with anyio.fail_after(SOON):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
-                await anyio.wait_all_tasks_blocked()
+                await all_waiting(other)
                 await ack(backend.broker, first)
         assert names(got) == ["b"]
 

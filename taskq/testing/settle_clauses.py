@@ -15,6 +15,7 @@ from taskq.testing.deployment import (
     a_job,
     ack,
     add,
+    all_waiting,
     names,
     needs,
     nothing,
@@ -194,5 +195,5 @@ class SettleClauses:
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(take, backend.broker, queue)
-            await anyio.wait_all_tasks_blocked()
+            await all_waiting(backend)
             assert list(await to_thread.run_sync(anyio.run, extend)) == [Lease.HELD]

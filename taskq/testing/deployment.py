@@ -45,6 +45,7 @@ def a_job(queue: str, name: str = "a", **fields: Any) -> Job:
 
 
 def ref(job: Job) -> JobRef:
+    """Where this job is to be found."""
     return JobRef(job.queue, job.id)
 
 
@@ -69,6 +70,7 @@ async def take(broker: Broker, queue: str, count: int = 1, *, lease: float = LON
 
 
 async def take_one(broker: Broker, queue: str, *, lease: float = LONG) -> Delivery:
+    """The one job that is due, leased."""
     return (await take(broker, queue, lease=lease))[0]
 
 

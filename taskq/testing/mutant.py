@@ -35,6 +35,7 @@ class Mutant(Struct, frozen=True, kw_only=True):
 
 
 def clause_of(test: str) -> str:
+    """The clause that a test's name begins with, or the first word of one that names none."""
     _, first, second, *_ = test.split("_")
     return f"C-{second.upper()}" if first == "c" else first
 

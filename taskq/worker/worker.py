@@ -58,6 +58,8 @@ class Worker:
         self._held: dict[str, Run] = {}
         self._changed = asyncio.Event()
         self._abandoned = False
+        self._grace = anyio.CancelScope()
+        """How long what runs at a drain may go on."""
         self._contact = Contact(events)
         self._slots = Slots(
             options.slots,
@@ -121,7 +123,25 @@ class Worker:
         self._fetcher.quiet(quiet)
 
     async def run(self) -> None:
-        """Work until drained, or until the options' end. Raises nothing of what jobs or the broker do."""
+        """Work until drained, or until the options' end. Raises nothing of what jobs or the broker do.
+
+        Cancelling drains, too, with no grace: what runs is cancelled, and its end awaited and settled.
+        """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._drain_when_cancelled)
+            # Or the line would fall apart under jobs that run on, in tasks of their own, with nobody to extend them.
+            with anyio.CancelScope(shield=True):
+                await self._run()
+            group.cancel_scope.cancel()
+
+    async def _drain_when_cancelled(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.drain()
+            self._grace.cancel()
+
+    async def _run(self) -> None:
         self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))
         async with anyio.create_task_group() as beside:
             try:
@@ -163,7 +183,8 @@ class Worker:
         for run in self.running:
             if run.current is not None:
                 run.current.stopping = True
-        with anyio.move_on_after(self._options.grace):
+        with self._grace:
+            self._grace.deadline = anyio.current_time() + self._options.grace
             await self._until_nothing_runs()
         self._slots.cancel(self.running, Interrupted())
         await self._until_nothing_runs()

@@ -1,0 +1,156 @@
+"""What an end brings about: exactly once in effect, whatever dies between the effect and the settlement."""
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from taskq import App, Death
+from taskq.broker import Backend
+from taskq.connect import connect
+from taskq.errors import BrokerUnavailable, ConfigError
+from taskq.job import DeadLetter, Job, Settlement
+from taskq.outcome import FollowUp, Policy, Raised, decide
+from taskq.worker.effects import Effects
+from taskq.worker.runner import Run
+
+pytestmark = pytest.mark.anyio
+
+
+def app_with_a_grave() -> tuple[App, list[Death]]:
+    app = App("memory://", on_dead="bury")
+    buried: list[Death] = []
+
+    @app.task(name="bury")
+    async def bury(death: Death) -> None:
+        buried.append(death)
+
+    @app.task(name="fail", retry=1)
+    async def fail(number: int) -> None:
+        raise ValueError(f"number {number}")
+
+    return app, buried
+
+
+async def test_a_dead_letter_is_told_to_the_task_that_asked_for_it() -> None:
+    app, buried = app_with_a_grave()
+    async with app:
+        job = await app.find_task("fail").defer(3)
+        await app.run_worker(until="idle")
+    (death,) = buried
+    assert (death.id, death.task, death.end, death.attempts) == (job.id, "fail", "failed", 1)
+    assert death.error is not None
+    assert death.error.message == "number 3"
+
+
+async def test_a_dead_follow_up_is_followed_by_nothing() -> None:
+    app = App("memory://", on_dead="bury")
+    runs: list[str] = []
+
+    @app.task(name="bury", retry=1)
+    async def bury(death: Death) -> None:
+        runs.append(death.id)
+        raise ValueError("the ground is frozen")
+
+    @app.task(name="fail", retry=1)
+    async def fail() -> None:
+        raise ValueError
+
+    async with app:
+        await fail.defer()
+        await app.run_worker(until="idle")
+    assert len(runs) == 1
+
+
+async def test_an_app_whose_follow_up_does_not_take_a_death_does_not_open() -> None:
+    app = App("memory://", on_dead="count")
+
+    @app.task(name="count")
+    async def count(number: int) -> None: ...
+
+    with pytest.raises(ConfigError, match="one argument of type Death"):
+        async with app:
+            pass
+
+
+async def test_what_an_app_takes_out_of_errors_is_not_stored() -> None:
+    app = App("memory://", redact=lambda text: text.replace("hunter2", "…"))
+
+    @app.task(name="login", retry=1)
+    async def login(password: str) -> None:
+        raise ValueError(f"wrong password {password}")
+
+    async with app:
+        job = await login.defer("hunter2")
+        await app.run_worker(until="idle")
+        ended = await job.outcome()
+        record = await app.lookup(job.ref)
+    assert record is not None
+    assert b"hunter2" not in (record.outcome or b"")
+    assert ended.errors[-1].message == "wrong password …"
+
+
+class Cut:
+    """A broker whose settlements of dead letters are cut off before they arrive, so many times."""
+
+    def __init__(self, backend: Backend, times: int) -> None:
+        self._inner = backend.broker
+        self.traits = self._inner.traits
+        self.enqueue, self.fetch, self.extend = self._inner.enqueue, self._inner.fetch, self._inner.extend
+        self.times = times
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        if self.times and any(isinstance(settlement, DeadLetter) for settlement in settlements):
+            self.times -= 1
+            raise BrokerUnavailable("cut off")
+        return await self._inner.settle(settlements)
+
+
+async def test_an_end_that_was_written_down_is_the_one_that_counts() -> None:
+    policy = Policy(
+        retry=msgspec.structs.replace(Policy().retry, attempts=1), on_dead=FollowUp("bury", "graves", "death")
+    )
+    async with connect("memory://") as backend:
+        effects = Effects(backend)
+        await backend.broker.enqueue([Job(id="j", task="fail", body=b"{}")])
+        (first,) = await backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
+        run = Run(first, policy)
+        await effects.carry_out([(run, decide(Raised(ValueError("first")), first, policy, chance=0.0))])
+        # The worker dies here: the effect is done, the settlement never sent.
+        (second,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        again = Run(second, policy)
+        recalled = await effects.find(again)
+        assert recalled is not None
+        other = decide(Raised(ValueError("second")), second, policy, chance=0.0)
+        ((_, counting),) = await effects.carry_out([(again, other)])
+        assert counting == recalled
+        assert await backend.broker.settle([counting.settlement]) == [True]
+        graves = await backend.broker.fetch(["graves"], 10, lease=30, wait=0)
+        assert [delivery.job.id for delivery in graves] == ["j.dead"]
+        assert b"first" in graves[0].job.body
+
+
+async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:
+    app, buried = app_with_a_grave()
+    async with app:
+        job = await app.find_task("fail").defer(1)
+        await app.run_worker(until="idle")
+        # Its job's worker died after the effect and the effect is repeated, when the follow-up is gone already.
+        death = buried[0]
+        body = msgspec.json.encode({"v": 1, "args": {"death": death}})
+        follow_up = Job(id=f"{job.id}.dead", task="bury", body=body, headers={"taskq-follows": job.id})
+        await app.enqueue(follow_up)
+        await app.run_worker(until="idle")
+    assert len(buried) == 1
+
+
+async def test_a_settlement_that_is_cut_off_repeats_no_effect() -> None:
+    app, buried = app_with_a_grave()
+    async with app:
+        live = next(iter(app._lives.values()))
+        cut = Cut(live.backend, times=2)
+        app._lives[live.loop] = msgspec.structs.replace(live, backend=msgspec.structs.replace(live.backend, broker=cut))
+        await app.find_task("fail").defer(1)
+        await app.run_worker(until="idle")
+    assert len(buried) == 1
+    assert cut.times == 0

@@ -17,8 +17,11 @@ from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 from taskq.store import Entry, Store
 from taskq.testing.deployment import Deployment, part
 
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds after which a clause that hangs on a mutant has failed; far more than it needs on a sound backend."""
+
+
+Change = Callable[[Backend], Backend]
 
 
 class Mutant(Struct, frozen=True, kw_only=True):
@@ -26,7 +29,7 @@ class Mutant(Struct, frozen=True, kw_only=True):
 
     name: str
     test: str
-    change: Callable[[Backend], Backend]
+    change: Change
 
     @property
     def clause(self) -> str:
@@ -83,6 +86,49 @@ class TwistedBroker:
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
         return await (self._extend(self._real, receipts, lease) if self._extend else self._real.extend(receipts, lease))
+
+
+def verbs(
+    *,
+    enqueue: Enqueue | None = None,
+    fetch: Fetch | None = None,
+    settle: Settle | None = None,
+    extend: Extend | None = None,
+) -> Change:
+    """These verbs are exchanged."""
+
+    def change(backend: Backend) -> Backend:
+        broker = TwistedBroker(backend.broker, enqueue=enqueue, fetch=fetch, settle=settle, extend=extend)
+        return replace(backend, broker=broker)
+
+    return change
+
+
+def jobs(change: Callable[[Job], Job]) -> Change:
+    """Every job is changed on its way in."""
+
+    async def enqueue(real: Broker, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        return await real.enqueue([change(job) for job in jobs])
+
+    return verbs(enqueue=enqueue)
+
+
+def deliveries(change: Callable[[Delivery], Delivery]) -> Change:
+    """Every delivery is changed on its way out."""
+
+    async def fetch(real: Broker, queues: Sequence[str], limit: int, lease: float, wait: float) -> Sequence[Delivery]:
+        return [change(delivery) for delivery in await real.fetch(queues, limit, lease=lease, wait=wait)]
+
+    return verbs(fetch=fetch)
+
+
+def settlements(change: Callable[[Settlement], Settlement]) -> Change:
+    """Every settlement is changed on its way in."""
+
+    async def settle(real: Broker, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        return await real.settle([change(settlement) for settlement in settlements])
+
+    return verbs(settle=settle)
 
 
 Get = Callable[[Store, str], Awaitable[Entry]]

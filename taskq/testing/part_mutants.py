@@ -11,9 +11,7 @@ from taskq.errors import BrokerRejected
 from taskq.job import JobRef, State
 from taskq.store import Entry, Store
 from taskq.testing.deployment import LONG, part
-from taskq.testing.mutant import Add, DiscardMembers, Get, Mutant, Swap, Twisted, TwistedStore
-
-Change = Callable[[Backend], Backend]
+from taskq.testing.mutant import Add, Change, DiscardMembers, Get, Mutant, Swap, Twisted, TwistedStore
 
 
 def store_mutants() -> list[Mutant]:

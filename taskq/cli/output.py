@@ -66,10 +66,12 @@ def _draw(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column, title in enumerate(titles):
-        numbers = rows and all(row[column].isdecimal() for row in rows)
-        table.add_column(title, justify="right" if numbers else "left", overflow="fold")
+        numbers = all(row[column].isdecimal() for row in rows)
+        # An id in two lines cannot be copied: all others give way.
+        whole = column == 0 and all(len(row[column]) <= WIDEST // 2 for row in rows)
+        table.add_column(title, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         table.add_row(*(Text(cell, style=STYLES.get(cell.partition(" ")[0], "")) for cell in row))
     Console().print(table)

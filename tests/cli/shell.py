@@ -154,13 +154,13 @@ class Shell:
             finally:
                 process.kill()
 
-    def on_terminal(self, *arguments: str) -> str:
+    def on_terminal(self, *arguments: str, columns: int = 200) -> str:
         """What ``taskq ARGUMENTS`` prints on a terminal, from its start to its end."""
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [sys.executable, "-m", "taskq.cli", *arguments],
             cwd=self.directory,
-            env=self._environment({"TERM": "xterm-256color"}),
+            env=self._environment({"TERM": "xterm-256color", "COLUMNS": str(columns)}),
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

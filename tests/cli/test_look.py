@@ -27,6 +27,11 @@ def test_a_table_on_a_terminal_has_colours(shell: Shell) -> None:
     assert "\x1b[" not in shell.run("jobs", "mail").out
 
 
+def test_an_id_is_never_broken_in_two_lines_on_a_terminal(shell: Shell) -> None:
+    shell.enqueue(job("0123456789abcdef0123456789abcdef", body=b'{"args":{"to":"' + b"ada " * 50 + b'"}}'))
+    assert "0123456789abcdef0123456789abcdef" in shell.on_terminal("jobs", "mail", columns=80)
+
+
 def test_jobs_lists_a_queue_by_state_and_goes_on_behind_an_id(shell: Shell) -> None:
     shell.bury(job("0"))
     shell.enqueue(job("1"), job("2"), job("3"), job("later", delay=3600.0))

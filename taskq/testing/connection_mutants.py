@@ -15,6 +15,7 @@ from taskq.testing.mutant import Change, Fetch, Mutant, jobs, settlements, verbs
 
 
 def connection_mutants() -> list[Mutant]:
+    """One mutant at least for each of C-A1 to C-A4."""
     changes: list[tuple[str, str, Change]] = [
         ("driver errors leave bare", "test_c_a1_a_closed_connection_says_so_in_our_words", verbs(enqueue=_bare_errors)),
         (

@@ -11,6 +11,7 @@ from taskq.testing.mutant import Change, Enqueue, Mutant, TwistedBroker, jobs, v
 
 
 def enqueue_mutants() -> list[Mutant]:
+    """One mutant at least for each of C-E1 to C-E5."""
     changes: list[tuple[str, str, Change]] = [
         (
             "enqueue answers before the jobs are stored",

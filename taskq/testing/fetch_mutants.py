@@ -13,6 +13,7 @@ from taskq.testing.mutant import Change, Fetch, Mutant, deliveries, jobs, settle
 
 
 def fetch_mutants() -> list[Mutant]:
+    """One mutant at least for each of C-F1 to C-F7."""
     changes: list[tuple[str, str, Change]] = [
         (
             "jobs come before they are due",

@@ -13,6 +13,7 @@ from taskq.testing.mutant import Change, Extend, Mutant, TwistedBroker, deliveri
 
 
 def settle_mutants() -> list[Mutant]:
+    """One mutant at least for each of C-S1 to C-X2."""
     changes: list[tuple[str, str, Change]] = [
         (
             "settle answers in any order",

@@ -34,7 +34,7 @@ from taskq.events import Events, JobVetoed
 from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
-from taskq.options import CallOptions
+from taskq.options import CallOptions, check_queue
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.store import Store
 from taskq.task import Definition, Task, Tasks
@@ -265,7 +265,7 @@ class App:
     @property
     def store(self) -> Store:
         """The backend's atomic keys; raises MissingCapability where it has none."""
-        return _part(self.backend.store, "a store")
+        return _part(self.backend.store, "store")
 
     async def outcome(self, ref: JobRef, wait: float) -> bytes | None:
         """A job's encoded outcome, waiting up to ``wait`` seconds; None when there is none."""
@@ -317,6 +317,8 @@ class App:
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
         given = {name: value for name, value in options.items() if value is not None}
+        for queue in given.get("queues", ()):
+            check_queue(queue)
         return Worker(self.backend, runnables, self.events, WorkerOptions(**{**defaults, **given}))
 
     async def run_worker(

@@ -9,9 +9,10 @@ from msgspec import Struct
 
 from taskq.broker import Transactions
 from taskq.context import Current, running
-from taskq.errors import DecodeError, JobTimeout
+from taskq.errors import ConfigError, DecodeError, JobTimeout
 from taskq.job import Delivery
 from taskq.middleware import Handler
+from taskq.options import check_option
 from taskq.outcome import (
     Decision,
     Interrupted,
@@ -182,7 +183,7 @@ def _overridden(runnable: Runnable, headers: Mapping[str, str]) -> tuple[Policy,
             retry = msgspec.structs.replace(policy.retry, attempts=int(headers[ATTEMPTS]))
             policy = msgspec.structs.replace(policy, retry=retry)
         if TIMEOUT in headers:
-            timeout = float(headers[TIMEOUT])
-    except (ValueError, TypeError):
+            timeout = check_option("timeout", float(headers[TIMEOUT]))
+    except (ValueError, ConfigError):
         pass
     return policy, timeout

@@ -6,6 +6,7 @@ from taskq.context import Current, current
 from taskq.depends import Depends
 from taskq.errors import Discard, RetryIn, Snooze, TaskqError
 from taskq.handle import JobHandle
+from taskq.report import Death
 from taskq.retry import Retry
 from taskq.task import Task, Tasks
 
@@ -13,6 +14,7 @@ __all__ = [
     "App",
     "Codec",
     "Current",
+    "Death",
     "Depends",
     "Discard",
     "JobHandle",

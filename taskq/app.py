@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from taskq.batcher import Batcher
@@ -23,6 +24,7 @@ from taskq.context import Current, running
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
+    EncodeError,
     MissingCapability,
     PartlyEnqueued,
     PayloadTooLarge,
@@ -35,7 +37,9 @@ from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
+from taskq.outcome import FollowUp
 from taskq.portal import Portal, refuse_inside_a_loop
+from taskq.report import Death, Redact
 from taskq.store import Store
 from taskq.task import Definition, Task, Tasks
 from taskq.worker.control import CANCEL, pause, resume
@@ -74,6 +78,8 @@ class App:
         middleware: Sequence[Middleware] = (),
         defer_middleware: Sequence[DeferMiddleware] = (),
         context: Sequence[ContextVar[str]] = (),
+        on_dead: str | None = None,
+        redact: Redact | None = None,
         **settings: Any,
     ) -> None:
         given = settings if url is None else {"url": url, **settings}
@@ -88,6 +94,10 @@ class App:
         self.overrides: dict[Provider, Provider] = {}
         """Providers to use in place of others, for tests: ``app.overrides[get_pool] = lambda: fake``"""
         self._lifespan = lifespan
+        self._on_dead = on_dead
+        """The task told of every dead letter whose own task names none."""
+        self._redact = redact
+        """Takes out of error messages and tracebacks what must not be stored."""
         pack, unpack = carry(context)
         self._middleware = [*([unpack] if context else []), *middleware]
         self._defer_middleware = [*([pack] if context else []), *defer_middleware]
@@ -154,6 +164,7 @@ class App:
         async with AsyncExitStack() as stack:
             backend = await stack.enter_async_context(connect(self.settings.url))
             for task in self.registry.tasks.values():
+                self._follow_up(task.definition)
                 for finding in self._check(task, backend):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.task}: {finding.message}")
@@ -352,19 +363,42 @@ class App:
         """A worker in this event loop, beside a web app or in a test: drained when the context is left."""
         async with self._live.scope.inner("worker") as scope:
             worker = await self.make_worker(scope, **options)
-            async with anyio.create_task_group() as group:
-                group.start_soon(worker.run)
-                try:
-                    yield worker
-                finally:
-                    worker.drain()
+            # Not a task group: it would wrap whatever the body raises into a group.
+            running = asyncio.get_running_loop().create_task(worker.run())
+            try:
+                yield worker
+                worker.drain()
+            except BaseException:
+                running.cancel()
+                raise
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({running})
+            running.result()
+
+    def _follow_up(self, definition: Definition) -> FollowUp | None:
+        """Who is told when a job of this task is set aside; raises ConfigError when that task does not take it."""
+        name = definition.on_dead or self._on_dead
+        if name is None or name == definition.name:
+            return None
+        told = self.find_task(name)
+        try:
+            arguments = told.signature.bind((Death("", "", "", "failed", "", 1),), {})
+            told.signature.encode(arguments)
+        except EncodeError as error:
+            raise ConfigError(
+                f"task {name} is to be told of dead letters: give it one argument of type Death"
+            ) from error
+        return FollowUp(told.name, told.queue, next(iter(arguments)))
 
     def _executors(self) -> Executors:
         return Executors(threads=self.settings.threads, processes=self.settings.processes or os.cpu_count() or 1)
 
     async def _runnable(self, task: Task[..., Any], executors: Executors, scope: Scoped) -> Runnable:
-        policy = task.policy(self.settings.keep_dead)
         definition = task.definition
+        policy = msgspec.structs.replace(
+            task.policy(self.settings.keep_dead), on_dead=self._follow_up(definition), redact=self._redact
+        )
         return Runnable(
             policy=policy,
             decode=task.signature.decode,

@@ -18,7 +18,7 @@ from taskq.errors import (
     ResultNotReady,
 )
 from taskq.job import JobRef, State
-from taskq.outcome import End, Ended, read_outcome
+from taskq.report import End, Ended, read_outcome
 
 R = TypeVar("R")
 

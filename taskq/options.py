@@ -84,6 +84,8 @@ class TaskOptions(Options, total=False):
     """Run in a transaction of the broker's own database: writes, defers, outcome and ack commit together."""
     max_losses: int
     """Workers that may die under a job before it is quarantined."""
+    on_dead: str
+    """The task that is told, by one argument of type ``Death``, of each job of this one that was set aside."""
     middleware: Sequence[Middleware]
 
 
@@ -164,7 +166,7 @@ def check_option(name: str, value: Any) -> Any:
     match name:
         case "queue":
             return check_queue(value)
-        case "name":
+        case "name" | "on_dead":
             return check_task(value)
         case "delay" | "expires_in" | "timeout" | "keep" | "keep_dead":
             return seconds(value, name)

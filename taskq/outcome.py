@@ -4,22 +4,17 @@
 before what was asked of it (cancel, shutdown), which counts before what is merely true of it (late, lost).
 """
 
-import hashlib
-import traceback
-from typing import Annotated, Literal
-
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from taskq.broker import Guarantee
-from taskq.errors import DecodeError, Discard, JobTimeout, RetryIn, Signal, Snooze
-from taskq.job import Ack, DeadLetter, Delivery, Nack, Settlement
+from taskq.errors import Discard, RetryIn, Signal, Snooze
+from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
+from taskq.report import Death, End, Ended, History, Redact, history_of, lengthened, line_of, text_of
 from taskq.retry import Retry
 
-End = Literal["returned", "failed", "quarantined", "lost", "cancelled", "expired", "discarded"]
-
-MESSAGE_LIMIT = 10_000
-HISTORY_LIMIT = 10
+FOLLOWS = "taskq-follows"
+"""Header of a follow-up: the id of the job whose end brought it about."""
 PARKED_FOR = 86_400.0
 """Seconds a task may stay unknown before its jobs are set aside: longer than any rolling deploy."""
 
@@ -75,40 +70,12 @@ class Undecodable(Struct, frozen=True):
 Outcome = Returned | Raised | Interrupted | Cancelled | Expired | Lost | Poisonous | Unknown | Undecodable
 
 
-# What is kept of it
+class FollowUp(Struct, frozen=True):
+    """A task that is told of an end, in one argument."""
 
-
-class ErrorReport(Struct, frozen=True, omit_defaults=True):
-    """One failed run, as text."""
-
-    type: str
-    message: str
-    attempt: int
-    at: float
-    """Seconds since the epoch, by the backend's clock."""
-    traceback: str = ""
-    fingerprint: str = ""
-    """Equal for errors raised alike: the class and the functions it passed through."""
-
-
-class History(Struct, frozen=True, omit_defaults=True):
-    """What a job's earlier runs came to; travels with it as ``Nack.error``."""
-
-    errors: list[ErrorReport] = []
-    failing_since: float | None = None
-    parked_since: float | None = None
-    parked: Annotated[int, Meta(ge=0)] = 0
-    """How often the task was unknown."""
-
-
-class Ended(Struct, frozen=True, omit_defaults=True):
-    """How a job ended; encoded as what ``Results`` keeps and dead letters carry."""
-
-    end: End
-    value: msgspec.Raw = msgspec.Raw(b"null")
-    reason: str = ""
-    errors: list[ErrorReport] = []
-    """Newest last, at most ten, only the newest with its traceback."""
+    task: str
+    queue: str
+    argument: str
 
 
 class Policy(Struct, frozen=True, kw_only=True):
@@ -120,6 +87,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     """Seconds an outcome is kept."""
     keep_dead: float = float("inf")
     max_losses: int = 3
+    on_dead: FollowUp | None = None
+    redact: Redact | None = None
 
 
 class Decision(Struct, frozen=True):
@@ -128,6 +97,8 @@ class Decision(Struct, frozen=True):
     settlement: Settlement
     end: End | None
     reason: str = ""
+    effects: tuple[Job, ...] = ()
+    """Enqueued before the settlement, under fixed ids, so that repeating them adds nothing."""
 
 
 def screen(delivery: Delivery, policy: Policy) -> Outcome | None:
@@ -172,7 +143,7 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
 def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float) -> Decision:
     signal = error if isinstance(error, Signal) else policy.retry.signal_for(error, delivery.attempt)
     if isinstance(signal, Discard):
-        reason = text_of(signal) or ("" if signal is error else _line(error))
+        reason = text_of(signal) or ("" if signal is error else line_of(error))
         return _ack(delivery, policy, "discarded", reason=reason)
     if policy.guarantee == "at_most_once":
         return _dead(delivery, policy, "failed", error=error, reason="the task runs at most once")
@@ -190,9 +161,9 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
             delay = policy.retry.next_delay(error, delivery.attempt, chance, failing_for=failing_for)
     if delay is None:
         return _dead(delivery, policy, "failed", error=error)
-    history = History(errors=_with(history, delivery, error), failing_since=since)
+    history = History(errors=lengthened(history, delivery, error, policy.redact), failing_since=since)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
-    return Decision(settlement, None, _line(error))
+    return Decision(settlement, None, line_of(error))
 
 
 def _unknown(delivery: Delivery, policy: Policy) -> Decision:
@@ -218,61 +189,20 @@ def _dead(
     delivery: Delivery, policy: Policy, end: End, *, error: Exception | None = None, reason: str = ""
 ) -> Decision:
     history = history_of(delivery)
-    errors = history.errors if error is None else _with(history, delivery, error)
+    errors = history.errors if error is None else lengthened(history, delivery, error, policy.redact)
     outcome = msgspec.json.encode(Ended(end, reason=reason, errors=errors))
-    return Decision(DeadLetter(delivery.receipt, outcome, policy.keep_dead), end, reason or text_of(error))
+    effects: tuple[Job, ...] = ()
+    if policy.on_dead is not None and FOLLOWS not in delivery.job.headers:
+        job = delivery.job
+        last = errors[-1] if errors else None
+        death = Death(job.id, job.task, job.queue, end, reason, delivery.attempt, last)
+        effects = (_follow_up(f"{job.id}.dead", policy.on_dead, death, job),)
+    settlement = DeadLetter(delivery.receipt, outcome, policy.keep_dead)
+    return Decision(settlement, end, reason or text_of(error), effects)
 
 
-def history_of(delivery: Delivery) -> History:
-    """What the earlier runs left behind; empty when there is nothing, or nothing that can be read."""
-    if delivery.error is None:
-        return History()
-    try:
-        return msgspec.json.decode(delivery.error, type=History)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return History()
-
-
-def read_outcome(data: bytes) -> Ended:
-    """The end that ``data`` tells of; raises DecodeError for bytes that tell of none."""
-    try:
-        return msgspec.json.decode(data, type=Ended)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"the outcome cannot be read: {error}") from error
-
-
-def _with(history: History, delivery: Delivery, error: Exception) -> list[ErrorReport]:
-    earlier = [msgspec.structs.replace(report, traceback="") for report in history.errors[-HISTORY_LIMIT + 1 :]]
-    return [*earlier, report(error, attempt=delivery.attempt, at=delivery.now)]
-
-
-def report(error: Exception, *, attempt: int, at: float) -> ErrorReport:
-    """An error as bounded text: what fits in a message of 10,000 characters and a traceback of as many."""
-    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
-    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    text = "" if isinstance(error, JobTimeout) else "".join(traceback.format_exception(error))
-    return ErrorReport(
-        type=name,
-        message=text_of(error)[:MESSAGE_LIMIT],
-        attempt=attempt,
-        at=at,
-        traceback=_sendable(text[-MESSAGE_LIMIT:]),
-        fingerprint=hashlib.sha256("\n".join([name, *frames]).encode()).hexdigest()[:16],
-    )
-
-
-def text_of(error: object) -> str:
-    """What an error says, as text that can be sent; an error may fail at that, too."""
-    try:
-        return _sendable(str(error))
-    except Exception as failure:  # noqa: BLE001 - the code is the handler's
-        return f"(its text cannot be had: {type(failure).__name__})"
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {text_of(error)}"
-
-
-def _sendable(text: str) -> str:
-    # File names and the like may hold halves of surrogate pairs, which UTF-8 refuses.
-    return text.encode("utf-8", "backslashreplace").decode()
+def _follow_up(id: str, following: FollowUp, argument: Struct, job: Job) -> Job:
+    body = msgspec.json.encode({"v": 1, "args": {following.argument: argument}})
+    # The caller's context goes with it; what the call said of its own retries and time-outs does not.
+    carried = {name: text for name, text in job.headers.items() if not name.startswith("taskq-")}
+    return Job(id=id, task=following.task, body=body, queue=following.queue, headers={**carried, FOLLOWS: job.id})

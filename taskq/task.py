@@ -53,6 +53,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     idempotent: Idempotence | None = None
     executor: Executor = "loop"
     transaction: bool = False
+    on_dead: str | None = None
     middleware: Sequence[Middleware] = ()
     dependencies: Mapping[str, Dependency] = {}
 
@@ -319,6 +320,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         idempotent=rest.get("idempotent"),
         executor=executor,
         transaction=rest.get("transaction", False),
+        on_dead=rest.get("on_dead"),
         middleware=rest.get("middleware", ()),
         dependencies=dependencies_of(function),
     )

@@ -13,7 +13,7 @@ from taskq.cli.durations import from_now
 from taskq.cli.output import json_option, one_line, url_option, write_json
 from taskq.cli.record import arguments_text, ended_of, errors_of, record_json
 from taskq.job import JobRef
-from taskq.outcome import Ended, ErrorReport, read_outcome
+from taskq.report import Ended, ErrorReport, read_outcome
 
 
 @click.command()

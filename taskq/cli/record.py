@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from taskq.broker import Record
-from taskq.outcome import Ended, ErrorReport, History
+from taskq.report import Ended, ErrorReport, History
 
 T = TypeVar("T")
 

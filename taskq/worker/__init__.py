@@ -7,6 +7,7 @@ runner       decodes a delivery, runs its handler, and tells how that went
 handlers     how a handler is called: in the loop, in a thread, in another process
 deadlines    one timer for all time-outs
 settler      decides what follows, and tells the broker in as few calls as load allows
+effects      what an end brings about, before it is settled
 leases       extends what is held from a thread of its own, and notices a loop that stands still
 contact      whether the broker answers: one event when it goes, one when it returns
 control      what operators ask of running workers: pause and cancel

@@ -1,7 +1,7 @@
 """Runs one delivery: decode, middleware and handler, and what that came to. Knows nothing of brokers or slots."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypedDict
 
 import msgspec
@@ -51,6 +51,7 @@ class Run:
         "lost",
         "policy",
         "runnable",
+        "settled",
         "started",
         "timeout",
     )
@@ -66,6 +67,8 @@ class Run:
         """What the run comes to if it heeds the cancellation it was asked for."""
         self.lost = False
         """Somebody else has the job: nothing of this run counts any more."""
+        self.settled = False
+        """Settled by its own transaction."""
         self.started: float | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
@@ -104,9 +107,16 @@ def job_fields(run: Run) -> JobFields:
 class Runner:
     """Turns deliveries into outcomes."""
 
-    def __init__(self, runnables: Mapping[str, Runnable], transactions: Transactions | None) -> None:
+    def __init__(
+        self,
+        runnables: Mapping[str, Runnable],
+        transactions: Transactions | None,
+        recall: Callable[[Run], Awaitable[Decision | None]],
+    ) -> None:
         self._runnables = runnables
         self._transactions = transactions
+        self._recall = recall
+        """What an earlier delivery decided without living to settle it."""
 
     def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
         """The run of a delivery, or why it must not be run."""
@@ -131,13 +141,17 @@ class Runner:
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:
-        """How the run went; a Decision when it is settled already, in its own transaction. Raises nothing."""
+        """How the run went, or what was decided about it already. Raises nothing."""
         runnable, current = run.runnable, run.current
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
         running.set(current)
         try:
+            if run.delivery.losses or run.delivery.job.headers:
+                recalled = await self._recall(run)
+                if recalled is not None:
+                    return recalled
             if runnable.transaction:
                 return await self._run_in_transaction(run, runnable, current)
             value = await runnable.handler(current)
@@ -168,6 +182,7 @@ class Runner:
             return Interrupted()
         finally:
             current.connection = None
+        run.settled = True
         return decision
 
 

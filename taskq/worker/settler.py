@@ -27,12 +27,15 @@ class Settler:
         events: Events,
         contact: Contact,
         *,
+        carry_out: Callable[[Sequence[Decided]], Awaitable[Sequence[Decided]]],
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
     ) -> None:
         self._broker = broker
         self._events = events
         self._contact = contact
+        self._carry_out = carry_out
+        """Does what follows from these decisions, and answers those that count."""
         self._extend = extend
         """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
         self._settled = settled
@@ -53,7 +56,7 @@ class Settler:
             else decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
         )
         self._tell(run, outcome, decision)
-        if decision is outcome:
+        if run.settled:
             self._settled([run])
             return
         self._pending.append((run, decision))
@@ -78,6 +81,7 @@ class Settler:
     async def _settle(self, batch: Sequence[Decided]) -> None:
         while batch := self._without_lost(batch):
             try:
+                batch = await self._carry_out(batch)
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
             except BrokerUnavailable as error:
                 self._contact.fail(error)

@@ -15,6 +15,7 @@ from taskq.job import Delivery, Lease
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.contact import Contact
 from taskq.worker.control import POLL, Control
+from taskq.worker.effects import Effects
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
@@ -61,9 +62,10 @@ class Worker:
         self._grace = anyio.CancelScope()
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
+        effects = Effects(backend)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions),
+            Runner(runnables, backend.transactions, effects.find),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -81,7 +83,12 @@ class Worker:
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
         )
         self._settler = Settler(
-            backend.broker, events, self._contact, extend=self._leases.extend_now, settled=self._release
+            backend.broker,
+            events,
+            self._contact,
+            carry_out=effects.carry_out,
+            extend=self._leases.extend_now,
+            settled=self._release,
         )
         self._control = Control(
             backend,
@@ -127,19 +134,18 @@ class Worker:
 
         Cancelling drains, too, with no grace: what runs is cancelled, and its end awaited and settled.
         """
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._drain_when_cancelled)
-            # Or the line would fall apart under jobs that run on, in tasks of their own, with nobody to extend them.
-            with anyio.CancelScope(shield=True):
-                await self._run()
-            group.cancel_scope.cancel()
-
-    async def _drain_when_cancelled(self) -> None:
+        # In a task of its own, or a cancellation would take the line apart under jobs that run on in theirs, with nobody
+        # to extend their leases.
+        line = asyncio.get_running_loop().create_task(self._run())
         try:
-            await anyio.sleep_forever()
-        finally:
+            await asyncio.shield(line)
+        except asyncio.CancelledError:
             self.drain()
             self._grace.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({line})
+            line.result()
+            raise
 
     async def _run(self) -> None:
         self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))

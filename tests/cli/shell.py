@@ -21,7 +21,7 @@ from msgspec import Struct
 from taskq.broker import Backend
 from taskq.connect import connect
 from taskq.job import DeadLetter, Job
-from taskq.outcome import Ended, ErrorReport
+from taskq.report import Ended, ErrorReport
 
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up."""

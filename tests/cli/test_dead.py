@@ -9,7 +9,7 @@ import pytest
 from taskq.broker import Record
 from taskq.cli.dead_letters import PAGE, Selection, select, walk
 from taskq.connect import connect
-from taskq.outcome import Ended, ErrorReport
+from taskq.report import Ended, ErrorReport
 from tests.cli.shell import Shell, bury, job
 
 REPORT = ErrorReport("ConnectionError", "smtp is away", attempt=3, at=0.0, fingerprint="cafe")

@@ -10,6 +10,7 @@ from taskq.memory import connect
 from taskq.memory.broker import MemoryBroker
 from taskq.memory.store import MemoryStore
 from taskq.testing.deployment import Deployment
+from tests.contract.sqlite_file import sqlite_deployment
 
 
 class _Memory:
@@ -56,3 +57,6 @@ class _Memory:
 def memory_deployment() -> Deployment:
     memory = _Memory()
     return Deployment(open=memory.open, residue=memory.residue, restart=memory.restart, sever=memory.sever)
+
+
+__all__ = ["sqlite_deployment"]

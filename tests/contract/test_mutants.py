@@ -13,7 +13,7 @@ from taskq.testing.part_mutants import capability_mutants, store_mutants
 from taskq.testing.state_machine import SEEDS, StateMachine
 from taskq.testing.store_contract import StoreContract
 
-BACKENDS = ["memory"]
+BACKENDS = ["memory", "sqlite"]
 """One line a backend: its deployment is the fixture ``<name>_deployment``."""
 
 MUTANTS = [

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from taskq.job import JobRef
-from taskq.outcome import read_outcome
+from taskq.report import read_outcome
 from taskq.testing.history import Started
 from taskq.testing.verdict import Verdict
 from tests.e2e.harness import QUEUE, Client, Crew, Fleet, client

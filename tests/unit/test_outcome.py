@@ -10,14 +10,10 @@ from hypothesis import strategies as st
 from taskq.errors import DecodeError, Discard, JobTimeout, RetryIn, Snooze
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack
 from taskq.outcome import (
-    HISTORY_LIMIT,
-    MESSAGE_LIMIT,
     PARKED_FOR,
     Cancelled,
     Decision,
-    Ended,
     Expired,
-    History,
     Interrupted,
     Lost,
     Outcome,
@@ -28,11 +24,9 @@ from taskq.outcome import (
     Undecodable,
     Unknown,
     decide,
-    history_of,
-    read_outcome,
-    report,
     screen,
 )
+from taskq.report import HISTORY_LIMIT, MESSAGE_LIMIT, Ended, History, history_of, read_outcome, report
 from taskq.retry import Retry, steps
 
 DELIVERY = Delivery(

@@ -1,24 +1,26 @@
 """What an end brings about: exactly once in effect, whatever dies between the effect and the settlement."""
 
-from collections.abc import Sequence
+from functools import partial
 
+import anyio
 import msgspec
 import pytest
 
 from taskq import App, Death
-from taskq.broker import Backend
 from taskq.connect import connect
-from taskq.errors import BrokerUnavailable, ConfigError
-from taskq.job import DeadLetter, Job, Settlement
+from taskq.errors import ConfigError
+from taskq.job import Job
 from taskq.outcome import FollowUp, Policy, Raised, decide
 from taskq.worker.effects import Effects
 from taskq.worker.runner import Run
+from tests.worker.moves import wait_until
+from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
 
 
 def app_with_a_grave() -> tuple[App, list[Death]]:
-    app = App("memory://", on_dead="bury")
+    app = App("memory://", on_dead="bury", lease=0.5)
     buried: list[Death] = []
 
     @app.task(name="bury")
@@ -68,6 +70,9 @@ async def test_an_app_whose_follow_up_does_not_take_a_death_does_not_open() -> N
     @app.task(name="count")
     async def count(number: int) -> None: ...
 
+    @app.task(name="fail")
+    async def fail() -> None: ...
+
     with pytest.raises(ConfigError, match="one argument of type Death"):
         async with app:
             pass
@@ -88,22 +93,6 @@ async def test_what_an_app_takes_out_of_errors_is_not_stored() -> None:
     assert record is not None
     assert b"hunter2" not in (record.outcome or b"")
     assert ended.errors[-1].message == "wrong password …"
-
-
-class Cut:
-    """A broker whose settlements of dead letters are cut off before they arrive, so many times."""
-
-    def __init__(self, backend: Backend, times: int) -> None:
-        self._inner = backend.broker
-        self.traits = self._inner.traits
-        self.enqueue, self.fetch, self.extend = self._inner.enqueue, self._inner.fetch, self._inner.extend
-        self.times = times
-
-    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
-        if self.times and any(isinstance(settlement, DeadLetter) for settlement in settlements):
-            self.times -= 1
-            raise BrokerUnavailable("cut off")
-        return await self._inner.settle(settlements)
 
 
 async def test_an_end_that_was_written_down_is_the_one_that_counts() -> None:
@@ -144,13 +133,17 @@ async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:
     assert len(buried) == 1
 
 
-async def test_a_settlement_that_is_cut_off_repeats_no_effect() -> None:
+async def test_an_effect_whose_answer_was_lost_is_repeated_under_its_id(tap: Tap) -> None:
     app, buried = app_with_a_grave()
-    async with app:
-        live = next(iter(app._lives.values()))
-        cut = Cut(live.backend, times=2)
-        app._lives[live.loop] = msgspec.structs.replace(live, backend=msgspec.structs.replace(live.backend, broker=cut))
-        await app.find_task("fail").defer(1)
-        await app.run_worker(until="idle")
+
+    @app.task(name="fail_in_the_dark", retry=1)
+    async def fail() -> None:
+        tap.broken = "after"
+        raise ValueError
+
+    async with app, anyio.create_task_group() as group:
+        await fail.defer()
+        group.start_soon(partial(app.run_worker, until="idle"))
+        await wait_until(lambda: tap.sizes("enqueue").count(1) >= 3)
+        tap.broken = "no"
     assert len(buried) == 1
-    assert cut.times == 0

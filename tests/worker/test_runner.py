@@ -12,12 +12,16 @@ from taskq.context import Current
 from taskq.errors import DecodeError, JobFailed, JobTimeout
 from taskq.job import Delivery
 from taskq.middleware import Handler
-from taskq.outcome import Interrupted, Outcome, Policy, Raised, Returned, Undecodable, Unknown
+from taskq.outcome import Decision, Interrupted, Outcome, Policy, Raised, Returned, Undecodable, Unknown
 from taskq.testing import VirtualClock, run_until_idle
-from taskq.worker.runner import Runnable, Runner
+from taskq.worker.runner import Run, Runnable, Runner
 from tests.worker.moves import a_delivery
 
 pytestmark = pytest.mark.anyio
+
+
+async def nothing_decided(_run: Run) -> Decision | None:
+    return None
 
 
 async def _return_id(current: Current) -> object:
@@ -32,7 +36,7 @@ def _runner(handler: Handler = _return_id, policy: Policy = Policy(keep=60)) -> 
 
     runnable = Runnable(policy, decode, lambda value: str(value).encode(), handler, None, False)
     no_transactions: Transactions | None = None
-    return Runner({"task": runnable}, no_transactions)
+    return Runner({"task": runnable}, no_transactions, nothing_decided)
 
 
 async def _outcome(runner: Runner, delivery: Delivery) -> object:
@@ -49,7 +53,7 @@ async def test_a_result_nobody_keeps_is_not_encoded() -> None:
 
 
 async def test_a_task_nobody_knows_is_unknown() -> None:
-    runner = Runner({}, None)
+    runner = Runner({}, None, nothing_decided)
     assert await _outcome(runner, a_delivery()) == Unknown()
 
 

@@ -1,0 +1,135 @@
+"""What is kept of how a job ended, and of the runs that failed before: bounded text that can always be sent."""
+
+import hashlib
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from taskq.errors import DecodeError, JobTimeout
+from taskq.job import Delivery
+
+End = Literal["returned", "failed", "quarantined", "lost", "cancelled", "expired", "discarded"]
+
+MESSAGE_LIMIT = 10_000
+HISTORY_LIMIT = 10
+
+Redact = Callable[[str], str]
+"""Takes out of a message or traceback what must not be stored."""
+
+
+class ErrorReport(Struct, frozen=True, omit_defaults=True):
+    """One failed run, as text."""
+
+    type: str
+    message: str
+    attempt: int
+    at: float
+    """Seconds since the epoch, by the backend's clock."""
+    traceback: str = ""
+    fingerprint: str = ""
+    """Equal for errors raised alike: the class and the functions it passed through."""
+
+
+class History(Struct, frozen=True, omit_defaults=True):
+    """What a job's earlier runs came to; travels with it as ``Nack.error``."""
+
+    errors: list[ErrorReport] = []
+    failing_since: float | None = None
+    parked_since: float | None = None
+    parked: Annotated[int, Meta(ge=0)] = 0
+    """How often the task was unknown."""
+
+
+class Ended(Struct, frozen=True, omit_defaults=True):
+    """How a job ended; encoded as what ``Results`` keeps and dead letters carry."""
+
+    end: End
+    value: msgspec.Raw = msgspec.Raw(b"null")
+    reason: str = ""
+    errors: list[ErrorReport] = []
+    """Newest last, at most ten, only the newest with its traceback."""
+
+
+class Death(Struct, frozen=True):
+    """What a task named by ``on_dead`` is told of the job that was set aside."""
+
+    id: str
+    task: str
+    queue: str
+    end: End
+    reason: str
+    attempts: int
+    error: ErrorReport | None = None
+    """Of its last failed run, if it ever failed by itself."""
+
+
+def history_of(delivery: Delivery) -> History:
+    """What the earlier runs left behind; empty when there is nothing, or nothing that can be read."""
+    if delivery.error is None:
+        return History()
+    try:
+        return msgspec.json.decode(delivery.error, type=History)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return History()
+
+
+def read_outcome(data: bytes) -> Ended:
+    """The end that ``data`` tells of; raises DecodeError for bytes that tell of none."""
+    try:
+        return msgspec.json.decode(data, type=Ended)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"the outcome cannot be read: {error}") from error
+
+
+def lengthened(
+    history: History, delivery: Delivery, error: Exception, redact: Redact | None = None
+) -> list[ErrorReport]:
+    """The reports of a job's failed runs with this one's, the newest last."""
+    earlier = [msgspec.structs.replace(report, traceback="") for report in history.errors[-HISTORY_LIMIT + 1 :]]
+    return [*earlier, report(error, attempt=delivery.attempt, at=delivery.now, redact=redact)]
+
+
+def report(error: Exception, *, attempt: int, at: float, redact: Redact | None = None) -> ErrorReport:
+    """An error as bounded text: what fits in a message of 10,000 characters and a traceback of as many."""
+    frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    text = "" if isinstance(error, JobTimeout) else "".join(traceback.format_exception(error))
+    message = text_of(error)
+    if redact is not None:
+        message, text = _redacted(redact, message), _redacted(redact, text)
+    return ErrorReport(
+        type=name,
+        message=message[:MESSAGE_LIMIT],
+        attempt=attempt,
+        at=at,
+        traceback=_sendable(text[-MESSAGE_LIMIT:]),
+        fingerprint=hashlib.sha256("\n".join([name, *frames]).encode()).hexdigest()[:16],
+    )
+
+
+def text_of(error: object) -> str:
+    """What an error says, as text that can be sent; an error may fail at that, too."""
+    try:
+        return _sendable(str(error))
+    except Exception as failure:  # noqa: BLE001 - the code is the handler's
+        return f"(its text cannot be had: {type(failure).__name__})"
+
+
+def line_of(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {text_of(error)}"
+
+
+def _redacted(redact: Redact, text: str) -> str:
+    try:
+        return redact(text)
+    except Exception:  # noqa: BLE001 - better nothing than what was to be taken out
+        return "(taken out: the redact hook failed)"
+
+
+def _sendable(text: str) -> str:
+    # File names and the like may hold halves of surrogate pairs, which UTF-8 refuses.
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -15,7 +15,6 @@ from taskq.job import Delivery, Lease
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.contact import Contact
 from taskq.worker.control import POLL, Control
-from taskq.worker.effects import Effects
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
@@ -62,10 +61,9 @@ class Worker:
         self._grace = anyio.CancelScope()
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
-        effects = Effects(backend)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions, effects.find),
+            Runner(runnables, backend.transactions),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -83,12 +81,7 @@ class Worker:
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
         )
         self._settler = Settler(
-            backend.broker,
-            events,
-            self._contact,
-            carry_out=effects.carry_out,
-            extend=self._leases.extend_now,
-            settled=self._release,
+            backend.broker, events, self._contact, extend=self._leases.extend_now, settled=self._release
         )
         self._control = Control(
             backend,
@@ -134,8 +127,8 @@ class Worker:
 
         Cancelling drains, too, with no grace: what runs is cancelled, and its end awaited and settled.
         """
-        # In a task of its own, or a cancellation would take the line apart under jobs that run on in theirs, with nobody
-        # to extend their leases.
+        # In a task of its own, or a cancellation would take the line apart under jobs that run on in theirs, with
+        # nobody to extend their leases.
         line = asyncio.get_running_loop().create_task(self._run())
         try:
             await asyncio.shield(line)

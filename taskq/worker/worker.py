@@ -15,6 +15,7 @@ from taskq.job import Delivery, Lease
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.contact import Contact
 from taskq.worker.control import POLL, Control
+from taskq.worker.effects import Effects
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
@@ -61,9 +62,10 @@ class Worker:
         self._grace = anyio.CancelScope()
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
+        effects = Effects(backend)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions),
+            Runner(runnables, backend.transactions, effects.find),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -81,7 +83,12 @@ class Worker:
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
         )
         self._settler = Settler(
-            backend.broker, events, self._contact, extend=self._leases.extend_now, settled=self._release
+            backend.broker,
+            events,
+            self._contact,
+            carry_out=effects.carry_out,
+            extend=self._leases.extend_now,
+            settled=self._release,
         )
         self._control = Control(
             backend,

@@ -23,8 +23,11 @@ class Portal:
         """Run a coroutine function in the portal's loop and answer what it returns."""
         with self._lock:
             if self._portal is None:
-                portal = self._stack.enter_context(start_blocking_portal())
-                self._stack.enter_context(portal.wrap_async_context_manager(self._opened()))
+                # A thread left behind by an opening that failed would keep the interpreter from exiting.
+                with ExitStack() as stack:
+                    portal = stack.enter_context(start_blocking_portal())
+                    stack.enter_context(portal.wrap_async_context_manager(self._opened()))
+                    self._stack = stack.pop_all()
                 self._portal = portal
                 atexit.register(self.close)
         return self._portal.call(function, *args)

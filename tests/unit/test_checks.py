@@ -1,0 +1,70 @@
+"""What can be said of a task before it runs; what a broker lacks is shown in tests/bad_input."""
+
+from typing import Any, get_args
+
+import pytest
+
+from taskq.broker import Durability, Traits
+from taskq.checks import check_task, durable
+from taskq.task import Task, make_task
+
+
+async def handler() -> None: ...
+
+
+def task(**options: Any) -> Task[..., Any]:
+    return make_task(handler, {"name": "mail.send", **options})
+
+
+def found(strict: bool = False, **options: Any) -> list[tuple[str, str]]:
+    checked = task(**options)
+    findings = check_task(checked.definition, checked.defaults, None, strict=strict)
+    assert {finding.task for finding in findings} <= {"mail.send"}
+    return [(finding.level, finding.message) for finding in findings]
+
+
+def test_a_task_that_says_nothing_of_idempotence_is_warned_of_with_the_ways_out() -> None:
+    ((level, message),) = found()
+
+    assert level == "warning"
+    assert "may run more than once after a crash, and does not say whether it is idempotent" in message
+    for way_out in ("idempotent=True", 'idempotent="guarded"', 'delivery="at_most_once"'):
+        assert way_out in message
+
+
+def test_a_task_that_says_it_is_not_idempotent_is_warned_of() -> None:
+    ((level, message),) = found(idempotent=False)
+
+    assert level == "warning"
+    assert "says idempotent=False" in message
+
+
+def test_strict_makes_an_error_of_it() -> None:
+    assert [level for level, _ in found(strict=True)] == ["error"]
+    assert [level for level, _ in found(strict=True, idempotent=False)] == ["error"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"idempotent": True}, {"idempotent": "guarded"}, {"delivery": "at_most_once"}, {"transaction": True}],
+)
+def test_a_task_whose_repetition_does_no_harm_is_let_pass(options: dict[str, Any]) -> None:
+    assert found(strict=True, **options) == []
+
+
+@pytest.mark.parametrize("durability", get_args(Durability))
+def test_every_durability_is_a_sentence(durability: Durability) -> None:
+    traits = Traits(
+        durability=durability,
+        idempotent=True,
+        unique=True,
+        ordered=True,
+        groups=True,
+        exclusive=True,
+        fenced=True,
+        exact_attempts=True,
+        max_size=1,
+        max_batch=1,
+    )
+
+    assert len(durable(traits).split()) > 5

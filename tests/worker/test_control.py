@@ -53,7 +53,7 @@ async def test_a_pause_reaches_a_worker_that_runs(clock: VirtualClock) -> None:
         await clock.advance(1)
         resting, going = await answer.defer(), await other.defer()
         assert await going.result() == 43
-        await clock.advance(hours=5)
+        await clock.advance(minutes=10)
         assert await resting.status() == "ready"
         await app.resume("default")
         await clock.advance(1)

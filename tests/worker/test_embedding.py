@@ -135,12 +135,13 @@ async def test_bulk_defers_stream_and_report(url: str) -> None:
         assert [await handles[n].result(0) for n in (0, 999, 1000, 2499)] == [0, 999, 1000, 2499]
 
 
-async def test_a_time_out_around_a_worker_drains_it_without_grace(url: str) -> None:
+async def test_cancelling_what_is_beside_a_worker_drains_it_without_grace(url: str) -> None:
     app = App(url)
-    ended = anyio.Event()
+    started, ended = anyio.Event(), anyio.Event()
 
     @app.task
     async def long() -> None:
+        started.set()
         try:
             await anyio.sleep(SOON * 2)
         finally:
@@ -148,8 +149,10 @@ async def test_a_time_out_around_a_worker_drains_it_without_grace(url: str) -> N
 
     async with app:
         job = await long.defer()
-        with anyio.move_on_after(0.3):
+        with anyio.CancelScope() as scope:
             async with app.working():
+                await started.wait()
+                scope.cancel()
                 await anyio.sleep_forever()
         assert ended.is_set()
         assert await job.status() == "ready"

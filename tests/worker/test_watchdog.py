@@ -42,8 +42,9 @@ async def test_a_long_stall_is_reported_at_growing_intervals() -> None:
     async with app:
         await block.defer()
         await run_until_idle(app)
-    assert 2 <= len(stalls) <= 5
-    assert [stall.seconds for stall in stalls] == sorted(stall.seconds for stall in stalls)
+    seconds = [stall.seconds for stall in stalls if "time.sleep(1.0)" in stall.stack]
+    assert 2 <= len(seconds) <= 5
+    assert seconds == sorted(seconds)
 
 
 async def test_each_stall_is_reported_anew() -> None:
@@ -78,7 +79,7 @@ async def test_code_outside_of_jobs_is_reported_without_one() -> None:
 
 
 async def test_a_loop_that_turns_is_not_reported() -> None:
-    app = App("memory://", stall_warning=1.0)
+    app = App("memory://", stall_warning=5.0)
     stalls = heard(app, LoopStalled)
 
     @app.task

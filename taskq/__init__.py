@@ -8,7 +8,8 @@ from taskq.errors import Discard, RetryIn, Snooze, TaskqError
 from taskq.handle import JobHandle
 from taskq.report import Death
 from taskq.retry import Retry
-from taskq.task import Task, Tasks
+from taskq.task import Task
+from taskq.tasks import Tasks
 
 __all__ = [
     "App",

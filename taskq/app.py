@@ -41,7 +41,8 @@ from taskq.outcome import FollowUp
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.store import Store
-from taskq.task import Definition, Task, Tasks
+from taskq.task import Definition, Task
+from taskq.tasks import Tasks
 from taskq.worker.control import CANCEL, pause, resume
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.runner import Runnable
@@ -200,8 +201,7 @@ class App:
             job = await self._pass(job)
         _refuse_oversize(job, live.backend)
         if tx is None:
-            current = running.get(None)
-            tx = current.connection if current is not None else None
+            tx = _open_transaction()
         if tx is None:
             answer = await live.batcher.enqueue(job)
         elif live.backend.transactions is None:
@@ -218,7 +218,7 @@ class App:
         Raises BrokerUnavailable when the broker goes away; what was answered until then is enqueued.
         """
         live = self._live
-        async for answer in enqueue_in_parts(calls, live.backend, self._prepared):
+        async for answer in enqueue_in_parts(calls, live.backend, self._prepared, _open_transaction()):
             yield answer
 
     async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
@@ -407,6 +407,12 @@ class App:
             timeout=definition.timeout,
             transaction=definition.transaction,
         )
+
+
+def _open_transaction() -> Any:
+    """The connection of the running handler's own transaction, if it has one."""
+    current = running.get(None)
+    return current.connection if current is not None else None
 
 
 def _part(part: R | None, what: str) -> R:

@@ -4,7 +4,7 @@ import asyncio
 import copy
 
 from taskq.broker import Broker
-from taskq.errors import BrokerError, BrokerUnavailable
+from taskq.errors import BrokerUnavailable
 from taskq.job import Enqueued, Job
 
 
@@ -52,7 +52,7 @@ class Batcher:
         batch, self._gathered = self._gathered[:size], self._gathered[size:]
         try:
             answers = await self._broker.enqueue([job for job, _ in batch])
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001 - it is the callers', and the next ones still want their jobs sent
             _fail(batch, error)
         except BaseException:
             _fail(batch, BrokerUnavailable("the app was closed before the broker had answered"))
@@ -63,7 +63,7 @@ class Batcher:
                     future.set_result(answer)
 
 
-def _fail(batch: list[tuple[Job, asyncio.Future[Enqueued]]], error: BrokerError) -> None:
+def _fail(batch: list[tuple[Job, asyncio.Future[Enqueued]]], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
             # Each caller raises its own copy: a shared one would gather every caller's traceback.

@@ -15,37 +15,40 @@ Prepare = Callable[[Call[Any]], Awaitable[Job | TaskqError]]
 
 
 async def enqueue_in_parts(
-    calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], backend: Backend, prepare: Prepare
+    calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], backend: Backend, prepare: Prepare, joined: Any
 ) -> AsyncIterator[Enqueued]:
-    """Enqueue what ``prepare`` lets pass; a call it refuses is answered with its error."""
+    """Enqueue what ``prepare`` lets pass; a call it refuses is answered with its error.
+
+    Calls that name no transaction take part in ``joined``, if that is one.
+    """
     size = min(PART, backend.broker.traits.max_batch)
-    part: list[tuple[Call[Any], Job | TaskqError]] = []
+    part: list[tuple[str, Job | TaskqError]] = []
+    transaction: Any = joined
     async for call in _each(calls):
         prepared = await prepare(call)
-        if part and part[0][0].transaction is not call.transaction:
-            for answer in await _enqueue(part, backend):
+        own = joined if call.transaction is None else call.transaction
+        if len(part) >= size or own is not transaction:
+            for answer in await _enqueue(part, backend, transaction):
                 yield answer
-            part = []
-        part.append((call, prepared))
-        if len(part) >= size:
-            for answer in await _enqueue(part, backend):
-                yield answer
-            part = []
-    for answer in await _enqueue(part, backend):
+            part, transaction = [], own
+        part.append((call.job.id, prepared))
+    for answer in await _enqueue(part, backend, transaction):
         yield answer
 
 
-async def _enqueue(part: Sequence[tuple[Call[Any], Job | TaskqError]], backend: Backend) -> Sequence[Enqueued]:
+async def _enqueue(
+    part: Sequence[tuple[str, Job | TaskqError]], backend: Backend, transaction: Any
+) -> Sequence[Enqueued]:
     jobs = [job for _, job in part if isinstance(job, Job)]
     broker = backend.broker
-    if part and part[0][0].transaction is not None:
+    if transaction is not None:
         if backend.transactions is None:
             raise MissingCapability("tx=: this broker takes part in no transactions")
-        broker = backend.transactions.join(part[0][0].transaction)
+        broker = backend.transactions.join(transaction)
     answers = iter(await broker.enqueue(jobs) if jobs else ())
     return [
-        next(answers) if isinstance(prepared, Job) else Enqueued(call.job.id, added=False, error=prepared)
-        for call, prepared in part
+        next(answers) if isinstance(prepared, Job) else Enqueued(name, added=False, error=prepared)
+        for name, prepared in part
     ]
 
 

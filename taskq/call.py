@@ -25,8 +25,8 @@ class Call(Struct, Generic[R], frozen=True, kw_only=True):
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562) as 32 hexadecimal digits: unique, and later ones sort behind earlier milliseconds."""
-    milliseconds = time.time_ns() // 1_000_000
-    number = int.from_bytes(milliseconds.to_bytes(6) + os.urandom(10))
-    version_and_variant = number & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x7000 << 64) | (0x8000 << 48)
-    return f"{version_and_variant:032x}"
+    """A UUIDv7 (RFC 9562, method 3) as 32 hexadecimal digits: later ones sort behind earlier ones, to 0.25 µs."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = rest * 4096 // 1_000_000
+    random = int.from_bytes(os.urandom(8)) & 0x3FFF_FFFF_FFFF_FFFF
+    return f"{milliseconds << 80 | 0x7000 << 64 | fraction << 64 | 0x8000 << 48 | random:032x}"

@@ -18,7 +18,8 @@ def connect(url: str, **options: object) -> AbstractAsyncContextManager[Backend]
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise ConfigError(f"{url!r} is no URL; write something like sqlite:///taskq.db")
+        # Not repeated: it may hold a password.
+        raise ConfigError("the setting url is no URL; write something like sqlite:///taskq.db")
     # Here, because it costs 12 ms of import that a program without a broker need not pay.
     from importlib.metadata import entry_points
 

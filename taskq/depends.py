@@ -89,6 +89,14 @@ class Scoped:
         """A value for each name."""
         return {name: await self.value(dependency) for name, dependency in wanted.items()}
 
+    async def prepare(self, wanted: Mapping[str, Dependency]) -> None:
+        """Make every value of this scope and the wider ones that these, of narrower scopes, will ask for."""
+        for need in wanted.values():
+            if _WIDTH[need.scope] >= _WIDTH[self._scope]:
+                await self.value(need)
+            else:
+                await self.prepare(dependencies_of(self._overrides.get(need.provider, need.provider)))
+
     async def value(self, dependency: Dependency) -> Any:
         """The provided value, from this scope or the wider one it belongs to."""
         if _WIDTH[dependency.scope] > _WIDTH[self._scope]:

@@ -6,16 +6,15 @@ the caller left out left out here too. Any language can write it.
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, time
-from math import isfinite
 from types import GenericAlias
 from typing import Any, cast, get_type_hints
 
 import msgspec
 from msgspec import inspect as shapes
 
-from taskq.codec import Codec, children, parts
+from taskq.codec import Codec, parts
 from taskq.errors import CodecError, ConfigError, DecodeError, EncodeError
+from taskq.faithful import refuse_naive, refuse_not_finite, refuse_unfaithful
 
 WIRE_VERSION = 1
 
@@ -98,10 +97,10 @@ class Signature:
         try:
             for name, shape in self._loose:
                 if name in arguments:
-                    _refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
+                    refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
             for name in self._dated:
                 if name in arguments:
-                    _refuse_naive(arguments[name], f"{self.name}(): {name}")
+                    refuse_naive(arguments[name], f"{self.name}(): {name}")
         except RecursionError as error:
             raise EncodeError(f"{self.name}(): its arguments are nested too deeply, or contain themselves") from error
         try:
@@ -111,7 +110,7 @@ class Signature:
         # JSON has no word for NaN and the infinities: they are written as null.
         if b"null" in body:
             for name, value in arguments.items():
-                _refuse_not_finite(value, f"{self.name}(): {name}")
+                refuse_not_finite(value, f"{self.name}(): {name}")
         try:
             self._decode(body)
         except DecodeError as error:
@@ -143,64 +142,6 @@ class Signature:
         taken = sorted(self._taken.intersection(extra))
         if taken:
             raise error(f"{self.name}(): {taken[0]!r} is not one of its **{self._extra}")
-
-
-def _refuse_unfaithful(value: object, shape: shapes.Type, path: str) -> None:
-    """Where nothing is said of a type, only what JSON gives back as it was may pass."""
-    if isinstance(shape, shapes.AnyType) and not _is_json(value):
-        raise EncodeError(
-            f"{path}: a {type(value).__qualname__} would not arrive as it was sent; "
-            "annotate the parameter with its type, or pass what JSON knows"
-        )
-    for step, part, inner in _typed_children(value, shape):
-        _refuse_unfaithful(part, inner, path + step)
-
-
-def _typed_children(value: object, shape: shapes.Type) -> Sequence[tuple[str, object, shapes.Type]]:
-    """The parts of a value, the step that leads to each, and what is said of its type."""
-    inner: Mapping[str, shapes.Type] = {}
-    match shape:
-        case shapes.AnyType():
-            return [(step, part, shape) for step, part in children(value)]
-        case shapes.ListType() | shapes.SetType() | shapes.FrozenSetType() | shapes.VarTupleType():
-            if isinstance(value, list | tuple | set | frozenset):
-                return [(step, part, shape.item_type) for step, part in children(cast("object", value))]
-        case shapes.DictType():
-            if isinstance(value, Mapping):
-                keys = dict.fromkeys(cast("Mapping[object, object]", value))
-                values = [(step, part, shape.value_type) for step, part in children(cast("object", value))]
-                return [("", keys, shape.key_type), *values]
-        case shapes.TupleType():
-            inner = {f"[{index}]": item for index, item in enumerate(shape.item_types)}
-        case shapes.NamedTupleType():
-            inner = {f"[{index}]": field.type for index, field in enumerate(shape.fields)}
-        case shapes.StructType() | shapes.DataclassType() | shapes.TypedDictType():
-            inner = {f".{field.name}": field.type for field in shape.fields}
-        case shapes.UnionType():
-            return [found for arm in shape.types for found in _typed_children(value, arm)]
-        case _:
-            pass
-    return [(step, part, inner[step]) for step, part in children(value) if step in inner]
-
-
-def _is_json(value: object) -> bool:
-    if type(value) is dict:
-        return all(type(key) is str for key in cast("dict[object, object]", value))
-    return value is None or type(value) in (str, int, float, bool, list)
-
-
-def _refuse_not_finite(value: object, path: str) -> None:
-    if isinstance(value, float) and not isfinite(value):
-        raise EncodeError(f"{path}: {value} cannot be sent: it would arrive as None")
-    for step, part in children(value):
-        _refuse_not_finite(part, path + step)
-
-
-def _refuse_naive(value: object, path: str) -> None:
-    if isinstance(value, datetime | time) and value.tzinfo is None:
-        raise EncodeError(f"{path}: {value!r} has no time zone; say which moment is meant, as in datetime.now(UTC)")
-    for step, part in children(value):
-        _refuse_naive(part, path + step)
 
 
 def _readable(error: DecodeError) -> str:

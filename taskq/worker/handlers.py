@@ -32,6 +32,8 @@ async def build_handler(definition: Definition, executors: Executors, worker: Sc
     wide = {name: need for name, need in definition.dependencies.items() if need.scope != "job"}
     narrow = {name: need for name, need in definition.dependencies.items() if need.scope == "job"}
     provided = await worker.values(wide)
+    # What job-scoped values need of the wider scopes is opened here, too: in a job's task it could not be closed.
+    await worker.prepare(narrow)
     match definition.executor:
         case "loop":
             handler = _in_loop(definition.function, provided)

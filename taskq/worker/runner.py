@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypedDict
 
 import msgspec
@@ -191,14 +192,13 @@ class _Void(Exception):
 
 
 def _overridden(runnable: Runnable, headers: Mapping[str, str]) -> tuple[Policy, float | None]:
-    """Policy and time-out with what the call itself said; headers that make no sense say nothing."""
+    """Policy and time-out with what the call itself said; a header that makes no sense says nothing."""
     policy, timeout = runnable.policy, runnable.timeout
-    try:
-        if ATTEMPTS in headers:
+    if ATTEMPTS in headers:
+        with suppress(ValueError, ConfigError):
             retry = msgspec.structs.replace(policy.retry, attempts=int(headers[ATTEMPTS]))
             policy = msgspec.structs.replace(policy, retry=retry)
-        if TIMEOUT in headers:
+    if TIMEOUT in headers:
+        with suppress(ValueError, ConfigError):
             timeout = check_option("timeout", float(headers[TIMEOUT]))
-    except (ValueError, ConfigError):
-        pass
     return policy, timeout

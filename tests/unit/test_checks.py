@@ -6,7 +6,8 @@ import pytest
 
 from taskq.broker import Durability, Traits
 from taskq.checks import check_task, durable
-from taskq.task import Task, make_task
+from taskq.task import Task
+from taskq.tasks import make_task
 
 
 async def handler() -> None: ...

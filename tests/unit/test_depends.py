@@ -163,3 +163,21 @@ async def test_what_can_provide_nothing_is_refused_where_it_is_written() -> None
         Depends(sync_generator)
     with pytest.raises(ConfigError, match="choose app, worker or job"):
         Depends(plain, scope=cast("Any", "request"))
+
+
+async def test_what_job_scoped_values_need_of_the_worker_is_opened_before_any_job() -> None:
+    opened: list[str] = []
+
+    async def pool() -> str:
+        opened.append("pool")
+        return "pool"
+
+    async def session(*, pool: str = Depends(pool, scope="worker")) -> str:
+        return f"session of {pool}"
+
+    async with Scoped("app", None, {}) as app, app.inner("worker") as worker:
+        await worker.prepare({"session": Dependency(session, "job")})
+        assert opened == ["pool"]
+        async with worker.inner("job") as job:
+            assert await job.value(Dependency(session, "job")) == "session of pool"
+    assert opened == ["pool"]

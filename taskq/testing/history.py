@@ -131,6 +131,10 @@ class Journal:
         lines = [msgspec.json.encode(Line(at, wall, what)) + b"\n" for what in happened]
         os.write(self._file, b"".join(lines))
 
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._file)
+
 
 def read(path: Path) -> list[Line]:
     """The lines of a journal; what a kill left of its last line is none."""

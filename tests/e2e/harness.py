@@ -56,12 +56,15 @@ class Fleet:
             process.kill()
             process.wait()
             _close(process)
+        self.journal.close()
         said = (self.directory / "workers.log").read_text(errors="replace") if self._started else ""
         if said:
             print(said)  # noqa: T201 pytest shows it with a failure
 
     def start(self, place: int) -> None:
-        """A new process in this place."""
+        """A new process in this place; the one before has ended."""
+        if place in self._members:
+            _close(self._members[place][1])
         self._started += 1
         name = f"worker-{place}.{self._started}"
         settings = {"URL": self.crew.url, "SLOTS": self.crew.slots, "LEASE": self.crew.lease, "GRACE": self.crew.grace}
@@ -81,8 +84,6 @@ class Fleet:
         """Start whoever is missing, in the manner of a supervisor; how many there were."""
         missing = [place for place in range(self.crew.workers) if not self.alive(place)]
         for place in missing:
-            if place in self._members:
-                _close(self._members[place][1])
             self.start(place)
         return len(missing)
 
@@ -185,3 +186,4 @@ async def client(fleet: Fleet) -> AsyncGenerator[Client]:
     declare(app, journal, lambda _: None, fleet.domain)
     async with app:
         yield Client(app, journal)
+    journal.close()

@@ -229,6 +229,7 @@ def test_a_journal_can_be_read_after_a_kill_in_the_middle_of_a_line(tmp_path: Pa
         Effect("a", 1), Ended("a", 1), Settling("a", 1, "ack"), Settled("a", 1, accepted=True), Killed("settled"),
     ]  # fmt: skip
     journal.write(*happened)
+    journal.close()
     with (tmp_path / "one.journal").open("ab") as file:
         file.write(b"[1.0,2.0,{")
     assert [line.what for line in read(tmp_path / "one.journal")] == happened

@@ -1,0 +1,248 @@
+"""The four verbs: each is one script call for every queue and thousand jobs, all of a call in one write."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
+from math import inf
+from secrets import token_hex
+from typing import Any
+
+from msgspec import msgpack
+
+from taskq.broker import Traits
+from taskq.errors import BrokerError, BrokerRejected, Conflict
+from taskq.job import Delivery, Enqueued, Job, Lease, Nack, Settlement
+from taskq_redis.extender import CHUNK, TOKEN, by_queue, each, extend, text
+from taskq_redis.keys import encoded
+from taskq_redis.listener import Listener
+from taskq_redis.rows import (
+    Decoders,
+    Line,
+    delivery_of,
+    line_of,
+    microseconds,
+    refusal,
+    settlement_of,
+)
+from taskq_redis.tools import Tools
+from taskq_redis.waiting import PATIENCE, Waiting, Wish
+from taskq_redis.wire import Reply
+
+_CHUNK_BYTES = 4 << 20
+
+
+class RedisBroker:
+    """A queue on Redis or Valkey."""
+
+    def __init__(self, tools: Tools, traits: Traits, listener: Listener) -> None:
+        self._tools = tools
+        self._traits = traits
+        self._encode = msgpack.Encoder()
+        self._decode = Decoders()
+        self._waiting = Waiting(listener, self._leave)
+        self._abandoned: set[asyncio.Future[Any]] = set()
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        answers: list[Enqueued] = [Enqueued(job.id, True) for job in jobs]
+        chunks: list[Coroutine[Any, Any, None]] = []
+        for queue, lines in self._lines(jobs, answers).items():
+            for first, end in _chunks([len(jobs[at].body) for at, _ in lines]):
+                chunks.append(self._enqueue(queue, lines[first:end], jobs, answers))
+        await each(chunks)
+        return answers
+
+    async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
+        if limit <= 0 or not queues:
+            return []
+        if wait <= 0:
+            return await self._claim(queues, limit, lease, None)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        async with self._waiting.wish(queues) as wish:
+            while not self._waiting.closed:
+                if wish.bell.rung or wish.look_at <= loop.time():
+                    wish.bell.rung = False
+                    taken = await self._claim(queues, limit, lease, wish)
+                    if taken:
+                        return taken
+                left = until - loop.time()
+                if left <= 0:
+                    return []
+                await self._waiting.until_told(wish, left)
+        return []
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        answers = [False] * len(settlements)
+        parts = await by_queue(self._tools, [settlement.receipt for settlement in settlements])
+        script, window = self._tools.scripts.settle, microseconds(self._tools.settings.dedup_window)
+
+        async def settle(queue: str, found: Sequence[tuple[int, str, str]]) -> None:
+            packed = self._encode.encode([settlement_of(job, token, settlements[at]) for at, token, job in found])
+            said = await self._tools.client.run(script, self._tools.keys.queue(queue), packed, window)
+            for (at, _, _), answer in zip(found, text(said), strict=True):
+                answers[at] = answer == ord("1")
+
+        await each([settle(queue, found) for queue, found in parts])
+        return answers
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
+        return await extend(self._tools, receipts, lease)
+
+    async def close(self) -> None:
+        """Take back what waits and what was given to nobody, as far as the servers can be reached."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=1.0)
+        await self._waiting.close()
+
+    # Steps
+
+    def _lines(self, jobs: Sequence[Job], answers: list[Enqueued]) -> dict[str, list[tuple[int, Line]]]:
+        """The jobs as the script takes them, by queue; what is refused gets its answer here."""
+        lines: dict[str, list[tuple[int, Line]]] = {}
+        for at, job in enumerate(jobs):
+            refused = refusal(job, self._tools.settings.max_size)
+            if refused is None:
+                try:
+                    self._tools.keys.queue(job.queue)
+                    line = line_of(job, self._encode)
+                    for text in (job.id, job.unique, job.group, job.tenant):
+                        encoded(text or "")
+                    lines.setdefault(job.queue, []).append((at, line))
+                    continue
+                except UnicodeEncodeError as error:
+                    refused = BrokerRejected(f"job {job.id!r}: text that is not valid Unicode cannot be stored")
+                    refused.__cause__ = error
+                except BrokerRejected as error:
+                    refused = error
+            answers[at] = Enqueued(job.id, False, refused)
+        return lines
+
+    async def _enqueue(
+        self, queue: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]
+    ) -> None:
+        client, script, settings = self._tools.client, self._tools.scripts.enqueue, self._tools.settings
+        keys, packed = self._tools.keys.queue(queue), self._encode.encode([line for _, line in lines])
+        if settings.wait_replicas:
+            said = await client.run_replicated(
+                script, keys, packed, replicas=settings.wait_replicas, patience=settings.patience
+            )
+        else:
+            said = await client.run(script, keys, packed)
+        match said:
+            case []:
+                return
+            case [*refused]:
+                for turn, what, holder in zip(refused[::3], refused[1::3], refused[2::3], strict=True):
+                    at = lines[_number(turn)][0]
+                    answers[at] = _answer(jobs[at], what, text(holder).decode())
+            case _:
+                raise BrokerRejected(f"a script answered {said!r}")
+
+    async def _claim(self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None) -> list[Delivery]:
+        """What can be leased now. One call for all queues, where all are on one server."""
+        taken: list[Delivery] = []
+        calls = [[queue] for queue in queues] if self._tools.clustered else [list(queues)]
+        moment = inf
+        for named in calls:
+            patience = PATIENCE if wish is not None and not taken else 0
+            member, waits = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
+            if wish is not None and patience:
+                wish.waits = True
+            token = token_hex(TOKEN // 2)
+            room = min(limit - len(taken), CHUNK)
+            arguments = (room, microseconds(lease), token, patience, member, waits)
+            keys = self._tools.keys.queues(named)
+            claiming = self._tools.client.run(self._tools.scripts.claim, keys, *arguments)
+            got, next_moment = self._delivered(named, await self._unless_abandoned(claiming, named))
+            taken += got
+            moment = min(moment, next_moment)
+            if len(taken) >= limit:
+                break
+        if wish is not None and taken:
+            wish.waits, wish.look_at = self._tools.clustered and len(calls) > 1, -inf
+        elif wish is not None:
+            self._waiting.found_nothing(wish, moment)
+        return taken
+
+    def _delivered(self, queues: Sequence[str], reply: Reply) -> tuple[list[Delivery], float]:
+        """The deliveries, and in how many seconds the next job becomes due if this fetch keeps the time."""
+        match reply:
+            case [int(now), int(moment), [*counts], [*items]]:
+                pass
+            case _:
+                raise BrokerRejected(f"a script answered {reply!r}")
+        deliveries: list[Delivery] = []
+        moved, seconds = iter(items), now / 1e6
+        decode_row, decode_call = self._decode.row.decode, self._decode.call.decode
+        for queue, count in zip(queues, counts, strict=True):
+            for _ in range(_number(count)):
+                name, row, call, error = next(moved), next(moved), next(moved), next(moved)
+                delivery = delivery_of(
+                    queue,
+                    text(name).decode(),
+                    decode_row(text(row)),
+                    decode_call(text(call)),
+                    error if isinstance(error, bytes) else None,
+                    seconds,
+                )
+                deliveries.append(delivery)
+        return deliveries, (moment - now) / 1e6 if moment else inf
+
+    async def _unless_abandoned(self, claiming: Coroutine[Any, Any, Reply], queues: Sequence[str]) -> Reply:
+        """The reply; when the caller is cancelled before it comes, what it leases is given back."""
+        task = asyncio.get_running_loop().create_task(claiming)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            returning = asyncio.get_running_loop().create_task(self._give_back(task, queues))
+            self._abandoned.add(returning)
+            returning.add_done_callback(self._abandoned.discard)
+            raise
+
+    async def _give_back(self, claiming: Awaitable[Reply], queues: Sequence[str]) -> None:
+        try:
+            taken, _ = self._delivered(queues, await claiming)
+            await self.settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
+        except BrokerError:
+            # Nobody's failure: the leases will end by themselves.
+            return
+
+    async def _leave(self, wish: Wish) -> None:
+        leave, keys = self._tools.scripts.leave, self._tools.keys
+        calls = [[queue] for queue in wish.queues] if self._tools.clustered else [list(wish.queues)]
+        try:
+            for queues in calls:
+                await self._tools.client.run(leave, keys.queues(queues), wish.bell.member)
+        except BrokerError:
+            # The server stops counting on it by itself.
+            return
+
+
+def _chunks(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """First and end of parts that are neither too many nor too large for one script call."""
+    parts: list[tuple[int, int]] = []
+    first = held = 0
+    for at, size in enumerate(sizes):
+        if at - first >= CHUNK or (at > first and held + size > _CHUNK_BYTES):
+            parts.append((first, at))
+            first, held = at, 0
+        held += size
+    if sizes:
+        parts.append((first, len(sizes)))
+    return parts
+
+
+def _answer(job: Job, what: Reply, holder: str) -> Enqueued:
+    if what == b"conflict":
+        message = f"job {holder} holds the unique key {job.unique!r} of queue {job.queue!r}"
+        return Enqueued(holder, False, Conflict(message, holder))
+    return Enqueued(holder, False)
+
+
+def _number(reply: Reply) -> int:
+    if isinstance(reply, int):
+        return reply
+    raise BrokerRejected(f"a script answered {reply!r}")

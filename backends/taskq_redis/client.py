@@ -1,0 +1,84 @@
+"""Scripts run on the right server, with errors in our words."""
+
+import asyncio
+from collections.abc import Sequence
+
+from redis import exceptions
+
+from taskq.errors import BrokerRejected, BrokerUnavailable
+from taskq_redis.faults import DRIVER_ERRORS, translated
+from taskq_redis.scripts import Script
+from taskq_redis.servers import Command, Servers
+from taskq_redis.wire import Argument, Reply
+
+
+class Client:
+    """One loop's way to the servers."""
+
+    def __init__(self, servers: Servers, name: str) -> None:
+        self.servers = servers
+        self._name = name
+
+    async def run(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        """What a script returns. All keys are of one slot."""
+        try:
+            try:
+                return await self.servers.call(keys[0], (b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+            except exceptions.NoScriptError:
+                # Refused, so it has not run: sending it whole is no repetition.
+                return await self.servers.call(keys[0], (b"EVAL", script.text, len(keys), *keys, *arguments))
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._name) from error
+
+    async def run_replicated(
+        self, script: Script, keys: Sequence[bytes], *arguments: Argument, replicas: int, patience: float
+    ) -> Reply:
+        """The same, answered when so many replicas have what it wrote; fewer are BrokerUnavailable."""
+        rest = (len(keys), *keys, *arguments)
+        # On one connection and in one write: it is the connection whose writes are waited for.
+        wait = ("WAIT", replicas, int(patience * 500))
+        try:
+            try:
+                reply, copies = await self.servers.call_all(keys[0], (b"EVALSHA", script.sha, *rest), wait)
+            except exceptions.NoScriptError:
+                reply, copies = await self.servers.call_all(keys[0], (b"EVAL", script.text, *rest), wait)
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._name) from error
+        if not isinstance(copies, int):
+            raise BrokerRejected(f"{self._name}: WAIT was answered {copies!r}")
+        if copies < replicas:
+            raise BrokerUnavailable(
+                f"{self._name}: {copies} of the {replicas} replicas that wait_replicas asks for have confirmed; the "
+                "jobs are on the master alone, and repeating the call adds none twice"
+            )
+        return reply
+
+    async def call(self, key: bytes, *command: Argument) -> Reply:
+        """The reply of the server that serves a key."""
+        try:
+            return await self.servers.call(key, command)
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._name) from error
+
+    async def call_everywhere(self, *command: Argument) -> list[Reply]:
+        """The reply of every server that takes writes."""
+        try:
+            return list(await asyncio.gather(*(lane.call(*command) for lane in await self.servers.masters())))
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._name) from error
+
+    async def scan(self, command: Command, pattern: bytes) -> list[bytes]:
+        """All keys of all servers that match, a thousand looked at a time."""
+        found: list[bytes] = []
+        try:
+            for lane in await self.servers.masters():
+                cursor: Reply = b"0"
+                while isinstance(cursor, bytes):
+                    reply = await lane.call(*command, cursor, "MATCH", pattern, "COUNT", 1000)
+                    if not isinstance(reply, list) or not isinstance(reply[1], list):
+                        raise exceptions.InvalidResponse(f"a scan was answered {reply!r}")
+                    found += [key for key in reply[1] if isinstance(key, bytes)]
+                    cursor = reply[0] if reply[0] != b"0" else None
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._name) from error
+        return found

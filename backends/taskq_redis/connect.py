@@ -1,0 +1,107 @@
+"""Find the servers, learn what they are, hand over the parts; end all connections when the context is left."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from anyio import CancelScope
+from msgspec.structs import replace
+
+from taskq.broker import Backend, Extender, Traits
+from taskq_redis import scripts, settings, standing
+from taskq_redis.admin import RedisAdmin
+from taskq_redis.broker import RedisBroker
+from taskq_redis.client import Client
+from taskq_redis.extender import extending
+from taskq_redis.faults import DRIVER_ERRORS, translated
+from taskq_redis.hints import RedisHints
+from taskq_redis.keys import Keys
+from taskq_redis.listener import Listener
+from taskq_redis.results import RedisResults
+from taskq_redis.servers import Cluster, Servers, Single
+from taskq_redis.settings import Settings, Target
+from taskq_redis.standing import Standing
+from taskq_redis.store import RedisStore
+from taskq_redis.tools import Tools
+
+_BATCH = 10_000
+"""Jobs a call; they go in parts of a thousand, in one write."""
+
+
+@asynccontextmanager
+async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
+    """A backend on Redis or Valkey, shared by every process that names the same servers and namespace.
+
+    ``redis://host:6379/0``, ``rediss://…``, ``unix:///path``, ``redis+sentinel://host,host/service`` or
+    ``redis+cluster://host,host``; a server that is part of a cluster is found out. See
+    :class:`~taskq_redis.settings.Settings` for the options, in the query string or by keyword; every other one goes to
+    the driver's connection (``ssl_ca_certs=…``).
+    """
+    target, chosen = settings.read(url, options)
+    async with AsyncExitStack() as stack:
+        servers, found = await _found(target, chosen)
+        stack.push_async_callback(_shielded, servers)
+        standing.check(found, target.name)
+        keys, loaded = Keys(chosen.namespace), scripts.load()
+        client = Client(servers, target.name)
+        tools = Tools(client, loaded, keys, chosen, found.clustered)
+        listener = Listener(servers.connect, keys, target.name, clustered=found.clustered, patience=chosen.patience)
+        broker = RedisBroker(tools, _traits(found, chosen), listener)
+        stack.push_async_callback(_shielded, broker)
+        stack.push_async_callback(_shielded, listener)
+
+        def extender() -> AbstractAsyncContextManager[Extender]:
+            own = Client(_servers(target, chosen, clustered=found.clustered), target.name)
+            return extending(Tools(own, loaded, keys, chosen, found.clustered))
+
+        yield Backend(
+            broker=broker,
+            extender=extender,
+            results=RedisResults(tools, listener),
+            hints=RedisHints(client, keys, listener),
+            store=RedisStore(tools),
+            admin=RedisAdmin(tools),
+        )
+
+
+async def _found(target: Target, chosen: Settings) -> tuple[Servers, Standing]:
+    """The servers, and what they are."""
+    servers = _servers(target, chosen, clustered=target.kind == "cluster")
+    try:
+        found = standing.weakest([await standing.look(lane) for lane in await servers.masters()])
+        if found.clustered == isinstance(servers, Cluster):
+            return servers, found
+        await servers.close()
+        servers = _servers(target, chosen, clustered=found.clustered)
+        return servers, standing.weakest([await standing.look(lane) for lane in await servers.masters()])
+    except DRIVER_ERRORS as error:
+        await servers.close()
+        raise translated(error, target.name) from error
+    except BaseException:
+        await servers.close()
+        raise
+
+
+def _servers(target: Target, chosen: Settings, *, clustered: bool) -> Servers:
+    return Cluster(target, chosen.patience) if clustered else Single(target, chosen.patience)
+
+
+def _traits(found: Standing, chosen: Settings) -> Traits:
+    traits = Traits(
+        durability=found.durability,
+        idempotent=True,
+        dedup_window=chosen.dedup_window,
+        unique=True,
+        ordered=True,
+        groups=True,
+        exclusive=True,
+        fenced=True,
+        exact_attempts=True,
+        max_size=chosen.max_size,
+        max_batch=_BATCH,
+    )
+    return replace(traits, durability="replicated") if chosen.wait_replicas else traits
+
+
+async def _shielded(part: Servers | RedisBroker | Listener) -> None:
+    with CancelScope(shield=True):
+        await part.close()

@@ -1,0 +1,68 @@
+"""The names of everything that is stored: all of one queue, and all of one store key, under one hash tag."""
+
+from collections.abc import Sequence
+
+from taskq.errors import BrokerRejected
+
+NAMES = (
+    *("row", "call", "ready", "later", "leased", "dead", "unique", "parked", "places"),
+    *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched"),
+)
+"""What a queue has, in the order in which its scripts take it."""
+
+_REMEMBERED = 10_000
+
+
+class Keys:
+    """The keys of one namespace. Neither ``:`` nor ``/`` is in a namespace, so no two names are the same key."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._queues: dict[str, list[bytes]] = {}
+
+    def queue(self, queue: str) -> list[bytes]:
+        """What the scripts of a queue take."""
+        found = self._queues.get(queue)
+        if found is None:
+            if len(self._queues) >= _REMEMBERED:
+                self._queues.clear()
+            tag = f"{{{self._namespace}:{queue}}}:"
+            found = self._queues[queue] = [encoded(f"{tag}{name}") for name in NAMES]
+        return found
+
+    def one(self, queue: str, name: str) -> bytes:
+        """One of them."""
+        return self.queue(queue)[NAMES.index(name)]
+
+    def queues(self, queues: Sequence[str]) -> list[bytes]:
+        """The same of several queues, one after the other."""
+        return [key for queue in queues for key in self.queue(queue)]
+
+    def entry(self, key: str) -> list[bytes]:
+        """What the scripts of the store take."""
+        return [encoded(f"{{{self._namespace}/{key}}}:{name}") for name in ("held", "members", "gone")]
+
+    @property
+    def rows(self) -> bytes:
+        """A pattern that matches the row key of every queue that holds a job."""
+        return f"{{{self._namespace}:*}}:row".encode()
+
+    def queue_of(self, row: bytes) -> str:
+        """The queue of a row key."""
+        return row.decode()[len(self._namespace) + 2 : -len("}:row")]
+
+    def channel(self, channel: str) -> bytes:
+        """Where hints of a channel are told."""
+        return encoded(f"{self._namespace}:hint:{channel}")
+
+    def own_channel(self, token: str, *, clustered: bool) -> bytes:
+        """Where one process is told what it waits for; the scripts know by the name who counts its listeners."""
+        return f"{self._namespace}:{'cast' if clustered else 'wake'}:{token}".encode()
+
+
+def encoded(text: str) -> bytes:
+    """Text as it is sent. Raises BrokerRejected for what is not valid Unicode."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BrokerRejected(f"{text!r} is not valid Unicode and cannot be stored") from error

@@ -1,0 +1,104 @@
+"""A server we talk to: one wire, made when it is first needed and again after it was lost."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection
+
+from taskq_redis.faults import DRIVER_ERRORS
+from taskq_redis.wire import Argument, Reply, Wire
+
+Opener = Callable[[], Awaitable[AbstractConnection]]
+"""Makes an open connection to the right server, wherever that is now."""
+
+_STALE = (exceptions.ReadOnlyError, exceptions.BusyLoadingError, exceptions.MasterDownError)
+"""Errors of a server that is not the one to talk to, or not yet."""
+
+
+class Lane:
+    """Calls to one server. A lost connection fails those under way; the next call makes a new one."""
+
+    def __init__(self, opener: Opener, *, patience: float) -> None:
+        self._opener = opener
+        self._patience = patience
+        self._wire: Wire | None = None
+        self._opening: asyncio.Task[Wire] | None = None
+        self._closed = False
+
+    async def call(self, *command: Argument) -> Reply:
+        """One command and its reply. Raises what the driver raises."""
+        wire = self._wire
+        if wire is None:
+            wire = await self._open()
+        try:
+            return await wire.send(command)[0]
+        except _STALE as error:
+            wire.close(error)
+            raise
+
+    async def call_all(self, *commands: Sequence[Argument]) -> list[Reply | Exception]:
+        """Commands that nothing comes between, and a reply or an error for each."""
+        wire = self._wire or await self._open()
+        replies: list[Reply | Exception] = []
+        for reply in await asyncio.gather(*wire.send(*commands), return_exceptions=True):
+            if isinstance(reply, asyncio.CancelledError):
+                raise reply
+            if isinstance(reply, _STALE):
+                wire.close(reply)
+            if isinstance(reply, BaseException) and not isinstance(reply, Exception):
+                raise reply
+            replies.append(reply)
+        return replies
+
+    async def close(self) -> None:
+        """End the connection and whatever waits for one."""
+        self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        if self._wire is not None:
+            self._wire.close(exceptions.ConnectionError("this backend is closed"))
+
+    async def _open(self) -> Wire:
+        if self._closed:
+            raise exceptions.ConnectionError("this backend is closed")
+        if self._opening is None:
+            # A task of its own, so that a caller who is cancelled takes nobody's connection away.
+            self._opening = asyncio.get_running_loop().create_task(self._make())
+            self._opening.add_done_callback(self._opened)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled():
+                raise exceptions.ConnectionError("this backend is closed") from None
+            raise
+
+    async def _make(self) -> Wire:
+        return Wire(await self._opener(), patience=self._patience, lost=self._lose)
+
+    def _opened(self, opening: "asyncio.Task[Wire]") -> None:
+        self._opening = None
+        # Read here, as every caller may have been cancelled.
+        if not opening.cancelled() and opening.exception() is None and opening.result().is_open:
+            self._wire = opening.result()
+
+    def _lose(self, wire: Wire) -> None:
+        if self._wire is wire:
+            self._wire = None
+
+
+async def opened(connection: AbstractConnection, patience: float) -> AbstractConnection:
+    """The connection, open, or an error of the driver within ``patience`` seconds."""
+    task = asyncio.current_task()
+    try:
+        async with asyncio.timeout(patience):
+            await connection.connect()  # type: ignore[no-untyped-call]  # its types are partial
+        # Its connect() now and then succeeds although it was cancelled.
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # noqa: TRY301 it ends as a cancellation in time does
+    except (*DRIVER_ERRORS, asyncio.CancelledError):
+        await connection.disconnect(nowait=True)
+        raise
+    return connection

@@ -1,0 +1,97 @@
+-- Leases the best due jobs of queues, in order; returns the clock, the moment to look again at (0: none), how many
+-- jobs of each queue, and then id, row, call and error of each job.
+-- KEYS: those of each queue.
+-- ARGV: limit, lease, token, patience (0: does not wait), 'channel number' of the fetch, '1' if it waits already.
+local limit, lease, token, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local member, waits = ARGV[5], ARGV[6] == '1'
+local reply = {}
+local taken = 0
+
+-- Lease this job in memory; true when its group now shows one that goes before `following`.
+local function deliver(id, row, following)
+  local more = row[MORE]
+  if row[TOKEN] ~= '' then row[LOSSES] = row[LOSSES] + 1 end
+  row[AT], row[TOKEN], row[FENCE] = LEASED, token, math.max(now, row[FENCE] + 1)
+  if not more then return false end
+  if more.k == 'start' then release_key(id, row) end
+  if not more.g then return false end
+  if redis.call('HGET', shown_key, more.g) == id then redis.call('HDEL', shown_key, more.g) end
+  if not more.p and not more.c then take_place(row) end
+  groups[more.g] = nil
+  local shown = show(more.g)
+  return shown and following and goes_before(row_of(shown), row_of(following))
+end
+
+-- Take up to so many from ready; returns how many.
+local function take(count)
+  local popped = redis.call('ZPOPMIN', ready_key, count)
+  local ids = {}
+  for i = 1, #popped, 2 do ids[#ids + 1] = string.sub(popped[i], RANK + 1) end
+  load(ids)
+  local leases, rows, got = {}, {}, {}
+  for i, id in ipairs(ids) do
+    local row = held[id]
+    local overtaken = deliver(id, row, ids[i + 1])
+    got[i], leases[2 * i - 1], leases[2 * i] = id, now + lease, id
+    rows[2 * i - 1], rows[2 * i] = id, pack(row)
+    if overtaken then
+      for rest = i + 1, #ids do redis.call('ZADD', ready_key, 0, popped[2 * rest - 1]) end
+      break
+    end
+  end
+  if #got == 0 then return 0 end
+  redis.call('ZADD', leased_key, unpack(leases))
+  redis.call('HSET', row_key, unpack(rows))
+  local calls = redis.call('HMGET', call_key, unpack(got))
+  for i, id in ipairs(got) do
+    local row, at = held[id], #reply
+    changed[id] = nil
+    reply[at + 1], reply[at + 2], reply[at + 3] = id, rows[2 * i], calls[i]
+    reply[at + 4] = row[MORE] and row[MORE].e and redis.call('HGET', error_key, id) or false
+  end
+  return #got
+end
+
+local queues = #KEYS / WIDTH
+local counts, visited = {}, 0
+for queue = 0, queues - 1 do
+  counts[queue + 1] = 0
+  if taken < limit then
+    turn_to(queue)
+    visited = queue + 1
+    advance()
+    local got
+    repeat
+      got = take(limit - taken)
+      taken = taken + got
+      counts[queue + 1] = counts[queue + 1] + got
+    until got == 0 or taken == limit
+    save()
+    if counts[queue + 1] > 0 then
+      -- There may be more for others to do.
+      if redis.call('ZCARD', ready_key) > 0 then wake() end
+      ring(now + lease)
+    end
+  end
+end
+
+local moment = 0
+for queue = 0, queues - 1 do
+  turn_to(queue)
+  if taken > 0 then
+    if waits then leave(member) end
+  elseif patience > 0 then
+    redis.call('ZADD', waiting_key, now + patience, member)
+    redis.call('PEXPIRE', waiting_key, patience / 1000)
+    -- One of all that wait keeps the time, so that a due moment wakes one.
+    local keeper = redis.call('GET', keeper_key)
+    if not keeper or keeper == member then
+      redis.call('SET', keeper_key, member, 'PX', patience / 1000)
+      for _, key in ipairs({ later_key, leased_key }) do
+        local head = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+        if head and (moment == 0 or head < moment) then moment = head end
+      end
+    end
+  end
+end
+return { now, moment, counts, reply }

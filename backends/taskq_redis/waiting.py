@@ -1,0 +1,105 @@
+"""How a fetch waits without asking again and again: it is told, it keeps the time, or it looks every few seconds."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from math import inf
+from typing import Any
+
+from taskq_redis.listener import Bell, Listener
+
+LOOK = 2.0
+"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second."""
+
+DEAF = 0.5
+"""The same while no message can arrive."""
+
+PATIENCE = 3_000_000
+"""Microseconds for which a script counts on a fetch that it was told waits: longer than between two looks."""
+
+
+class Wish:
+    """A fetch's place among those that wait on the server; it outlives the fetch, for the next one to go on with."""
+
+    __slots__ = ("bell", "look_at", "queues", "waits")
+
+    def __init__(self, queues: tuple[str, ...], bell: Bell) -> None:
+        self.queues = queues
+        self.bell = bell
+        self.waits = False
+        """The server may count on it."""
+        self.look_at = -inf
+        """By the loop's clock: before that there is no need to ask."""
+
+
+class Waiting:
+    """The wishes of one broker."""
+
+    def __init__(self, listener: Listener, leave: Callable[[Wish], Coroutine[Any, Any, None]]) -> None:
+        self._listener = listener
+        self._leave = leave
+        self._idle: dict[tuple[str, ...], list[Wish]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def closed(self) -> bool:
+        return self._listener.closed
+
+    @asynccontextmanager
+    async def wish(self, queues: Sequence[str]) -> AsyncGenerator[Wish]:
+        """One for these queues, which may be waiting already."""
+        key = tuple(queues)
+        idle = self._idle.get(key)
+        wish = idle.pop() if idle else Wish(key, self._listener.bell())
+        if not idle:
+            self._idle.pop(key, None)
+        wish.bell.passed = None
+        try:
+            yield wish
+        finally:
+            self._rest(wish)
+
+    async def until_told(self, wish: Wish, seconds: float) -> None:
+        """Return when there may be something to fetch, or when the time is over."""
+        now = asyncio.get_running_loop().time()
+        await wish.bell.wait(max(0.0, min(seconds, wish.look_at - now)))
+
+    def found_nothing(self, wish: Wish, moment: float) -> None:
+        """The next look is needed in ``moment`` seconds at the latest."""
+        # Two clocks are compared: a timer may ring a little before the moment has come.
+        period = LOOK if self._listener.hears else DEAF
+        wish.look_at = asyncio.get_running_loop().time() + min(period, max(moment, 0.001))
+
+    async def close(self) -> None:
+        """What waits on the server is taken back as far as it can be reached."""
+        wishes = [wish for idle in self._idle.values() for wish in idle if wish.waits]
+        self._idle.clear()
+        tasks = [*self._leaving, *(asyncio.get_running_loop().create_task(self._leave(wish)) for wish in wishes)]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=DEAF)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _rest(self, wish: Wish) -> None:
+        if not wish.waits or self.closed:
+            self._listener.remove(wish.bell)
+            return
+        self._idle.setdefault(wish.queues, []).append(wish)
+        wish.bell.passed = lambda: self._pass_on(wish)
+        if wish.bell.rung:
+            self._pass_on(wish)
+
+    def _pass_on(self, wish: Wish) -> None:
+        """It was told of something while no fetch waits here: another one has to look."""
+        idle = self._idle.get(wish.queues, [])
+        if wish not in idle:
+            return
+        idle.remove(wish)
+        if not idle:
+            del self._idle[wish.queues]
+        self._listener.remove(wish.bell)
+        if not self.closed:
+            task = asyncio.get_running_loop().create_task(self._leave(wish))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)

@@ -1,0 +1,80 @@
+"""A namespace and a user of its own on servers that many tests share."""
+
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from functools import partial
+from typing import Any, cast
+from uuid import uuid4
+
+from anyio import to_thread
+from redis import Redis, RedisError
+from taskq_redis import connect
+
+from taskq.broker import Backend
+from taskq.testing.deployment import Deployment
+from tests.servers.process import Process
+from tests.servers.valkey import ask, await_all
+
+
+class Tenant:
+    """What one test has on the servers; every key of it begins with its namespace."""
+
+    def __init__(self, nodes: Sequence[Process], url: Callable[[str], str]) -> None:
+        """``url`` makes one from the user with the password and ``@``."""
+        self.namespace = f"t{uuid4().hex[:12]}"
+        self.nodes = nodes
+        self.url = url(f"{self.namespace}:secret@")
+        self._permit("+@all")
+
+    def open(self, **options: object) -> AbstractAsyncContextManager[Backend]:
+        return connect(self.url, namespace=self.namespace, **options)
+
+    async def residue(self) -> Collection[str]:
+        """Every key of this namespace on every server; what ends by itself within seconds carries no job."""
+        return [key for node in self.nodes for key in await to_thread.run_sync(partial(self._keys, node))]
+
+    async def restart(self) -> None:
+        # Not in another thread: a server ends with the one that started it.
+        for node in self.nodes:
+            node.kill()
+        for node in self.nodes:
+            node.start()
+        if len(self.nodes) > 1:
+            await_all(self.nodes, "cluster_state:ok\r", "CLUSTER INFO")
+        self._permit("+@all")
+
+    @asynccontextmanager
+    async def sever(self, backend: Backend) -> AsyncGenerator[None]:  # noqa: ARG002  # every backend of this user
+        self._permit("-@all")
+        yield
+        self._permit("+@all")
+
+    def _permit(self, what: str) -> None:
+        for node in self.nodes:
+            ask(node, f"ACL SETUSER {self.namespace} on >secret ~* &* {what}")
+
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(
+            open=self.open,
+            residue=self.residue,
+            restart=self.restart,
+            sever=self.sever,
+            driver_errors=(RedisError, OSError),
+        )
+
+    def _keys(self, node: Process) -> list[str]:
+        return keys(node, f"{{{self.namespace}*")
+
+
+def keys(node: Process, pattern: str = "*") -> list[str]:
+    """The keys of one server."""
+    found: list[bytes] = command(node, "KEYS", pattern)
+    return [key.decode() for key in found]
+
+
+def command(node: Process, *words: str | int) -> Any:
+    """What a server answers."""
+    with closing(Redis(port=node.port, decode_responses=False)) as client:
+        execute = cast("Callable[..., Any]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+        return execute(*words)

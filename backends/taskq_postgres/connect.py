@@ -1,0 +1,123 @@
+"""Look at the server, check its schema, open the few connections; end them when the context is left."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import asyncpg
+from anyio import CancelScope
+from msgspec import Struct
+
+from taskq.broker import Backend, Durability, Extender, Traits
+from taskq_postgres import migrate, queries, settings
+from taskq_postgres.admin import PostgresAdmin
+from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
+from taskq_postgres.faults import translating
+from taskq_postgres.hints import PostgresHints
+from taskq_postgres.lanes import Lanes, open_connection
+from taskq_postgres.settings import Address, Settings
+from taskq_postgres.store import PostgresStore
+from taskq_postgres.transactions import PostgresTransactions
+from taskq_postgres.verbs import Verbs
+from taskq_postgres.watcher import Watcher
+
+# Larger statements would hold their locks longer than others should wait.
+_BATCH = 1000
+# At a few µs a row a portion keeps others waiting for some milliseconds at most.
+_PORTION = 1000
+_SWEEP = 1.0
+
+
+class Deployment(Struct, frozen=True):
+    """What the server at this address turned out to be."""
+
+    pooled: bool
+    durability: Durability
+
+
+@asynccontextmanager
+async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
+    """A backend in a PostgreSQL database, in a schema of its own, shared with every process that opens it.
+
+    ``postgresql://user@host/database``; see :class:`~taskq_postgres.settings.Settings` for the options, in the query
+    string or by keyword. At most ``connections`` + 3 are open at a time, whatever the worker's slots.
+    """
+    address, chosen = settings.read(url, options)
+    sql = queries.load(chosen.schema)
+    with translating(address.shown):
+        found = await _look(address, chosen, sql.deployment)
+    opener = partial(open_connection, address, chosen, pooled=found.pooled)
+    traits = Traits(
+        durability=found.durability,
+        idempotent=True,
+        dedup_window=chosen.dedup_window,
+        unique=True,
+        ordered=True,
+        groups=True,
+        exclusive=True,
+        fenced=True,
+        exact_attempts=True,
+        max_size=chosen.max_size,
+        max_batch=_BATCH,
+    )
+    verbs = Verbs(sql, chosen.max_size, chosen.dedup_window)
+    lanes = Lanes(address.shown, opener, chosen.connections)
+    lanes.chore = (_SWEEP, lambda connection: connection.fetchval(sql.sweep, _PORTION))
+    lent = Lanes(address.shown, opener, 1)
+    listening = None
+    if chosen.listen_url is not None:
+        direct = Address(chosen.listen_url, address.shown)
+        listening = partial(open_connection, direct, chosen, pooled=False)
+    elif not found.pooled:
+        listening = opener
+    watcher = Watcher(sql, queries.channel(chosen.schema), lanes, listening)
+    watcher.start()
+
+    @asynccontextmanager
+    async def extender() -> AsyncGenerator[Extender]:
+        own = Lanes(address.shown, opener, 1)
+        try:
+            yield PostgresExtender(verbs, own)
+        finally:
+            with CancelScope(shield=True):
+                await own.close()
+
+    try:
+        yield Backend(
+            broker=PostgresBroker(traits, verbs, lanes, watcher),
+            extender=extender,
+            results=PostgresResults(verbs, lanes, watcher),
+            # Without a listener nobody would hear them.
+            hints=None if listening is None else PostgresHints(address.shown, watcher),
+            store=PostgresStore(sql, lanes),
+            transactions=PostgresTransactions(address.shown, traits, verbs, lent),
+            admin=PostgresAdmin(sql, lanes, watcher),
+        )
+    finally:
+        with CancelScope(shield=True):
+            await watcher.close()
+            await lanes.close()
+            await lent.close()
+
+
+async def _look(address: Address, chosen: Settings, deployment: str) -> Deployment:
+    """Ask the server what it is, by means that any pooler lets through."""
+    connection = await open_connection(address, chosen, pooled=True)
+    try:
+        if chosen.migrate:
+            await migrate.apply(connection, chosen.schema)
+        await migrate.check(connection, chosen.schema, address.shown)
+        row = await connection.fetchrow(deployment)
+        assert row is not None  # noqa: S101  # a SELECT without FROM
+        # A pooler shows its clients another process than the one that serves them.
+        pooled = row["process"] != connection.get_server_pid() if chosen.pooled is None else chosen.pooled
+        return Deployment(pooled, _durability(row))
+    finally:
+        await connection.close(timeout=2)
+
+
+def _durability(row: asyncpg.Record) -> Durability:
+    """What a commit that was confirmed survives."""
+    if not row["fsync"] or row["synchronous_commit"] == "off":
+        return "seconds"
+    return "replicated" if row["replicated"] and row["synchronous_commit"] != "local" else "disk"

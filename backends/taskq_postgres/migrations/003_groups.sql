@@ -1,0 +1,82 @@
+-- Groups: a queue's line shows the best member that a free place allows, so that those that wait cost a fetch nothing.
+--
+-- A member that needs no place stands in the line as any job does: a cancelled one will not run, and one that started
+-- in order still holds its own. Whoever changes anything of a group holds its queue's lock, taken before any row's.
+
+-- Hold the locks of these queues' groups until the transaction ends: in one order, so that no two wait for each other.
+CREATE FUNCTION {schema}.lock_groups(queues text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  lock bigint;
+BEGIN
+  FOR lock IN SELECT DISTINCT hashtextextended('{schema} groups of ' || queue, 0) FROM unnest(queues) AS queue ORDER BY 1
+  LOOP
+    PERFORM pg_advisory_xact_lock(lock);
+  END LOOP;
+END
+$$;
+
+-- Put the right member of a group in its queue's line after anything of the group has changed.
+CREATE FUNCTION {schema}.show(line text, name text) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+  taken bigint;
+  rung bigint := 1::bigint << 40;
+  head {schema}.jobs;
+  best {schema}.jobs;
+BEGIN
+  SELECT count(*) INTO taken FROM {schema}.jobs WHERE queue = line AND grp = name AND placed;
+  LOOP
+    -- The best of each group_limit stands at the head of its own range of the index.
+    SELECT group_limit INTO rung FROM {schema}.jobs
+    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state IN ('parked', 'ready') AND NOT placed
+      AND NOT cancelled AND group_limit < rung AND group_limit > taken
+    ORDER BY group_limit DESC, priority DESC, due, seq LIMIT 1;
+    EXIT WHEN NOT FOUND;
+    SELECT * INTO head FROM {schema}.jobs
+    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state IN ('parked', 'ready') AND NOT placed
+      AND NOT cancelled AND group_limit = rung
+    ORDER BY priority DESC, due, seq LIMIT 1;
+    IF best.id IS NULL OR (-head.priority, head.due, head.seq) < (-best.priority, best.due, best.seq) THEN
+      best := head;
+    END IF;
+  END LOOP;
+  IF best.id IS NULL THEN
+    UPDATE {schema}.jobs SET state = 'parked'
+    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled;
+  ELSE
+    UPDATE {schema}.jobs SET state = 'parked'
+    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled
+      AND id <> best.id;
+    UPDATE {schema}.jobs SET state = 'ready' WHERE queue = line AND id = best.id AND state = 'parked';
+  END IF;
+END
+$$;
+
+-- Carry out what time alone brings about in a queue: due jobs and those whose lease is over stand in line.
+--
+-- A portion at a time, so that no fetch pays for all that became due at once. Grouped jobs only under their lock.
+CREATE FUNCTION {schema}.promote(line text, in_groups boolean, moment float8) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  name text;
+  names text[];
+BEGIN
+  WITH moved AS (
+    UPDATE {schema}.jobs
+    SET state = CASE WHEN grp IS NULL OR cancelled OR (placed AND group_limit = 1) THEN 'ready' ELSE 'parked' END,
+      placed = placed AND group_limit = 1
+    WHERE ctid = ANY (ARRAY(
+      SELECT ctid FROM {schema}.jobs
+      WHERE queue = line AND state IN ('later', 'leased') AND due <= moment AND (in_groups OR grp IS NULL)
+      ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED
+    ))
+    RETURNING grp
+  )
+  SELECT array_agg(DISTINCT grp) FILTER (WHERE grp IS NOT NULL) INTO names FROM moved;
+  IF names IS NOT NULL THEN
+    FOREACH name IN ARRAY names LOOP
+      PERFORM {schema}.show(line, name);
+    END LOOP;
+  END IF;
+END
+$$;

@@ -1,0 +1,162 @@
+-- Add jobs, given as arrays of one length; an array that is NULL leaves each job its default.
+--
+-- Returns a row for each job that was not added: its place in the arrays, who holds its id or key, and whether that is
+-- a conflict. With tells, those who wait are told at the commit: for callers whose transaction it is.
+CREATE FUNCTION {schema}.enqueue(
+  queues text[],
+  ids text[],
+  tasks text[],
+  bodies bytea[],
+  priorities integer[] DEFAULT NULL,
+  delays float8[] DEFAULT NULL,
+  run_ats float8[] DEFAULT NULL,
+  expiries float8[] DEFAULT NULL,
+  uniques text[] DEFAULT NULL,
+  conflicts text[] DEFAULT NULL,
+  key_untils text[] DEFAULT NULL,
+  key_seconds float8[] DEFAULT NULL,
+  grps text[] DEFAULT NULL,
+  group_limits integer[] DEFAULT NULL,
+  rests text[] DEFAULT NULL,
+  tells boolean DEFAULT true
+)
+RETURNS TABLE (place integer, holder text, conflict boolean) LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+  moment float8;
+  seqs bigint[];
+  again integer[];
+  answered integer[] := '{}';
+  expected integer := cardinality(ids);
+  added integer;
+  job record;
+  other {schema}.jobs;
+  line text;
+  name text;
+BEGIN
+  IF grps IS NOT NULL OR 'replace' = ANY (conflicts) THEN
+    PERFORM {schema}.lock_groups(queues);
+  END IF;
+  moment := extract(epoch FROM clock_timestamp());
+  seqs := ARRAY(SELECT nextval('{schema}.arrivals') FROM generate_series(1, expected));
+  LOOP
+    -- In one order, so that of two calls with the same ids or keys one waits for the other, and never each for each.
+    INSERT INTO {schema}.jobs (
+      seq, due, priority, group_limit, keyed, state, queue, id, task, body, expires_at, uniq, key_until, key_free_at,
+      grp, rest
+    )
+    SELECT
+      seq, due, coalesce(priority, 0), coalesce(group_limit, 1), uniq IS NOT NULL,
+      CASE WHEN due > moment THEN 'later' WHEN grp IS NULL THEN 'ready' ELSE 'parked' END,
+      queue, id, task, body, due + expiry, uniq, CASE WHEN uniq IS NOT NULL THEN coalesce(until, 'end') END,
+      CASE WHEN uniq IS NOT NULL THEN moment + seconds END, grp, rest
+    FROM (
+      SELECT *, CASE WHEN run_at IS NULL THEN moment + coalesce(delay, 0) ELSE greatest(moment, run_at) END AS due
+      FROM unnest(
+        seqs, queues, ids, tasks, bodies, priorities, delays, run_ats, expiries, uniques, key_untils, key_seconds, grps,
+        group_limits, rests
+      ) WITH ORDINALITY AS given (
+        seq, queue, id, task, body, priority, delay, run_at, expiry, uniq, until, seconds, grp, group_limit, rest, n
+      )
+    ) AS given
+    WHERE (again IS NULL OR n = ANY (again)) AND NOT EXISTS (
+      SELECT FROM {schema}.ended AS e WHERE e.queue = given.queue AND e.id = given.id AND e.id_until > moment
+    )
+    ORDER BY queue, uniq NULLS FIRST, CASE WHEN uniq IS NULL THEN id END, n
+    ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    EXIT WHEN added = expected;
+    again := '{}';
+    FOR job IN
+      SELECT given.* FROM unnest(
+        seqs, queues, ids, tasks, bodies, priorities, delays, run_ats, expiries, uniques, conflicts, rests
+      ) WITH ORDINALITY AS given (
+        seq, queue, id, task, body, priority, delay, run_at, expiry, uniq, conflict, rest, n
+      )
+      WHERE NOT EXISTS (
+        SELECT FROM {schema}.jobs AS j WHERE j.queue = given.queue AND j.id = given.id AND j.seq = given.seq
+      )
+      ORDER BY n
+    LOOP
+      CONTINUE WHEN job.n = ANY (answered);
+      SELECT * INTO other FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id;
+      IF FOUND AND other.lapses_at <= moment THEN
+        DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.lapses_at <= moment;
+        again := again || job.n::integer;
+      ELSIF FOUND OR EXISTS (
+        SELECT FROM {schema}.ended AS e WHERE e.queue = job.queue AND e.id = job.id AND e.id_until > moment
+      ) THEN
+        answered := answered || job.n::integer;
+        place := job.n; holder := job.id; conflict := false;
+        RETURN NEXT;
+      ELSE
+        SELECT * INTO other FROM {schema}.jobs AS j
+        WHERE j.queue = job.queue AND j.uniq = job.uniq AND j.keyed FOR UPDATE;
+        IF NOT FOUND THEN
+          again := again || job.n::integer;
+        ELSIF other.lapses_at <= moment OR other.key_free_at <= moment THEN
+          UPDATE {schema}.jobs AS j SET keyed = false WHERE j.queue = other.queue AND j.id = other.id;
+          again := again || job.n::integer;
+        ELSE
+          answered := answered || job.n::integer;
+          place := job.n; holder := other.id; conflict := coalesce(job.conflict, 'return') <> 'return';
+          -- A holder with a token may still be settled late, and a cancelled one will not run: neither may take over
+          -- a call that would be lost with it.
+          IF job.conflict = 'replace' AND other.token IS NULL AND NOT other.cancelled AND other.state <> 'dead' THEN
+            conflict := false;
+            PERFORM {schema}.replace_job(
+              other, job.task, job.body, coalesce(job.priority, 0), job.delay, job.run_at, job.expiry, job.rest, moment
+            );
+          END IF;
+          RETURN NEXT;
+        END IF;
+      END IF;
+    END LOOP;
+    expected := cardinality(again);
+    EXIT WHEN expected = 0;
+  END LOOP;
+  -- An outcome is the last end's of its id.
+  DELETE FROM {schema}.ended AS e USING unnest(queues, ids, seqs) AS given (queue, id, seq)
+  WHERE e.queue = given.queue AND e.id = given.id AND EXISTS (
+    SELECT FROM {schema}.jobs AS j WHERE j.queue = given.queue AND j.id = given.id AND j.seq = given.seq
+  );
+  IF grps IS NOT NULL THEN
+    FOR line, name IN
+      SELECT DISTINCT given.queue, given.grp FROM unnest(queues, grps) AS given (queue, grp) WHERE given.grp IS NOT NULL
+    LOOP
+      PERFORM {schema}.show(line, name);
+    END LOOP;
+  END IF;
+  IF tells THEN
+    PERFORM {schema}.tell(queues);
+  END IF;
+END
+$$;
+
+-- Give a waiting job another call, priority, due moment and expiry; it keeps its id, group, key and attempt.
+CREATE FUNCTION {schema}.replace_job(
+  other {schema}.jobs, new_task text, new_body bytea, new_priority integer, delay float8, run_at float8, expiry float8,
+  new_rest text, moment float8
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  moved float8 := CASE WHEN run_at IS NULL THEN moment + coalesce(delay, 0) ELSE greatest(moment, run_at) END;
+  kept jsonb := coalesce(other.rest::jsonb, '{}') - ARRAY['delay', 'run_at', 'expires_in', 'headers'];
+  given jsonb := coalesce(new_rest::jsonb, '{}') - ARRAY['on_conflict', 'unique_until', 'tenant'];
+BEGIN
+  UPDATE {schema}.jobs
+  SET task = new_task, body = new_body, priority = new_priority, due = moved, expires_at = moved + expiry,
+    rest = nullif(kept || given, '{}')::text,
+    state = CASE WHEN moved > moment THEN 'later' WHEN grp IS NULL OR placed THEN 'ready' ELSE 'parked' END
+  WHERE queue = other.queue AND id = other.id;
+  IF other.grp IS NOT NULL THEN
+    PERFORM {schema}.show(other.queue, other.grp);
+  END IF;
+END
+$$;
+
+-- Tell whoever waits for a job of these queues, at the commit: once a queue.
+CREATE FUNCTION {schema}.tell(queues text[]) RETURNS void LANGUAGE sql AS $$
+  SELECT pg_notify('{channel}', 'q' || queue)
+  FROM (SELECT DISTINCT queue FROM unnest(queues) AS queue) AS told WHERE octet_length(queue) < 7000
+$$;

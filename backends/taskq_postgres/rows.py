@@ -1,0 +1,188 @@
+"""Rows as jobs, jobs as arrays, and receipts: values only."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from secrets import randbits
+from typing import TypeVar
+
+import asyncpg
+from msgspec import Struct, json
+
+from taskq.broker import Record
+from taskq.errors import BrokerRejected, PayloadTooLarge
+from taskq.job import Delivery, Job, OnConflict, UniqueUntil
+
+T = TypeVar("T")
+
+_INTEGER = 2**31
+_TOKEN = 63
+# An index entry has room for 2,704 bytes, and the longest holds two of these texts.
+_TEXT = 1200
+
+
+class Rest(Struct, frozen=True, omit_defaults=True):
+    """What a caller said that only the job itself repeats, so that a plain job stores nothing for it."""
+
+    delay: float = 0.0
+    run_at: float | None = None
+    expires_in: float | None = None
+    on_conflict: OnConflict = "return"
+    unique_until: UniqueUntil = "end"
+    tenant: str | None = None
+    headers: Mapping[str, str] = {}
+
+
+_PLAIN = Rest()
+
+
+class Receipt(Struct, frozen=True, order=True):
+    """Which row a lease is of, and the proof of it."""
+
+    queue: str
+    id: str
+    token: int
+    grouped: bool
+
+    def written(self) -> str:
+        return f"{self.token:x}.{int(self.grouped)}.{len(self.queue)}.{self.queue}{self.id}"
+
+
+def receipt_of(text: str) -> Receipt | None:
+    """The receipt a text says; None for what is no receipt of this backend."""
+    try:
+        token, grouped, size, names = text.split(".", 3)
+        receipt = Receipt(names[: int(size)], names[int(size) :], int(token, 16), grouped == "1")
+        names.encode()
+    except ValueError:
+        return None
+    return receipt if 0 <= receipt.token < 2**_TOKEN and "\0" not in names else None
+
+
+def new_token() -> int:
+    return randbits(_TOKEN)
+
+
+def arrays_of(jobs: Sequence[Job]) -> tuple[Sequence[object] | None, ...]:
+    """The parameters of ``enqueue``: an array for each column, None where all jobs have its default."""
+    keyed = [job.unique_until if job.unique is not None else None for job in jobs]
+    return (
+        [job.queue for job in jobs],
+        [job.id for job in jobs],
+        [job.task for job in jobs],
+        [job.body for job in jobs],
+        _said((job.priority for job in jobs), 0),
+        _said((job.delay for job in jobs), 0.0),
+        _said((job.run_at for job in jobs), None),
+        _said((job.expires_in for job in jobs), None),
+        _said((job.unique for job in jobs), None),
+        _said((job.on_conflict for job in jobs), "return"),
+        _said((until if isinstance(until, str) else None for until in keyed), None),
+        _said((None if isinstance(until, str) else until for until in keyed), None),
+        _said((job.group for job in jobs), None),
+        _said((job.group_limit for job in jobs), 1),
+        _said(map(_rest, jobs), None),
+    )
+
+
+def _said(values: Iterable[T], default: T) -> list[T] | None:
+    column = list(values)
+    return column if column.count(default) < len(column) else None
+
+
+def _rest(job: Job) -> str | None:
+    rest = Rest(job.delay, job.run_at, job.expires_in, job.on_conflict, job.unique_until, job.tenant, dict(job.headers))
+    return None if rest == _PLAIN else json.encode(rest).decode()
+
+
+def refusal(job: Job, max_size: int) -> BrokerRejected | None:
+    """Why a job cannot be stored."""
+    if len(job.body) > max_size:
+        return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
+    moments = (job.delay, job.run_at or 0.0, job.expires_in or 0.0)
+    until = job.unique_until
+    if not all(map(isfinite, moments)) or not (isinstance(until, str) or isfinite(until)):
+        return BrokerRejected(f"job {job.id}: delay, run_at, expires_in and unique_until are finite numbers of seconds")
+    if not (-_INTEGER <= job.priority < _INTEGER and 1 <= job.group_limit < _INTEGER):
+        return BrokerRejected(f"job {job.id}: priority and group_limit fit 32 bits, and group_limit is at least 1")
+    try:
+        longest = max(len((text or "").encode()) for text in (job.queue, job.id, job.unique, job.group))
+        said = f"{job.queue}{job.id}{job.task}{job.unique}{job.group}{job.tenant}"
+        for name, value in job.headers.items():
+            said += f"{name}{value}"
+        said.encode()
+    except UnicodeEncodeError as error:
+        refused = BrokerRejected(f"job {job.id!r}: text that is not valid Unicode cannot be stored")
+        refused.__cause__ = error
+        return refused
+    if "\0" in said:
+        return BrokerRejected(f"job {job.id!r}: PostgreSQL stores no text with a NUL in it")
+    if longest > _TEXT:
+        return BrokerRejected(f"job {job.id!r}: queue, id, unique and group have at most {_TEXT} bytes each")
+    return None
+
+
+def deliveries_of(rows: Sequence[asyncpg.Record], token: int) -> list[Delivery]:
+    """What ``fetch`` leased: its columns by their numbers, which costs half of what their names do."""
+    return [
+        Delivery(
+            job=_job(*row[:9]),
+            attempt=row[10],
+            losses=row[11],
+            fence=row[12],
+            receipt=Receipt(row[0], row[1], token, row[6] is not None).written(),
+            now=row[16],
+            due=row[9],
+            expires_at=row[13],
+            cancelled=row[14],
+            error=row[15],
+        )
+        for row in rows
+    ]
+
+
+def record_of(row: asyncpg.Record) -> Record:
+    """What an operator sees: what is due is ready, whether or not a fetch has found it so."""
+    stored, due = row["state"], row["due"]
+    timed = stored in ("later", "leased") and due > row["now"]
+    return Record(
+        job=_job(*row[:9]),
+        state=stored if timed or stored == "dead" else "ready",
+        attempt=row["attempt"],
+        losses=row["losses"],
+        due=due,
+        expires_at=row["expires_at"],
+        cancelled=row["cancelled"],
+        error=row["error"],
+        outcome=row["outcome"],
+    )
+
+
+def _job(
+    queue: str,
+    id: str,
+    task: str,
+    body: bytes,
+    priority: int,
+    unique: str | None,
+    group: str | None,
+    group_limit: int,
+    rest: str | None,
+) -> Job:
+    said = _PLAIN if rest is None else json.decode(rest, type=Rest)
+    return Job(
+        id=id,
+        task=task,
+        body=body,
+        queue=queue,
+        priority=priority,
+        delay=said.delay,
+        run_at=said.run_at,
+        expires_in=said.expires_in,
+        unique=unique,
+        on_conflict=said.on_conflict,
+        unique_until=said.unique_until,
+        group=group,
+        group_limit=group_limit,
+        tenant=said.tenant,
+        headers=said.headers,
+    )

@@ -1,0 +1,2 @@
+-- Remove some of what has lapsed; returns how much.
+SELECT {schema}.sweep($1)

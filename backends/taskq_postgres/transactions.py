@@ -1,0 +1,97 @@
+"""Part-taking in transactions: on the caller's own connection, or on one that this backend lends."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+import asyncpg.pool
+from anyio import CancelScope
+
+from taskq.broker import Traits
+from taskq.errors import BrokerRejected, ConfigError
+from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+from taskq_postgres.faults import translating
+from taskq_postgres.lanes import Connection, Lanes
+from taskq_postgres.verbs import Verbs
+
+
+class JoinedBroker:
+    """Enqueues and settles with the commit of the caller's transaction."""
+
+    def __init__(self, connection: Connection, shown: str, traits: Traits, verbs: Verbs) -> None:
+        self._connection = connection
+        self._shown = shown
+        self._traits = traits
+        self._verbs = verbs
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        with translating(self._shown):
+            return await self._verbs.enqueue(self._within(), jobs, tells=True)
+
+    async def fetch(  # the protocol names the arguments
+        self,
+        queues: Sequence[str],  # noqa: ARG002
+        limit: int,  # noqa: ARG002
+        *,
+        lease: float,  # noqa: ARG002
+        wait: float,  # noqa: ARG002
+    ) -> list[Delivery]:
+        raise BrokerRejected("a fetch takes no part in a transaction: fetch from the backend's own broker")
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        with translating(self._shown):
+            settled = await self._verbs.settle(self._within(), settlements, tells=True)
+        return [receipt is not None for receipt in settled]
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:  # noqa: ARG002  # as above
+        raise BrokerRejected("an extension takes no part in a transaction: extend by the backend's own broker")
+
+    def _within(self) -> Connection:
+        if not self._connection.is_closed() and not self._connection.is_in_transaction():
+            raise BrokerRejected("the connection is in no transaction: open one with connection.transaction() first")
+        return self._connection
+
+
+class PostgresTransactions:
+    """Transactions of asyncpg on the database."""
+
+    def __init__(self, shown: str, traits: Traits, verbs: Verbs, lanes: Lanes) -> None:
+        self._shown = shown
+        self._traits = traits
+        self._verbs = verbs
+        self._lanes = lanes
+
+    def join(self, connection: object) -> JoinedBroker:
+        """A broker on an asyncpg connection to the same database; what waits hears of the commit."""
+        # What a pool lends is a proxy of a connection, and does all that one does.
+        if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
+            kind = type(connection).__qualname__
+            raise ConfigError(f"join() takes an asyncpg connection to {self._shown}, not a {kind}")
+        return JoinedBroker(cast("Connection", connection), self._shown, self._traits, self._verbs)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncGenerator[Connection]:
+        """A connection inside a transaction, one at a time in this process: others wait, so be brief."""
+        with translating(self._shown):
+            connection = await self._lanes.take()
+        try:
+            transaction = connection.transaction()
+            with translating(self._shown):
+                await transaction.start()
+            try:
+                yield connection
+            except BaseException:
+                # The caller goes on when the transaction has ended, whatever cancelled it.
+                with CancelScope(shield=True):
+                    if not connection.is_closed():
+                        await transaction.rollback()
+                raise
+            with CancelScope(shield=True), translating(self._shown):
+                await transaction.commit()
+        finally:
+            self._lanes.give(connection)

@@ -1,0 +1,134 @@
+"""The verbs as statements, on whichever connection it is: in a transaction of their own, or in a caller's."""
+
+from collections.abc import Sequence
+from math import inf
+
+from msgspec import Struct
+
+from taskq.errors import Conflict
+from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement
+from taskq_postgres.lanes import Connection
+from taskq_postgres.queries import Queries
+from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal
+
+
+class Fetched(Struct, frozen=True):
+    """What a fetch brought."""
+
+    deliveries: list[Delivery]
+    pause: float | None = None
+    """Nothing came: in so many seconds something may; None when nothing is in sight."""
+
+
+class Verbs(Struct, frozen=True):
+    """One statement each."""
+
+    sql: Queries
+    max_size: int
+    dedup_window: float
+
+    async def enqueue(self, connection: Connection, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
+        """Add the jobs; with ``tells`` the server tells at the commit those who wait."""
+        answers = [Enqueued(job.id, True) for job in jobs]
+        taken: list[int] = []
+        for number, job in enumerate(jobs):
+            refused = refusal(job, self.max_size)
+            if refused is None:
+                taken.append(number)
+            else:
+                answers[number] = Enqueued(job.id, False, refused)
+        if taken:
+            adding = jobs if len(taken) == len(jobs) else [jobs[place] for place in taken]
+            for row in await connection.fetch(self.sql.enqueue, *arrays_of(adding), tells):
+                given: int = row["place"]
+                place = taken[given - 1]
+                holder: str = row["holder"]
+                answers[place] = Enqueued(holder, False, _conflict(jobs[place], holder) if row["conflict"] else None)
+        return answers
+
+    async def fetch(self, connection: Connection, queues: Sequence[str], limit: int, lease: float) -> Fetched:
+        token = new_token()
+        rows = await connection.fetch(self.sql.fetch, queues, limit, lease, token)
+        if rows and rows[0]["id"] is None:
+            due: float | None = rows[0]["due"]
+            return Fetched([], None if due is None else due - rows[0]["now"])
+        return Fetched(deliveries_of(rows, token))
+
+    async def settle(
+        self, connection: Connection, settlements: Sequence[Settlement], *, tells: bool
+    ) -> list[Receipt | None]:
+        """The receipt of each that was settled; None where it was void."""
+        # Rows are locked in one order, whoever comes; a receipt settles once, also within one call.
+        first: dict[Receipt, int] = {}
+        for number, settlement in enumerate(settlements):
+            receipt = receipt_of(settlement.receipt)
+            if receipt is not None:
+                first.setdefault(receipt, number)
+        answers: list[Receipt | None] = [None] * len(settlements)
+        if not first:
+            return answers
+        receipts = sorted(first)
+        chosen = [settlements[first[receipt]] for receipt in receipts]
+        plain = self.dedup_window == 0 and all(
+            isinstance(one, Ack) and (one.outcome is None or one.keep <= 0) for one in chosen
+        )
+        rows = await connection.fetch(
+            self.sql.settle,
+            *_columns(receipts),
+            *([None] * 4 if plain else _endings(chosen)),
+            _grouped(receipts),
+            self.dedup_window,
+            tells,
+        )
+        for row in rows:
+            place: int = row["place"]
+            receipt = receipts[place - 1]
+            answers[first[receipt]] = receipt
+        return answers
+
+    async def extend(self, connection: Connection, receipts: Sequence[str], lease: float) -> list[Lease]:
+        said = [receipt_of(receipt) for receipt in receipts]
+        known = sorted({receipt for receipt in said if receipt is not None})
+        if not known:
+            return [Lease.LOST] * len(receipts)
+        rows = await connection.fetch(self.sql.extend, *_columns(known), _grouped(known), lease)
+        held: dict[Receipt, Lease] = {}
+        for row in rows:
+            place: int = row["place"]
+            held[known[place - 1]] = Lease.CANCELLED if row["cancelled"] else Lease.HELD
+        return [Lease.LOST if receipt is None else held.get(receipt, Lease.LOST) for receipt in said]
+
+
+def _columns(receipts: Sequence[Receipt]) -> tuple[list[str], list[str], list[int]]:
+    return [one.queue for one in receipts], [one.id for one in receipts], [one.token for one in receipts]
+
+
+def _grouped(receipts: Sequence[Receipt]) -> list[str] | None:
+    return sorted({one.queue for one in receipts if one.grouped}) or None
+
+
+def _endings(
+    settlements: Sequence[Settlement],
+) -> tuple[list[str], list[bytes | None], list[float | None], list[bool]]:
+    """Kinds, payloads, seconds and whether they count, as ``settle`` takes them."""
+    endings = [_ending(settlement) for settlement in settlements]
+    return (
+        [one[0] for one in endings],
+        [one[1] for one in endings],
+        [one[2] for one in endings],
+        [one[3] for one in endings],
+    )
+
+
+def _ending(settlement: Settlement) -> tuple[str, bytes | None, float | None, bool]:
+    match settlement:
+        case Ack(outcome=outcome, keep=keep):
+            return "ack", outcome, keep, False
+        case Nack(error=error, after=after, counted=counted):
+            return "nack", error, after, counted
+        case DeadLetter(outcome=outcome, keep=keep):
+            return "dead", outcome, None if keep == inf else keep, False
+
+
+def _conflict(job: Job, holder: str) -> Conflict:
+    return Conflict(f"job {holder} holds the unique key {job.unique!r} of queue {job.queue!r}", holder)

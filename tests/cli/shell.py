@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import Signals
@@ -71,7 +71,7 @@ class Ran(Struct, frozen=True):
 
 
 class Program:
-    """A command that still runs, and what it has written to stderr so far."""
+    """A command that still runs, and what it has written so far."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -104,8 +104,8 @@ class Program:
         return code
 
     def _listen(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             self._coming.put(line)
         self._coming.put(None)
 
@@ -145,8 +145,8 @@ class Shell:
             cwd=self.directory,
             env=self._environment({}),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         ) as process:
             try:
@@ -174,12 +174,6 @@ class Shell:
         os.close(ours)
         assert process.wait(PATIENCE) == 0, printed.decode()
         return printed.decode()
-
-    def wait_until(self, holds: Callable[[], bool]) -> None:
-        """Look until it holds; each look takes its time."""
-        until = time.monotonic() + PATIENCE
-        while not holds():
-            assert time.monotonic() < until, "it never held"
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TASKQ_")}

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import NoReturn, cast
 
 import anyio
@@ -64,7 +65,8 @@ def worker(
         return run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
     app = load_app(target)
     logs.follow(app.events)
-    failure = anyio.run(_work, app, queues, slots, grace, max_jobs, until_idle)
+    options = {"use_uvloop": find_spec("uvloop") is not None}
+    failure = anyio.run(_work, app, queues, slots, grace, max_jobs, until_idle, backend_options=options)
     if failure is not None:
         raise failure
     return 0

@@ -13,7 +13,7 @@ from taskq_redis.tools import Tools
 from taskq_redis.wire import Reply
 
 _CHUNK = 1000
-_RANK = 23
+_RANK = 26
 _PLACES: dict[State, Sequence[str]] = {
     "later": ["later"],
     "ready": ["ready", "parked", "later", "leased"],
@@ -120,7 +120,7 @@ class RedisAdmin:
 
 def _prefix(place: str, member: bytes) -> int:
     if place == "parked":
-        return 4 + int.from_bytes(member[:4]) + 7 + _RANK
+        return 4 + int.from_bytes(member[:4]) + 8 + _RANK
     return _RANK if place == "ready" else 0
 
 

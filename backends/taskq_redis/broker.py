@@ -176,7 +176,7 @@ class RedisBroker:
                 raise BrokerRejected(f"a script answered {reply!r}")
         deliveries: list[Delivery] = []
         moved, seconds = iter(items), now / 1e6
-        decode_row, decode_call = self._decode.row.decode, self._decode.call.decode
+        decode_row, decode_call = self._decode.row, self._decode.call.decode
         for queue, count in zip(queues, counts, strict=True):
             for _ in range(_number(count)):
                 name, row, call, error = next(moved), next(moved), next(moved), next(moved)

@@ -1,5 +1,6 @@
 """Jobs as the scripts take them, and what scripts return as deliveries and records: values only."""
 
+import struct
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite
 
@@ -9,6 +10,7 @@ from taskq.broker import Record
 from taskq.errors import BrokerRejected, PayloadTooLarge
 from taskq.job import Ack, DeadLetter, Delivery, Job, OnConflict, Settlement, State, UniqueUntil
 
+_ROW = struct.Struct(">cc16sIIQQQQH")
 _PRIORITY = 2**52
 _LONGEST = 2**52
 _LAST = 2**53 - 1
@@ -42,19 +44,17 @@ class More(Struct, frozen=True, omit_defaults=True):
     e: bool = False
 
 
-class Row(Struct, frozen=True, array_like=True):
-    """What changes about a job, in the scripts' order."""
+class Row(Struct, frozen=True):
+    """Where a job stands and what changes about it; ``moves.lua`` says how it is written."""
 
-    at: str
+    at: bytes
     token: str
     attempt: int
     losses: int
     fence: int
     priority: int
     due: int
-    serial: int
-    turn: int
-    more: More | None = None
+    more: More | None
 
 
 _NOTHING = More()
@@ -193,12 +193,12 @@ def record_of(queue: str, found: Sequence[object], now: int, decode: "Decoders")
     """What an operator sees of one job that ``look.lua`` found: what is due is ready, whoever has noticed."""
     match found:
         case [bytes(id), bytes(packed), bytes(call), error, letter, lease_end]:
-            row = decode.row.decode(packed)
+            row = decode.row(packed)
         case _:
             raise BrokerRejected(f"a script described a job as {found!r}")
     more = row.more or _NOTHING
-    due = int(float(lease_end)) if row.at == "x" and isinstance(lease_end, bytes) else row.due
-    states: dict[str, State] = {"l": "later", "x": "leased", "d": "dead"}
+    due = int(float(lease_end)) if row.at == b"x" and isinstance(lease_end, bytes) else row.due
+    states: dict[bytes, State] = {b"l": "later", b"x": "leased", b"d": "dead"}
     state = states.get(row.at, "ready")
     if state in ("later", "leased") and due <= now:
         state = "ready"
@@ -219,5 +219,10 @@ class Decoders:
     """Made once a backend."""
 
     def __init__(self) -> None:
-        self.row = msgpack.Decoder(Row)
+        self._more = msgpack.Decoder(More)
         self.call = msgpack.Decoder(Call)
+
+    def row(self, packed: bytes) -> Row:
+        at, more, token, attempt, losses, fence, priority, due, _, _ = _ROW.unpack_from(packed)
+        rest = self._more.decode(memoryview(packed)[_ROW.size :]) if more == b"+" else None
+        return Row(at, token.decode(), attempt, losses, fence, _PRIORITY - priority, due, rest)

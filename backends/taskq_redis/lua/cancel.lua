@@ -7,13 +7,13 @@ local answers = {}
 for i, id in ipairs(ARGV) do
   local row = row_of(id)
   answers[i] = 0
-  if row and row[AT] ~= DEAD then
+  if row and row.at ~= 'd' then
     answers[i], changed[id] = 1, true
-    if row[AT] ~= LEASED then withdraw(id, row) end
-    row[MORE] = row[MORE] or {}
-    row[MORE].c = true
-    if row[AT] ~= LEASED then
-      row[DUE] = math.min(row[DUE], now)
+    if row.at ~= 'x' then withdraw(id, row) end
+    row.more = row.more or {}
+    row.more.c = true
+    if row.at ~= 'x' then
+      row.due = math.min(row.due, now)
       schedule(id, row)
     end
   end

@@ -6,16 +6,18 @@ local limit, lease, token, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV
 local member, waits = ARGV[5], ARGV[6] == '1'
 local reply = {}
 local taken = 0
+-- What a plain job's first lease makes of its row, before the rank.
+local leased = struct.pack(HEAD, 'x', '-', token, 1, 0, now)
 
 -- Lease this job in memory; true when its group now shows one that goes before `following`.
 local function deliver(id, row, following)
-  local more = row[MORE]
-  if row[TOKEN] ~= '' then row[LOSSES] = row[LOSSES] + 1 end
-  row[AT], row[TOKEN], row[FENCE] = LEASED, token, math.max(now, row[FENCE] + 1)
+  local more = row.more
+  if row.token ~= NONE then row.losses = row.losses + 1 end
+  row.at, row.token, row.fence = 'x', token, math.max(now, row.fence + 1)
   if not more then return false end
   if more.k == 'start' then release_key(id, row) end
   if not more.g then return false end
-  if redis.call('HGET', shown_key, more.g) == id then redis.call('HDEL', shown_key, more.g) end
+  if redis.call('HGET', key.shown, more.g) == id then redis.call('HDEL', key.shown, more.g) end
   if not more.p and not more.c then take_place(row) end
   groups[more.g] = nil
   local shown = show(more.g)
@@ -24,30 +26,35 @@ end
 
 -- Take up to so many from ready; returns how many.
 local function take(count)
-  local popped = redis.call('ZPOPMIN', ready_key, count)
+  local popped = redis.call('ZPOPMIN', key.ready, count)
   local ids = {}
   for i = 1, #popped, 2 do ids[#ids + 1] = string.sub(popped[i], RANK + 1) end
   load(ids)
   local leases, rows, got = {}, {}, {}
   for i, id in ipairs(ids) do
-    local row = held[id]
-    local overtaken = deliver(id, row, ids[i + 1])
+    local row, overtaken
+    if held[id] == nil and string.sub(packed[id], 2, BEFORE) == FRESH then
+      row = leased .. string.sub(popped[2 * i - 1], 1, RANK)
+    else
+      overtaken = deliver(id, row_of(id), ids[i + 1])
+      row = pack(held[id])
+      changed[id] = nil
+    end
     got[i], leases[2 * i - 1], leases[2 * i] = id, now + lease, id
-    rows[2 * i - 1], rows[2 * i] = id, pack(row)
+    rows[2 * i - 1], rows[2 * i] = id, row
     if overtaken then
-      for rest = i + 1, #ids do redis.call('ZADD', ready_key, 0, popped[2 * rest - 1]) end
+      for rest = i + 1, #ids do redis.call('ZADD', key.ready, 0, popped[2 * rest - 1]) end
       break
     end
   end
   if #got == 0 then return 0 end
-  redis.call('ZADD', leased_key, unpack(leases))
-  redis.call('HSET', row_key, unpack(rows))
-  local calls = redis.call('HMGET', call_key, unpack(got))
+  redis.call('ZADD', key.leased, unpack(leases))
+  redis.call('HSET', key.row, unpack(rows))
+  local calls = redis.call('HMGET', key.call, unpack(got))
   for i, id in ipairs(got) do
-    local row, at = held[id], #reply
-    changed[id] = nil
+    local more, at = held[id] and held[id].more, #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = id, rows[2 * i], calls[i]
-    reply[at + 4] = row[MORE] and row[MORE].e and redis.call('HGET', error_key, id) or false
+    reply[at + 4] = more and more.e and redis.call('HGET', key.error, id) or false
   end
   return #got
 end
@@ -69,7 +76,7 @@ for queue = 0, queues - 1 do
     save()
     if counts[queue + 1] > 0 then
       -- There may be more for others to do.
-      if redis.call('ZCARD', ready_key) > 0 then wake() end
+      if redis.call('ZCARD', key.ready) > 0 then wake() end
       ring(now + lease)
     end
   end
@@ -81,14 +88,14 @@ for queue = 0, queues - 1 do
   if taken > 0 then
     if waits then leave(member) end
   elseif patience > 0 then
-    redis.call('ZADD', waiting_key, now + patience, member)
-    redis.call('PEXPIRE', waiting_key, patience / 1000)
+    redis.call('ZADD', key.waiting, now + patience, member)
+    redis.call('PEXPIRE', key.waiting, patience / 1000)
     -- One of all that wait keeps the time, so that a due moment wakes one.
-    local keeper = redis.call('GET', keeper_key)
+    local keeper = redis.call('GET', key.keeper)
     if not keeper or keeper == member then
-      redis.call('SET', keeper_key, member, 'PX', patience / 1000)
-      for _, key in ipairs({ later_key, leased_key }) do
-        local head = tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+      redis.call('SET', key.keeper, member, 'PX', patience / 1000)
+      for _, name in ipairs({ key.later, key.leased }) do
+        local head = tonumber(redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')[2])
         if head and (moment == 0 or head < moment) then moment = head end
       end
     end

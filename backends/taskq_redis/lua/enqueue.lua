@@ -4,8 +4,8 @@
 local ID, CALL, JOB_PRIORITY, DELAY, RUN_AT, JOB_MORE = 1, 2, 3, 4, 5, 6
 turn_to(0)
 local jobs = cmsgpack.unpack(ARGV[1])
-local ending = redis.call('EXISTS', ended_key) == 1
-local answers, added, calls, plain = {}, {}, {}, {}
+local ending = redis.call('EXISTS', key.ended) == 1
+local answers, added, calls, plain, rows = {}, {}, {}, {}, {}
 
 local function answer(turn, what, id)
   answers[#answers + 1] = turn - 1
@@ -14,20 +14,24 @@ local function answer(turn, what, id)
 end
 
 local function has_lapsed(id, row)
-  return row[AT] == DEAD and tonumber(redis.call('ZSCORE', dead_key, id)) <= now
+  return row.at == 'd' and tonumber(redis.call('ZSCORE', key.dead, id)) <= now
 end
 
 local function is_known(id)
-  local row = held[id]
+  if held[id] == nil and not packed[id] then return false end
+  local row = row_of(id)
   if row and has_lapsed(id, row) then bury(id, row) end
-  if held[id] then return true end
-  return ending and tonumber(redis.call('ZSCORE', ended_key, id) or 0) > now
+  return held[id]
 end
 
-local function holder_of(key)
-  local id = redis.call('HGET', unique_key, key)
+local function is_ended(id)
+  return tonumber(redis.call('ZSCORE', key.ended, id) or 0) > now
+end
+
+local function holder_of(name)
+  local id = redis.call('HGET', key.unique, name)
   local row = id and row_of(id)
-  if not row or (row[MORE].ku or now + 1) <= now then return nil end
+  if not row or (row.more.ku or now + 1) <= now then return nil end
   if has_lapsed(id, row) then
     bury(id, row)
     return nil
@@ -43,33 +47,46 @@ end
 -- that would be lost with it.
 local function defer_to(turn, job, id, row)
   local conflict = job[JOB_MORE].oc
-  if conflict == 'replace' and row[TOKEN] == '' and not row[MORE].c and row[AT] ~= DEAD then
+  if conflict == 'replace' and row.token == NONE and not row.more.c and row.at ~= 'd' then
     withdraw(id, row)
-    row[PRIORITY], row[DUE] = job[JOB_PRIORITY], due_of(job)
-    row[MORE].xi = job[JOB_MORE].xi
-    row[MORE].xa = job[JOB_MORE].xi and row[DUE] + job[JOB_MORE].xi
-    redis.call('HSET', call_key, id, job[CALL])
+    row.priority, row.due = job[JOB_PRIORITY], due_of(job)
+    row.more.xi = job[JOB_MORE].xi
+    row.more.xa = job[JOB_MORE].xi and row.due + job[JOB_MORE].xi
+    redis.call('HSET', key.call, id, job[CALL])
     schedule(id, row)
     conflict = nil
   end
   answer(turn, conflict and 'conflict' or 'holder', id)
 end
 
+-- Most jobs are plain and due: they are written together.
+local function add_plain(turn, id)
+  local rank = struct.pack(RANKED, MIDDLE, now, now, turn)
+  local row = 'r' .. FRESH .. rank
+  packed[id], held[id] = row, nil
+  rows[#rows + 1] = id
+  rows[#rows + 1] = row
+  plain[#plain + 1] = 0
+  plain[#plain + 1] = rank .. id
+end
+
 local function add(turn, job)
   local id, more = job[ID], job[JOB_MORE]
-  local row = { READY, '', 1, 0, 0, job[JOB_PRIORITY] or 0, due_of(job), now, turn, more }
-  held[id], changed[id] = row, true
   added[#added + 1] = id
   calls[#calls + 1] = id
   calls[#calls + 1] = job[CALL]
-  if more and more.xi then more.xa = row[DUE] + more.xi end
+  if not job[JOB_PRIORITY] and held[id] == nil then return add_plain(turn, id) end
+  local row = {
+    at = 'r', token = NONE, attempt = 1, losses = 0, fence = 0,
+    priority = job[JOB_PRIORITY] or 0, due = due_of(job), serial = now, turn = turn, more = more,
+  }
+  held[id], changed[id] = row, true
+  if more and more.xi then more.xa = row.due + more.xi end
   if more and more.u then
     if type(more.k) == 'number' then more.ku = now + math.floor(more.k * 1000000) end
-    redis.call('HSET', unique_key, more.u, id)
+    redis.call('HSET', key.unique, more.u, id)
   end
-  if more or row[DUE] > now then return schedule(id, row) end
-  plain[#plain + 1] = 0
-  plain[#plain + 1] = rank_of(row) .. id
+  schedule(id, row)
 end
 
 local ids = {}
@@ -77,7 +94,7 @@ for turn, job in ipairs(jobs) do ids[turn] = job[ID] end
 load(ids)
 for turn, job in ipairs(jobs) do
   local id, row
-  if is_known(job[ID]) then
+  if is_known(job[ID]) or ending and is_ended(job[ID]) then
     answer(turn, 'known', job[ID])
   else
     if job[JOB_MORE] and job[JOB_MORE].u then id, row = holder_of(job[JOB_MORE].u) end
@@ -87,9 +104,10 @@ end
 -- Before the calls are written: what was buried may have come back under its own id.
 forget_outcomes(added)
 if #plain > 0 then
-  redis.call('ZADD', ready_key, unpack(plain))
+  redis.call('HSET', key.row, unpack(rows))
+  redis.call('ZADD', key.ready, unpack(plain))
   fresh = true
 end
 finish()
-if #calls > 0 then redis.call('HSET', call_key, unpack(calls)) end
+if #calls > 0 then redis.call('HSET', key.call, unpack(calls)) end
 return answers

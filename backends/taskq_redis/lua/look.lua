@@ -6,14 +6,14 @@ turn_to(0)
 local found = {}
 for _, id in ipairs(ARGV) do
   local row = row_of(id)
-  if row and not (row[AT] == DEAD and tonumber(redis.call('ZSCORE', dead_key, id)) <= now) then
+  if row and not (row.at == 'd' and tonumber(redis.call('ZSCORE', key.dead, id)) <= now) then
     found[#found + 1] = {
       id,
-      redis.call('HGET', row_key, id),
-      redis.call('HGET', call_key, id),
-      redis.call('HGET', error_key, id),
-      redis.call('HGET', letter_key, id),
-      redis.call('ZSCORE', leased_key, id),
+      redis.call('HGET', key.row, id),
+      redis.call('HGET', key.call, id),
+      redis.call('HGET', key.error, id),
+      redis.call('HGET', key.letter, id),
+      redis.call('ZSCORE', key.leased, id),
     }
   end
 end

@@ -4,18 +4,18 @@
 turn_to(0)
 local id, member, patience = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local row = row_of(id)
-if row and row[AT] == DEAD then
-  if tonumber(redis.call('ZSCORE', dead_key, id)) > now then return redis.call('HGET', letter_key, id) end
-elseif not row and tonumber(redis.call('ZSCORE', kept_key, id) or 0) > now then
-  return redis.call('HGET', outcome_key, id)
+if row and row.at == 'd' then
+  if tonumber(redis.call('ZSCORE', key.dead, id)) > now then return redis.call('HGET', key.letter, id) end
+elseif not row and tonumber(redis.call('ZSCORE', key.kept, id) or 0) > now then
+  return redis.call('HGET', key.outcome, id)
 end
 if member ~= '' then
-  local watchers = redis.call('HGET', watched_key, id) or ''
+  local watchers = redis.call('HGET', key.watched, id) or ''
   if not string.find(watchers .. '|', '|' .. member .. '|', 1, true) then
-    redis.call('HSET', watched_key, id, watchers .. '|' .. member)
+    redis.call('HSET', key.watched, id, watchers .. '|' .. member)
   end
-  if redis.call('PTTL', watched_key) < patience / 1000 then
-    redis.call('PEXPIRE', watched_key, math.ceil(patience / 1000))
+  if redis.call('PTTL', key.watched) < patience / 1000 then
+    redis.call('PEXPIRE', key.watched, math.ceil(patience / 1000))
   end
 end
 return false

@@ -7,7 +7,7 @@ local answers = {}
 for i, id in ipairs(ARGV) do
   local row = row_of(id)
   answers[i] = 0
-  if row and row[AT] == DEAD then
+  if row and row.at == 'd' then
     answers[i] = 1
     bury(id, row)
   end

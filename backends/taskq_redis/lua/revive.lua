@@ -4,25 +4,25 @@
 turn_to(0)
 advance()
 
-local function holder_of(key)
-  local id = redis.call('HGET', unique_key, key)
+local function holder_of(name)
+  local id = redis.call('HGET', key.unique, name)
   local row = id and row_of(id)
-  return row and (row[MORE].ku or now + 1) > now and id or nil
+  return row and (row.more.ku or now + 1) > now and id or nil
 end
 
 local function revive(id)
   local row = row_of(id)
-  if not row or row[AT] ~= DEAD then return 'unknown' end
-  local more = row[MORE] or {}
+  if not row or row.at ~= 'd' then return 'unknown' end
+  local more = row.more or {}
   if more.u and (more.ku or now + 1) > now then
     if (holder_of(more.u) or id) ~= id then return 'conflict' end
-    redis.call('HSET', unique_key, more.u, id)
+    redis.call('HSET', key.unique, more.u, id)
   end
   withdraw(id, row)
-  redis.call('HDEL', letter_key, id)
+  redis.call('HDEL', key.letter, id)
   more.c = nil
   more.xa = more.xi and now + more.xi
-  row[ATTEMPT], row[LOSSES], row[DUE] = 1, 0, now
+  row.attempt, row.losses, row.due = 1, 0, now
   schedule(id, row)
   return 'revived'
 end

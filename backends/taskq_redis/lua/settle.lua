@@ -23,24 +23,24 @@ local function ack(id, row, outcome, keep)
 end
 
 local function nack(id, row, after, counted, problem)
-  if counted then row[ATTEMPT] = row[ATTEMPT] + 1 end
+  if counted then row.attempt = row.attempt + 1 end
   if problem then
-    row[MORE] = row[MORE] or {}
-    row[MORE].e = true
-    redis.call('HSET', error_key, id, problem)
+    row.more = row.more or {}
+    row.more.e = true
+    redis.call('HSET', key.error, id, problem)
   end
-  row[DUE] = now + after
+  row.due = now + after
   if group_of(row) and limit_of(row) > 1 then release_place(row) end
   schedule(id, row)
 end
 
 local function set_aside(id, row, outcome, keep)
   release_place(row)
-  if not (row[MORE] and row[MORE].k == 'success') then release_key(id, row) end
-  row[AT], row[DUE], changed[id] = DEAD, now, true
+  if not (row.more and row.more.k == 'success') then release_key(id, row) end
+  row.at, row.due, changed[id] = 'd', now, true
   ended[#ended + 1] = id
-  redis.call('HSET', letter_key, id, outcome)
-  redis.call('ZADD', dead_key, keep < 0 and '+inf' or now + keep, id)
+  redis.call('HSET', key.letter, id, outcome)
+  redis.call('ZADD', key.dead, keep < 0 and '+inf' or now + keep, id)
 end
 
 local ids = {}
@@ -48,10 +48,20 @@ for i, settlement in ipairs(settlements) do ids[i] = settlement[ID] end
 load(ids)
 for i, settlement in ipairs(settlements) do
   local id, kind = settlement[ID], settlement[KIND]
-  local row = held[id]
-  if row and row[TOKEN] ~= '' and row[TOKEN] == settlement[GIVEN] then
-    answers[i], row[TOKEN] = '1', ''
-    if row[AT] == LEASED then leases[#leases + 1] = id else withdraw(id, row) end
+  local row = packed[id]
+  if row and not kind and held[id] == nil and string.sub(row, 1, 18) == 'x' .. '-' .. settlement[GIVEN] then
+    -- A plain job is done, as most are.
+    answers[i], held[id], changed[id] = '1', false, true
+    leases[#leases + 1], ended[#ended + 1], acked[#acked + 1] = id, id, id
+    row = nil
+  else
+    row = row_of(id)
+  end
+  if not row then
+    answers[i] = answers[i] or '0'
+  elseif row.token ~= NONE and row.token == settlement[GIVEN] then
+    answers[i], row.token = '1', NONE
+    if row.at == 'x' then leases[#leases + 1] = id else withdraw(id, row) end
     if kind == 'nack' then nack(id, row, settlement[4], settlement[5], settlement[6])
     elseif kind == 'dead' then set_aside(id, row, settlement[4], settlement[5])
     else ack(id, row, settlement[4], settlement[5]) end
@@ -59,26 +69,26 @@ for i, settlement in ipairs(settlements) do
     answers[i] = '0'
   end
 end
-if #leases > 0 then redis.call('ZREM', leased_key, unpack(leases)) end
+if #leases > 0 then redis.call('ZREM', key.leased, unpack(leases)) end
 forget_outcomes(acked)
 if #outcomes > 0 then
-  redis.call('HSET', outcome_key, unpack(outcomes))
-  redis.call('ZADD', kept_key, unpack(ends))
+  redis.call('HSET', key.outcome, unpack(outcomes))
+  redis.call('ZADD', key.kept, unpack(ends))
   -- They carry no job, so they may go with the last of them, even if nobody ever looks at this queue again.
-  local last = redis.call('ZRANGE', kept_key, -1, -1, 'WITHSCORES')[2]
-  for _, key in ipairs({ outcome_key, kept_key }) do
-    if last == 'inf' then redis.call('PERSIST', key)
-    else redis.call('PEXPIREAT', key, math.ceil(tonumber(last) / 1000)) end
+  local last = redis.call('ZRANGE', key.kept, -1, -1, 'WITHSCORES')[2]
+  for _, name in ipairs({ key.outcome, key.kept }) do
+    if last == 'inf' then redis.call('PERSIST', name)
+    else redis.call('PEXPIREAT', name, math.ceil(tonumber(last) / 1000)) end
   end
 end
 if window > 0 and #ended > 0 then
-  for _, id in ipairs(ended) do redis.call('ZADD', ended_key, now + window, id) end
-  redis.call('PEXPIRE', ended_key, math.ceil(window / 1000))
+  for _, id in ipairs(ended) do redis.call('ZADD', key.ended, now + window, id) end
+  redis.call('PEXPIRE', key.ended, math.ceil(window / 1000))
 end
-if #ended > 0 and redis.call('EXISTS', watched_key) == 1 then
-  for i, watchers in ipairs(redis.call('HMGET', watched_key, unpack(ended))) do
+if #ended > 0 and redis.call('EXISTS', key.watched) == 1 then
+  for i, watchers in ipairs(redis.call('HMGET', key.watched, unpack(ended))) do
     for member in string.gmatch(watchers or '', '[^|]+') do tell(member) end
-    redis.call('HDEL', watched_key, ended[i])
+    redis.call('HDEL', key.watched, ended[i])
   end
 end
 finish()

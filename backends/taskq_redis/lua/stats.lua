@@ -11,23 +11,23 @@ local function consider(due)
 end
 
 -- The first of each run of members that share what is before their due moment; they are in order of it.
-local function heads(key, width_of)
+local function heads(name, width_of)
   local from = '-'
   for _ = 1, MOST do
-    local head = redis.call('ZRANGE', key, from, '+', 'BYLEX', 'LIMIT', 0, 1)[1]
+    local head = redis.call('ZRANGE', name, from, '+', 'BYLEX', 'LIMIT', 0, 1)[1]
     if not head then return end
     local width = width_of(head)
-    consider(struct.unpack('>I7', head, width + 1))
+    consider(struct.unpack('>I8', head, width + 1))
     from = '(' .. string.sub(head, 1, width) .. '\255'
   end
 end
 
-heads(ready_key, function() return 7 end)
-heads(parked_key, function(head) return 4 + struct.unpack('>I4', head) + 7 + 7 end)
-for _, key in ipairs({ later_key, leased_key }) do
-  consider(tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]))
+heads(key.ready, function() return 8 end)
+heads(key.parked, function(head) return 4 + struct.unpack('>I4', head) + 8 + 8 end)
+for _, name in ipairs({ key.later, key.leased }) do
+  consider(tonumber(redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')[2]))
 end
-local later, leased = redis.call('ZCOUNT', later_key, after, '+inf'), redis.call('ZCOUNT', leased_key, after, '+inf')
-local lapsed = redis.call('ZCARD', later_key) - later + redis.call('ZCARD', leased_key) - leased
-local ready = redis.call('ZCARD', ready_key) + redis.call('ZCARD', parked_key) + lapsed
-return { later, ready, leased, redis.call('ZCOUNT', dead_key, after, '+inf'), now - oldest }
+local later, leased = redis.call('ZCOUNT', key.later, after, '+inf'), redis.call('ZCOUNT', key.leased, after, '+inf')
+local lapsed = redis.call('ZCARD', key.later) - later + redis.call('ZCARD', key.leased) - leased
+local ready = redis.call('ZCARD', key.ready) + redis.call('ZCARD', key.parked) + lapsed
+return { later, ready, leased, redis.call('ZCOUNT', key.dead, after, '+inf'), now - oldest }

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 from anyio import to_thread
@@ -76,5 +76,5 @@ def keys(node: Process, pattern: str = "*") -> list[str]:
 def command(node: Process, *words: str | int) -> Any:
     """What a server answers."""
     with closing(Redis(port=node.port, decode_responses=False)) as client:
-        execute = cast("Callable[..., Any]", client.execute_command)  # pyright: ignore[reportUnknownMemberType]
+        execute: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType]
         return execute(*words)

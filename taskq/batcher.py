@@ -19,7 +19,7 @@ class Batcher:
 
     async def enqueue(self, job: Job) -> Enqueued:
         """The broker's answer for this one job. A cancelled caller cancels nobody else."""
-        if not self._busy:
+        if not self._busy and not self._gathered:
             self._busy = True
             try:
                 (answer,) = await self._broker.enqueue([job])
@@ -38,12 +38,16 @@ class Batcher:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._gathered and not self._busy:
-                    self._busy = True
-                    try:
+                if self._busy:
+                    continue  # Whoever is under way wakes this again.
+                self._busy = True
+                try:
+                    while self._gathered:
                         await self._flush()
-                    finally:
-                        self._busy = False
+                        # Who was answered may defer again in this very turn, and then shares the next call.
+                        await asyncio.sleep(0)
+                finally:
+                    self._busy = False
         finally:
             _fail(self._gathered, BrokerUnavailable("the app was closed before the broker had answered"))
 

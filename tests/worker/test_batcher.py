@@ -155,3 +155,24 @@ async def test_who_still_waits_when_the_app_closes_is_told(tap: Tap) -> None:
         await calls[1]
     calls[0].cancel()
     await asyncio.wait(calls)
+
+
+async def test_a_caller_that_defers_again_at_once_does_not_pass_those_that_wait(tap: Tap) -> None:
+    app = App("memory://")
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async def defer_ten_times() -> None:
+        for n in range(10):
+            await note.defer(n)
+
+    async with app:
+        tap.open = anyio.Event()
+        async with anyio.create_task_group() as group:
+            for _ in range(100):
+                group.start_soon(defer_ten_times)
+            await tap.arrived.wait()
+            tap.open.set()
+    # Whoever was first goes alone; from then on all hundred share each round trip.
+    assert len(tap.sizes("enqueue")) <= 12

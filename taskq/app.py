@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import anyio
-import msgspec
 from msgspec import Struct
 
 from taskq.batcher import Batcher
@@ -24,7 +23,6 @@ from taskq.context import Current, running
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
-    EncodeError,
     MissingCapability,
     PartlyEnqueued,
     PayloadTooLarge,
@@ -37,16 +35,14 @@ from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
-from taskq.outcome import FollowUp
 from taskq.portal import Portal, refuse_inside_a_loop
-from taskq.report import Death, Redact
+from taskq.report import Redact
 from taskq.store import Store
 from taskq.task import Definition, Task
 from taskq.tasks import Tasks
 from taskq.worker.control import CANCEL, pause, resume
-from taskq.worker.handlers import Executors, build_handler
-from taskq.worker.runner import Runnable
-from taskq.worker.worker import Worker, WorkerOptions
+from taskq.worker.recipe import Recipe
+from taskq.worker.worker import Worker
 
 R = TypeVar("R")
 
@@ -67,6 +63,8 @@ class App:
 
     ``url`` and the other settings come from, first found: these arguments, ``TASKQ_…`` in the environment,
     ``taskq.toml``, ``[tool.taskq]`` in ``pyproject.toml``, the defaults. Nothing is opened before ``async with app``.
+    ``on_dead`` names the task told of every dead letter whose own task names none; ``redact`` takes out of error
+    messages and tracebacks what must not be stored.
     Raises ConfigError for settings that make no sense.
     """
 
@@ -95,12 +93,9 @@ class App:
         self.overrides: dict[Provider, Provider] = {}
         """Providers to use in place of others, for tests: ``app.overrides[get_pool] = lambda: fake``"""
         self._lifespan = lifespan
-        self._on_dead = on_dead
-        """The task told of every dead letter whose own task names none."""
-        self._redact = redact
-        """Takes out of error messages and tracebacks what must not be stored."""
         pack, unpack = carry(context)
-        self._middleware = [*([unpack] if context else []), *middleware]
+        layers = [*([unpack] if context else []), *middleware]
+        self._recipe = Recipe(self.registry.tasks, self.settings, self.codec, layers, on_dead, redact)
         self._defer_middleware = [*([pack] if context else []), *defer_middleware]
         self._lives: dict[asyncio.AbstractEventLoop, Live] = {}
         self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}
@@ -165,7 +160,7 @@ class App:
         async with AsyncExitStack() as stack:
             backend = await stack.enter_async_context(connect(self.settings.url))
             for task in self.registry.tasks.values():
-                self._follow_up(task.definition)
+                self._recipe.follow_up(task.definition)
                 for finding in self._check(task, backend):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.task}: {finding.message}")
@@ -242,7 +237,7 @@ class App:
         task = self.find_task(job.task)
         delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
         async with self._live.scope.inner("worker") as scope:
-            runnable = await self._runnable(task, self._executors(), scope)
+            runnable = await self._recipe.runnable(task, self._recipe.executors(), scope)
             current = Current(delivery, runnable.decode(job.body))
             token = running.set(current)
             try:
@@ -313,24 +308,11 @@ class App:
 
     async def make_worker(self, scope: Scoped, **options: Any) -> Worker:
         """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
-        executors = self._executors()
-        tasks = self.registry.tasks
-        runnables = {name: await self._runnable(task, executors, scope) for name, task in tasks.items()}
-        settings = self.settings
-        defaults: dict[str, Any] = {
-            "queues": settings.queues or tuple(dict.fromkeys([*(task.queue for task in tasks.values()), "default"])),
-            "slots": settings.slots,
-            "lease": settings.lease,
-            "grace": settings.grace,
-            "on_lost_contact": settings.on_lost_contact,
-            "stall_warning": settings.stall_warning,
-            "stall_limit": settings.stall_limit,
-            "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
-        }
         given = {name: value for name, value in options.items() if value is not None}
         for queue in given.get("queues", ()):
             check_queue(queue)
-        return Worker(self.backend, runnables, self.events, WorkerOptions(**{**defaults, **given}))
+        runnables = await self._recipe.runnables(scope)
+        return Worker(self.backend, runnables, self.events, self._recipe.worker_options(given))
 
     async def run_worker(
         self,
@@ -375,38 +357,6 @@ class App:
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait({running})
             running.result()
-
-    def _follow_up(self, definition: Definition) -> FollowUp | None:
-        """Who is told when a job of this task is set aside; raises ConfigError when that task does not take it."""
-        name = definition.on_dead or self._on_dead
-        if name is None or name == definition.name:
-            return None
-        told = self.find_task(name)
-        try:
-            arguments = told.signature.bind((Death("", "", "", "failed", "", 1),), {})
-            told.signature.encode(arguments)
-        except EncodeError as error:
-            raise ConfigError(
-                f"task {name} is to be told of dead letters: give it one argument of type Death"
-            ) from error
-        return FollowUp(told.name, told.queue, next(iter(arguments)))
-
-    def _executors(self) -> Executors:
-        return Executors(threads=self.settings.threads, processes=self.settings.processes or os.cpu_count() or 1)
-
-    async def _runnable(self, task: Task[..., Any], executors: Executors, scope: Scoped) -> Runnable:
-        definition = task.definition
-        policy = msgspec.structs.replace(
-            task.policy(self.settings.keep_dead), on_dead=self._follow_up(definition), redact=self._redact
-        )
-        return Runnable(
-            policy=policy,
-            decode=task.signature.decode,
-            encode=self.codec.encode,
-            handler=await build_handler(definition, executors, scope, self._middleware),
-            timeout=definition.timeout,
-            transaction=definition.transaction,
-        )
 
 
 def _open_transaction() -> Any:

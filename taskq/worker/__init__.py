@@ -8,9 +8,12 @@ handlers     how a handler is called: in the loop, in a thread, in another proce
 deadlines    one timer for all time-outs
 settler      decides what follows, and tells the broker in as few calls as load allows
 effects      what an end brings about, before it is settled
-leases       extends what is held from a thread of its own, and notices a loop that stands still
+leases       extends what is held, from a thread of its own
+watchdog     notices from another thread that the loop stands still, and where
 contact      whether the broker answers: one event when it goes, one when it returns
 control      what operators ask of running workers: pause and cancel
+recipe       what a worker needs of an app's tasks, made once when it starts
+signals      what TERM, USR1, TTIN and the like make a worker do
 worker       puts the line together, and takes it apart without losing anything
 ===========  ==========================================================================================
 """

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
 from math import inf
 from typing import Any
@@ -13,7 +13,7 @@ from anyio import CapacityLimiter
 
 from taskq.context import Current
 from taskq.depends import Dependency, Scoped
-from taskq.middleware import Handler, compose
+from taskq.middleware import Handler, Middleware, compose
 from taskq.task import Definition, Task
 
 
@@ -27,7 +27,9 @@ class Executors:
         self.free = CapacityLimiter(inf)
 
 
-async def build_handler(definition: Definition, executors: Executors, worker: Scoped, layers: list[Any]) -> Handler:
+async def build_handler(
+    definition: Definition, executors: Executors, worker: Scoped, layers: Sequence[Middleware]
+) -> Handler:
     """The task's handler with its middleware; dependencies of app and worker are opened here, once."""
     wide = {name: need for name, need in definition.dependencies.items() if need.scope != "job"}
     narrow = {name: need for name, need in definition.dependencies.items() if need.scope == "job"}

@@ -1,22 +1,41 @@
 """The backends that real processes are killed on, and how long a run is."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+
+from tests.servers import valkey
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.process import Process
 
 LONG = "TASKQ_TEST_LONG" in os.environ
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> Iterator[Process]:
+    """Valkey, with every write on the disk before it is answered."""
+    with valkey.single(tmp_path_factory.mktemp("redis"), aof="always") as server:
+        running.append(server)
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A queue of the test's own, for any number of processes."""
-    match request.param:
-        case "sqlite":
-            return f"sqlite:///{tmp_path / 'taskq.db'}"
-        case unknown:
-            raise ValueError(unknown)
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'taskq.db'}"
+    return queue_on(request.getfixturevalue(request.param))
+
+
+def queue_on(server: Process) -> str:
+    """A namespace, or a schema, that no other test uses."""
+    name = f"t{uuid4().hex[:12]}"
+    return f"{server.url}?" + (f"namespace={name}" if server.url.startswith("redis") else f"schema={name}&migrate=1")
 
 
 @pytest.fixture

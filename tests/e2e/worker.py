@@ -201,7 +201,7 @@ def declare(app: App, journal: Journal, reach: Reach, domain: Path) -> None:
     async def stubborn(seconds: float, heeds: bool) -> None:
         """Waits to be cancelled, and then takes so many seconds more to heed it, or to return all the same."""
         with recorded(journal):
-            if current().fence > 1:
+            if not first_run(domain):
                 return
             try:
                 await asyncio.Event().wait()
@@ -225,6 +225,15 @@ def mark(domain: Path, row: int, status: str) -> None:
     """Write a newsletter's status, in the application's own database."""
     with closing(sqlite3.connect(domain, timeout=30.0)) as connection, connection:
         connection.execute("REPLACE INTO newsletters (id, status) VALUES (?, ?)", (row, status))
+
+
+def first_run(domain: Path) -> bool:
+    """Whether this job has not run before; what is given back counts as neither an attempt nor a loss."""
+    try:
+        domain.with_name(f"{current().id}.ran").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 async def main(journal: Journal, domain: Path) -> None:

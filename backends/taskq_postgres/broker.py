@@ -34,24 +34,23 @@ class PostgresBroker:
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
         if limit <= 0 or not queues:
             return []
-        fetched = await self._fetch(queues, limit, lease)
-        if fetched.deliveries or wait <= 0:
-            return fetched.deliveries
-        until = asyncio.get_running_loop().time() + wait
+        if wait <= 0:
+            return (await self._fetch(queues, limit, lease)).deliveries
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        # The wish comes first, so that nothing is missed that is told between a look and the wait.
         with self._watcher.wishing(queues) as wish:
-            while not self._watcher.closed:
-                # Asked again with the wish registered: what came in between is not missed.
+            while True:
+                wish.clear()
                 fetched = await self._fetch(queues, limit, lease)
-                left = until - asyncio.get_running_loop().time()
-                if fetched.deliveries or left <= 0:
+                left = until - loop.time()
+                if fetched.deliveries or left <= 0 or self._watcher.closed:
                     return fetched.deliveries
                 pause = LOOK if fetched.pause is None else min(LOOK, max(fetched.pause, 0.001))
                 with anyio.move_on_after(min(left, pause)):
                     await wish.wait()
-                wish.clear()
-                if asyncio.get_running_loop().time() >= until:
-                    break
-        return []
+                if loop.time() >= until or self._watcher.closed:
+                    return []
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         settled = await self._lanes.run(lambda connection: self._verbs.settle(connection, settlements, tells=False))

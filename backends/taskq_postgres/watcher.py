@@ -172,7 +172,7 @@ class Watcher:
             connection: Connection | None = None
             lost = asyncio.Event()
             try:
-                connection = await opener()
+                connection = await _whole(opener())
                 connection.add_termination_listener(partial(_set, lost))
                 await connection.add_listener(self._channel, self._hear)
                 # Whatever was said while nobody listened.
@@ -240,6 +240,18 @@ class Watcher:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _whole(opening: Awaitable[Connection]) -> Connection:
+    """Open a connection or none: one whose opening is cancelled would complain when it is collected."""
+    task = asyncio.ensure_future(opening)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if task.exception() is None:
+            task.result().terminate()
+        raise
 
 
 def _set(event: asyncio.Event, connection: object) -> None:  # noqa: ARG001  # the driver's argument

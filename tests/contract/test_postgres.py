@@ -18,9 +18,10 @@ from tests.servers.process import Process
 
 
 class _Postgres:
-    def __init__(self, server: Process, url: str) -> None:
+    def __init__(self, server: Process, url: str, pooler: Process | None = None) -> None:
         self._server = server
         self._url = url
+        self._pooler = pooler
 
     def open(self) -> AbstractAsyncContextManager[Backend]:
         return connect(self._url, migrate=True)
@@ -40,14 +41,19 @@ class _Postgres:
     async def restart(self) -> None:
         self._server.stop(postgresql.IMMEDIATE)
         self._server.start()
+        if self._pooler is not None:
+            # It remembers for 15 seconds that the server was away.
+            self._pooler.stop()
+            self._pooler.start()
 
     @asynccontextmanager
     async def sever(self, backend: Backend) -> AsyncGenerator[None]:  # noqa: ARG002  # every backend on the server
-        self._server.stop(postgresql.IMMEDIATE)
+        ended = self._pooler or self._server
+        ended.stop()
         try:
             yield
         finally:
-            self._server.start()
+            ended.start()
 
     def deployment(self) -> Deployment:
         return Deployment(
@@ -114,10 +120,10 @@ class TestPostgres17Store(StoreContract):
 class TestPgBouncerBroker(BrokerContract):
     @pytest.fixture
     def deployment(self, server18: Process, bouncer: Process) -> Deployment:
-        return _Postgres(server18, f"{bouncer.url}?listen_url={server18.url}").deployment()
+        return _Postgres(server18, f"{bouncer.url}?listen_url={server18.url}", bouncer).deployment()
 
 
 class TestPgBouncerStore(StoreContract):
     @pytest.fixture
     def deployment(self, server18: Process, bouncer: Process) -> Deployment:
-        return _Postgres(server18, bouncer.url).deployment()
+        return _Postgres(server18, bouncer.url, bouncer).deployment()

@@ -20,6 +20,11 @@ DECLARE
   missing integer := wanted;
   head {schema}.jobs;
 BEGIN
+  -- A claim that a crash of the server undoes would be neither counted as a loss nor raise the fence: an at-most-once
+  -- job would run twice. So it waits for the disk, also where other commits do not.
+  IF current_setting('synchronous_commit') = 'off' THEN
+    PERFORM set_config('synchronous_commit', 'local', true);
+  END IF;
   grouped := ARRAY(
     SELECT name FROM unnest(queues) AS name WHERE EXISTS (
       SELECT FROM {schema}.jobs AS j WHERE j.queue = name AND j.grp IS NOT NULL AND j.state <> 'dead'

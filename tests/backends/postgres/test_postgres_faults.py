@@ -1,0 +1,311 @@
+"""Servers that restart, connections that are cut, replies that are lost: what was confirmed stays, and work goes on."""
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import anyio
+import asyncpg
+import pytest
+from taskq_postgres import connect
+
+from taskq.broker import Backend
+from taskq.errors import BrokerError, BrokerUnavailable
+from taskq.job import Ack, Delivery, Lease
+from taskq.testing.deployment import SOON, a_job, add, names, ref, take, take_one, wait_until
+from tests.backends.postgres.conftest import Opener, plain
+from tests.servers import postgres as postgresql
+from tests.servers.process import Process
+
+Direct: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+
+async def again(call: Callable[[], Awaitable[object]]) -> None:
+    """Repeat a call until the broker is there again."""
+
+    async def once() -> bool:
+        try:
+            await call()
+        except BrokerUnavailable:
+            return False
+        return True
+
+    await wait_until(once)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", [postgresql.FAST, postgresql.IMMEDIATE, signal.SIGKILL])
+async def test_what_was_confirmed_outlives_a_restart_and_work_goes_on(own: Process, how: signal.Signals) -> None:
+    async with connect(own.url, migrate=True) as backend:
+        await add(backend.broker, *(a_job("q", str(n)) for n in range(20)))
+        leased = await take(backend.broker, "q", 5)
+        got: list[Delivery] = []
+
+        async def wait() -> None:
+            async def fetch() -> None:
+                got.extend(await backend.broker.fetch(["idle"], 1, lease=60, wait=2 * SOON))
+
+            await again(fetch)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            if how == signal.SIGKILL:
+                own.kill()
+            else:
+                own.stop(how)
+            with pytest.raises(BrokerUnavailable):
+                await backend.broker.enqueue([a_job("q", "refused")])
+            own.start()
+            await again(lambda: backend.broker.extend([delivery.receipt for delivery in leased], 60))
+            assert list(await backend.broker.settle([Ack(delivery.receipt) for delivery in leased])) == [True] * 5
+            assert len(await take(backend.broker, "q", 15)) == 15
+            await add(backend.broker, a_job("idle"))
+        assert names(got) == ["a"]
+
+
+@pytest.mark.anyio
+async def test_sessions_that_are_ended_are_opened_again(opened: Opener, direct: Direct) -> None:
+    async with opened() as backend:
+        await add(backend.broker, *(a_job("q", f"{n:02}") for n in range(30)))
+        done: list[str] = []
+
+        async def once() -> bool:
+            try:
+                for delivery in await backend.broker.fetch(["q"], 3, lease=0.5, wait=1):
+                    if all(await backend.broker.settle([Ack(delivery.receipt)])):
+                        done.extend(names([delivery]))
+            except BrokerUnavailable:
+                return False
+            await _terminate(direct)
+            return len(done) == 30
+
+        await wait_until(once)
+    assert sorted(done) == [f"{n:02}" for n in range(30)]
+
+
+@pytest.mark.anyio
+async def test_without_a_listener_polling_finds_all(opened: Opener) -> None:
+    nowhere = "postgresql://postgres@127.0.0.1:1/postgres"
+    async with opened(listen_url=nowhere) as backend, opened(listen_url=nowhere) as other:
+        assert backend.results is not None
+        got: list[object] = []
+
+        async def wait() -> None:
+            (delivery,) = await backend.broker.fetch(["q"], 1, lease=60, wait=2 * SOON)
+            await backend.broker.settle([Ack(delivery.receipt, b"done", 60)])
+
+        async def outcome() -> None:
+            assert other.results is not None
+            got.append(await other.results.outcome(ref(a_job("q")), wait=2 * SOON))
+
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                tasks.start_soon(outcome)
+                await anyio.wait_all_tasks_blocked()
+                await add(other.broker, a_job("q"))
+        assert got == [b"done"]
+
+
+@pytest.mark.anyio
+async def test_a_listener_that_was_cut_listens_again(opened: Opener, direct: Direct) -> None:
+    async with opened() as backend, opened() as other:
+        assert backend.hints is not None
+        assert other.hints is not None
+        async with other.hints.subscribe(["news"]) as hints:
+            await _terminate(direct)
+
+            async def publish() -> None:
+                assert backend.hints is not None
+                while True:
+                    await backend.hints.publish("news", "again")
+                    await anyio.sleep(0.02)
+
+            with anyio.fail_after(SOON):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(publish)
+                    assert (await anext(hints)).data == "again"
+                    tasks.cancel_scope.cancel()
+
+
+@pytest.mark.anyio
+async def test_a_process_has_five_connections_at_most(opened: Opener, direct: Direct) -> None:
+    before = await _sessions(direct)
+    async with opened() as backend, backend.extender() as extender:
+        assert backend.transactions is not None
+        assert backend.store is not None
+        store = backend.store
+        async with backend.transactions.begin():
+            async with anyio.create_task_group() as tasks:
+                for n in range(50):
+                    tasks.start_soon(add, backend.broker, a_job("q", str(n)))
+                    tasks.start_soon(store.get, str(n))
+                    tasks.start_soon(_fetch, backend)
+                    tasks.start_soon(extender.extend, ["1.0.1.qa"], 1.0)
+            assert await _sessions(direct) - before <= 5
+    assert await _is_closed(extender.extend)
+
+    async def all_closed() -> bool:
+        return await _sessions(direct) == before
+
+    await wait_until(all_closed)
+
+
+async def _is_closed(extend: Callable[[list[str], float], Awaitable[object]]) -> bool:
+    try:
+        await extend(["1.0.1.qa"], 1.0)
+    except BrokerUnavailable:
+        return True
+    return False
+
+
+@pytest.mark.anyio
+async def test_a_server_that_hangs_is_given_up_in_time(own: Process) -> None:
+    async with connect(own.url, migrate=True, command_timeout=0.5, connect_timeout=0.5) as backend:
+        await add(backend.broker, a_job("q"))
+        own.pause()
+        try:
+            with anyio.fail_after(SOON):
+                for call in (backend.broker.enqueue, backend.broker.enqueue):
+                    with pytest.raises(BrokerUnavailable):
+                        await call([a_job("q", "b")])
+        finally:
+            own.resume()
+        await again(lambda: backend.broker.enqueue([a_job("q", "b")]))
+        assert names(await take(backend.broker, "q", 2)) == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_a_reply_lost_after_the_commit_leaves_a_call_that_may_be_repeated(postgres: Process, schema: str) -> None:
+    async with _Proxy.before(postgres) as proxy:
+        url = f"postgresql://postgres@127.0.0.1:{proxy.port}/postgres"
+        async with (
+            connect(postgres.url, schema=schema, migrate=True) as witness,
+            connect(url, schema=schema) as backend,
+        ):
+            await add(backend.broker, a_job("q", "first"), a_job("warm"))
+            first = await take_one(backend.broker, "q")
+            assert list(await backend.broker.extend([first.receipt], 60)) == [Lease.HELD]
+            proxy.swallow(b"q-second")
+            with pytest.raises(BrokerUnavailable):
+                await backend.broker.enqueue([a_job("q", "second")])
+            proxy.swallow(b"q-first")
+            with pytest.raises(BrokerUnavailable):
+                await backend.broker.settle([Ack(first.receipt)])
+            assert not (await backend.broker.enqueue([a_job("q", "second")]))[0].added
+            assert list(await backend.broker.settle([Ack(first.receipt)])) == [False]
+            assert names(await take(witness.broker, "q")) == ["second"]
+            assert list(await witness.broker.fetch(["q"], 5, lease=60, wait=0)) == []
+
+
+@pytest.mark.anyio
+async def test_racing_calls_over_the_same_rows_never_wait_for_each_other_for_ever(opened: Opener) -> None:
+    async with opened() as one, opened() as two:
+        done = 0
+
+        async def work(backend: Backend, forwards: bool) -> None:
+            nonlocal done
+            for turn in range(15):
+                jobs = [a_job(f"q{turn}", str(n), unique=f"k{n % 10}", group=f"g{n % 3}") for n in range(30)]
+                await backend.broker.enqueue(jobs if forwards else jobs[::-1])
+                taken = await backend.broker.fetch(
+                    [f"q{turn}", f"q{turn - 1}"][:: 1 if forwards else -1], 20, lease=60, wait=0
+                )
+                receipts = [delivery.receipt for delivery in taken]
+                await backend.broker.extend(receipts[::-1], 60)
+                assert all(await backend.broker.settle([Ack(receipt) for receipt in receipts]))
+            done += 1
+
+        async with anyio.create_task_group() as tasks:
+            for backend in (one, two):
+                tasks.start_soon(work, backend, True)
+                tasks.start_soon(work, backend, False)
+        assert done == 4
+
+
+@pytest.mark.anyio
+async def test_a_plain_connection_takes_part_with_its_own_transaction(opened: Opener, postgres: Process) -> None:
+    async with opened() as backend, plain(postgres.url) as connection:
+        assert backend.transactions is not None
+        joined = backend.transactions.join(connection)
+        with pytest.raises(BrokerError, match="in no transaction"):
+            await joined.enqueue([a_job("q")])
+        async with connection.transaction():
+            assert (await joined.enqueue([a_job("q")]))[0].added
+        assert names(await take(backend.broker, "q")) == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_dedup_window_keeps_an_ended_id(opened: Opener) -> None:
+    async with opened(dedup_window=60) as backend:
+        assert backend.broker.traits.dedup_window == 60
+        await add(backend.broker, a_job("q"))
+        assert list(await backend.broker.settle([Ack((await take_one(backend.broker, "q")).receipt)])) == [True]
+        assert not (await backend.broker.enqueue([a_job("q")]))[0].added
+    async with opened() as backend:
+        # A window is kept by the rows, not by who reads them.
+        assert not (await backend.broker.enqueue([a_job("q")]))[0].added
+
+
+async def _fetch(backend: Backend) -> None:
+    await backend.broker.fetch(["nothing"], 1, lease=1, wait=0.1)
+
+
+async def _sessions(connection: Direct) -> int:
+    count: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    )
+    return count
+
+
+async def _terminate(connection: Direct) -> None:
+    """End every session but this one."""
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )
+
+
+class _Proxy:
+    """Passes bytes on in both directions; the answer to a marked question it keeps, and hangs up."""
+
+    def __init__(self, port: int) -> None:
+        self._upstream = port
+        self._mark = b""
+        self.port = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def before(cls, server: Process) -> AsyncGenerator["_Proxy"]:
+        proxy = cls(server.port)
+        listener = await asyncio.start_server(proxy._serve, "127.0.0.1")
+        proxy.port = listener.sockets[0].getsockname()[1]
+        async with listener:
+            yield proxy
+
+    def swallow(self, mark: bytes) -> None:
+        """The next statement with this among its parameters is carried out, and nobody hears of it."""
+        self._mark = mark
+
+    async def _serve(self, asking: asyncio.StreamReader, answering: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_connection("127.0.0.1", self._upstream)
+        marked = asyncio.Event()
+
+        async def ask() -> None:
+            while piece := await asking.read(65536):
+                if self._mark and self._mark in piece:
+                    self._mark = b""
+                    marked.set()
+                questions.write(piece)
+            questions.close()
+
+        async def answer() -> None:
+            while (piece := await answers.read(65536)) and not marked.is_set():
+                answering.write(piece)
+            answering.close()
+            questions.close()
+
+        await asyncio.gather(ask(), answer(), return_exceptions=True)

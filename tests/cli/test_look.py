@@ -94,6 +94,15 @@ def test_config_tells_each_value_and_where_it_came_from(shell: Shell) -> None:
     assert shell.run("config", "shop").out.splitlines()[1].split() == ["url", shell.url, "App(...)"]
 
 
+def test_config_tells_what_counts_for_a_task(shell: Shell) -> None:
+    (told,) = shell.json("config", "shop", "--task", "shop.send")
+    assert (told["queue"], told["delivery"], told["idempotent"]) == ("mail", "at_least_once", True)
+    assert told["attempts"] == 15
+    assert told["longest waits"][:3] == [5.0, 10.0, 20.0]
+    assert told["longest waits"][-1] == 10_800.0
+    assert "needs the app" in shell.run("config", "--task", "shop.send", code=2).err
+
+
 def test_config_shows_no_password(shell: Shell) -> None:
     ran = shell.run("config", TASKQ_URL="redis://user:secret@host/0")
     assert "redis://user:***@host/0" in ran.out

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 from msgspec import Struct
@@ -20,6 +21,9 @@ from taskq.errors import BrokerError
 from taskq.testing.history import Answered, Happened, Invoked, Journal, Killed, Started, read_all
 from taskq.testing.verdict import Verdict, check
 from tests.e2e.worker import Point, declare
+from tests.servers.process import state
+
+H = TypeVar("H", bound=Happened)
 
 QUEUE = "work"
 PATIENCE = 60.0
@@ -91,13 +95,13 @@ class Fleet:
         """Whether there is a running process in this place."""
         return place in self._members and self._members[place][1].poll() is None
 
-    def order(self, place: int, point: Point, passing: int) -> None:
-        """Let the process in this place die at a point; a later order replaces this one."""
+    def order(self, place: int, point: Point, passing: int, what: signal.Signals = signal.SIGKILL) -> None:
+        """Let the process in this place die at a point, or stop with SIGSTOP; a later order replaces this one."""
         stdin = self._members[place][1].stdin
         assert stdin is not None
         # It may have died before.
         with suppress(BrokenPipeError):
-            stdin.write(f"{point} {passing}\n".encode())
+            stdin.write(f"{what.name} {point} {passing}\n".encode())
             stdin.flush()
 
     def kill(self, place: int, point: str = "at random") -> None:
@@ -112,6 +116,16 @@ class Fleet:
         """SIGTERM: it drains, and ends when it has."""
         self._members[place][1].send_signal(signal.SIGTERM)
 
+    async def stopped(self, place: int) -> None:
+        """Wait until the process in this place has been stopped."""
+        with anyio.fail_after(PATIENCE):
+            while state(self._members[place][1].pid) != "T":  # noqa: ASYNC110 it cannot tell
+                await anyio.sleep(0.02)
+
+    def go_on(self, place: int) -> None:
+        """SIGCONT to a process that was stopped."""
+        self._members[place][1].send_signal(signal.SIGCONT)
+
     async def ended(self, place: int) -> int:
         """Wait for the process in this place to end by itself, and answer its exit code."""
         process = self._members[place][1]
@@ -120,15 +134,20 @@ class Fleet:
                 await anyio.sleep(0.02)
         return code
 
-    def count(self, kind: type[Happened]) -> int:
+    def count(self, kind: type[H], which: Callable[[H], bool] = lambda _: True) -> int:
         """How often something has happened so far, in all processes."""
-        return sum(isinstance(line.what, kind) for lines in read_all(self.directory).values() for line in lines)
+        lines = chain.from_iterable(read_all(self.directory).values())
+        return sum(isinstance(line.what, kind) and which(line.what) for line in lines)
+
+    async def reached(self, times: int, kind: type[H], which: Callable[[H], bool] = lambda _: True) -> None:
+        """Wait until something has happened so often, in all processes together."""
+        with anyio.fail_after(PATIENCE):
+            while self.count(kind, which) < times:  # noqa: ASYNC110 another process's doings can only be asked after
+                await anyio.sleep(0.05)
 
     async def started(self, runs: int) -> None:
-        """Wait until so many runs have begun, in all processes together."""
-        with anyio.fail_after(PATIENCE):
-            while self.count(Started) < runs:  # noqa: ASYNC110 another process's doings can only be asked after
-                await anyio.sleep(0.05)
+        """Wait until so many runs have begun."""
+        await self.reached(runs, Started)
 
     def judge(self, exact_attempts: bool = True) -> Verdict:
         """What all journals show."""
@@ -156,8 +175,8 @@ class Client:
         found = self.app.find_task(task)
         return [found.call(*each) for each in arguments]
 
-    async def defer(self, calls: Sequence[Call[Any]]) -> None:
-        """Enqueue them; a call that raises leaves the rest unknown."""
+    async def defer(self, calls: Sequence[Call[Any]]) -> bool:
+        """Enqueue them, and say whether there was an answer; a call that raises leaves the rest unknown."""
         left = [call.job.id for call in calls]
         self._journal.write(Invoked(left))
         try:
@@ -166,6 +185,8 @@ class Client:
                 self._journal.write(Answered([told], "ok" if answer.error is None else "fail"))
         except BrokerError:
             self._journal.write(Answered(left, "unknown"))
+            return False
+        return True
 
     async def drained(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when no live job is left in the queue; ``meanwhile`` is called again and again."""

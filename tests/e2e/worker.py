@@ -1,8 +1,8 @@
 """One worker process of the kill tests: ``python -m tests.e2e.worker JOURNAL DOMAIN``, settings in ``TASKQ_…``.
 
-Its broker passes everything through, writes it down, and ends its own process with SIGKILL at a named point when it was
-ordered to. An order is a line on stdin: the point, and at which passing (``mid-run 3``). When stdin ends, so does it:
-no worker outlives the test that started it. SIGTERM drains.
+Its broker passes everything through, writes it down, and sends its own process a signal at a named point when it was
+ordered to. An order is a line on stdin: the signal, the point, and at which passing (``SIGKILL mid-run 3``). When stdin
+ends, so does it: no worker outlives the test that started it. SIGTERM drains.
 """
 
 import asyncio
@@ -48,10 +48,11 @@ Reach = Callable[[Point], None]
 
 
 class Orders:
-    """Where this process is to die."""
+    """Where this process is to die, or to stop."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._signal = signal.SIGKILL
         self._point = ""
         self._left = 0
 
@@ -60,17 +61,20 @@ class Orders:
         said = os.read(sys.stdin.fileno(), 4096).decode()
         if not said:
             os._exit(3)
-        self._point, _, left = said.splitlines()[-1].rpartition(" ")
-        self._left = int(left)
+        name, _, place = said.splitlines()[-1].partition(" ")
+        self._point, _, left = place.rpartition(" ")
+        self._signal, self._left = signal.Signals[name], int(left)
 
     def reach(self, point: Point) -> None:
-        """Die here, if it is the moment."""
+        """Die or stop here, if it is the moment."""
         if point != self._point:
             return
         self._left -= 1
         if self._left <= 0:
-            self._journal.write(Killed(point))
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._point = ""
+            if self._signal is signal.SIGKILL:
+                self._journal.write(Killed(point))
+            os.kill(os.getpid(), self._signal)
 
 
 class RecordingBroker:

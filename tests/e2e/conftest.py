@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -12,6 +11,7 @@ from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.process import Process
+from tests.servers.tenants import queue_on
 
 LONG = "TASKQ_TEST_LONG" in os.environ
 
@@ -30,12 +30,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'taskq.db'}"
     return queue_on(request.getfixturevalue(request.param))
-
-
-def queue_on(server: Process) -> str:
-    """A namespace, or a schema, that no other test uses."""
-    name = f"t{uuid4().hex[:12]}"
-    return f"{server.url}?" + (f"namespace={name}" if server.url.startswith("redis") else f"schema={name}&migrate=1")
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from taskq.testing.history import Killed, Settled, Started
-from tests.e2e.conftest import queue_on
 from tests.e2e.harness import PATIENCE, Client, Crew, Fleet, client
 from tests.servers import postgres as postgresql
 from tests.servers import valkey
 from tests.servers.process import Process
+from tests.servers.tenants import queue_on
 
 Rounds = Callable[[int, int], int]
 End = Callable[[Process], None]
@@ -114,6 +114,11 @@ async def load(url: str, directory: Path) -> AsyncGenerator[Load]:
     assert verdict.counts["set aside"] == 0
 
 
+def runs_of(*jobs: str) -> Callable[[Started], bool]:
+    """The beginnings of their runs."""
+    return lambda run: run.job in jobs
+
+
 def refusal(told: Settled) -> bool:
     """The lease that a worker wanted to end was not its own any more."""
     return not told.accepted
@@ -133,13 +138,18 @@ def own_postgres() -> Iterator[Process]:
         yield server
 
 
+def stop_at_once(server: Process) -> None:
+    """The shutdown from which PostgreSQL recovers at its next start."""
+    server.stop(postgresql.IMMEDIATE)
+
+
 @pytest.mark.parametrize(
     ("name", "end"),
     [
         pytest.param("own_redis", Process.kill, id="redis-killed"),
         pytest.param("own_postgres", Process.kill, id="postgres-killed"),
         pytest.param("own_postgres", Process.stop, id="postgres-fast"),
-        pytest.param("own_postgres", lambda server: server.stop(postgresql.IMMEDIATE), id="postgres-immediate"),
+        pytest.param("own_postgres", stop_at_once, id="postgres-immediate"),
     ],
 )
 async def test_work_goes_on_when_a_server_that_ended_is_back(
@@ -167,13 +177,13 @@ async def test_work_goes_on_when_a_server_that_hung_for_longer_than_a_lease_answ
 ) -> None:
     server: Process = request.getfixturevalue(name)
     # Each would outlast its pause, if its worker did not end it when the lease could not be extended.
-    long: set[str] = set()
+    long: list[str] = []
     async with load(f"{queue_on(server)}&{patience}", tmp_path) as loaded:
-        for number in range(1, 1 + rounds(1, 10)):
-            calls = loaded.customer.calls("work", [[4 * LEASE]])
-            long.update(call.job.id for call in calls)
-            assert await loaded.customer.defer(calls)
-            await loaded.fleet.reached(number, Started, lambda run: run.job in long)
+        for _ in range(rounds(1, 10)):
+            (call,) = loaded.customer.calls("work", [[4 * LEASE]])
+            long.append(call.job.id)
+            assert await loaded.customer.defer([call])
+            await loaded.fleet.reached(1, Started, runs_of(call.job.id))
             await loaded.fault("pause")
             server.pause()
             try:
@@ -181,7 +191,7 @@ async def test_work_goes_on_when_a_server_that_hung_for_longer_than_a_lease_answ
             finally:
                 server.resume()
             await loaded.flows(20)
-    assert loaded.fleet.count(Started, lambda run: run.job in long) >= 2 * len(long)
+    assert loaded.fleet.count(Started, runs_of(*long)) >= 2 * len(long)
 
 
 async def test_work_goes_on_when_redis_forgets_its_scripts(redis: Process, tmp_path: Path, rounds: Rounds) -> None:
@@ -197,15 +207,22 @@ async def test_work_goes_on_when_postgres_ends_all_connections_again_and_again(
     postgres: Process, tmp_path: Path, rounds: Rounds
 ) -> None:
     async with load(queue_on(postgres), tmp_path) as loaded:
-        connection = await asyncpg.connect(postgres.url)
         for _ in range(rounds(5, 50)):
             await loaded.fault("connections")
-            ended = await connection.fetchval(
-                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-                " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-            )
-            assert ended
+            assert await end_connections(postgres)
             await loaded.flows(5)
+
+
+async def end_connections(server: Process) -> int:
+    """Of all clients; how many there were."""
+    connection = await asyncpg.connect(server.url)
+    try:
+        ended: int = await connection.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+        return ended
+    finally:
         await connection.close()
 
 

@@ -119,8 +119,8 @@ class GroupClauses:
     async def test_c_f7_with_one_place_a_lost_job_keeps_it(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "a", 1))
-        await add(backend.broker, *_members(queue, "b", 1), a_job(queue, "urgent", group="g", priority=9, delay=0.01))
         await take(backend.broker, queue, lease=SHORT)
+        await add(backend.broker, *_members(queue, "b", 1), a_job(queue, "urgent", group="g", priority=9))
         await pass_lease(backend.broker, queue)
         assert names(await take(backend.broker, queue)) == ["a"]
         assert await nothing(backend.broker, queue)

@@ -22,12 +22,26 @@ Work: TypeAlias = Callable[[Connection], Awaitable[T]]
 
 async def open_connection(address: Address, settings: Settings, *, pooled: bool) -> Connection:
     """A connection that leaves nothing in the server's session when a pooler is in between."""
-    return await asyncpg.connect(
-        address.url,
-        timeout=settings.connect_timeout,
-        command_timeout=settings.command_timeout,
-        statement_cache_size=0 if pooled else 100,
+    opening = asyncio.ensure_future(
+        asyncpg.connect(
+            address.url,
+            timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout,
+            statement_cache_size=0 if pooled else 100,
+        )
     )
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # The driver leaves a future behind when its connecting is cancelled, and that complains when it is collected.
+        opening.add_done_callback(_terminate)
+        await asyncio.wait({opening})
+        raise
+
+
+def _terminate(opening: "asyncio.Future[Connection]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()
 
 
 class Lanes:

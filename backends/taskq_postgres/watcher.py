@@ -11,7 +11,7 @@ from functools import partial
 from secrets import token_hex
 
 import anyio
-from msgspec import json
+from msgspec import DecodeError, json
 
 from taskq.broker import Hint
 from taskq.errors import BrokerError
@@ -135,7 +135,7 @@ class Watcher:
         for future in self._awaited.pop(ref, ()):
             _resolve(future, outcome)
         if outcome is not None:
-            self._tell(f"e{ref[0]}")
+            self._tell("e")
 
     def hint(self, hint: Hint) -> None:
         """Send a hint to every process, this one too; one that is too long for the server is lost."""
@@ -172,7 +172,7 @@ class Watcher:
             connection: Connection | None = None
             lost = asyncio.Event()
             try:
-                connection = await _whole(opener())
+                connection = await opener()
                 connection.add_termination_listener(partial(_set, lost))
                 await connection.add_listener(self._channel, self._hear)
                 # Whatever was said while nobody listened.
@@ -207,9 +207,11 @@ class Watcher:
         elif kind == "e":
             self._looking.set()
         elif kind == "h":
-            channel, data = json.decode(rest, type=tuple[str, str])
-            for queue in self._subscriptions.get(channel, ()):
-                _put(queue, Hint(channel, data))
+            # Anybody may say anything on a channel.
+            with suppress(DecodeError):
+                channel, data = json.decode(rest, type=tuple[str, str])
+                for queue in self._subscriptions.get(channel, ()):
+                    _put(queue, Hint(channel, data))
         elif message == self._probe:
             self._heard.set()
 
@@ -240,18 +242,6 @@ class Watcher:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _whole(opening: Awaitable[Connection]) -> Connection:
-    """Open a connection or none: one whose opening is cancelled would complain when it is collected."""
-    task = asyncio.ensure_future(opening)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if task.exception() is None:
-            task.result().terminate()
-        raise
 
 
 def _set(event: asyncio.Event, connection: object) -> None:  # noqa: ARG001  # the driver's argument

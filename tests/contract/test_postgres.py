@@ -1,4 +1,4 @@
-"""The PostgreSQL backend keeps the contract: on 18 and 17, directly and behind a pooler in transaction mode."""
+"""The PostgreSQL backend keeps the contract: on 18, 17 and 15, directly and behind a pooler in transaction mode."""
 
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -80,6 +80,15 @@ def server17() -> Iterator[Process]:
 
 
 @pytest.fixture(scope="module")
+def server15() -> Iterator[Process]:
+    binaries = postgresql.postgres15_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL 15 is not found here")
+    with postgresql.postgres(binaries, options=["fsync=on"]) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def bouncer(server18: Process) -> Iterator[Process]:
     binary = bouncers.pgbouncer_binary()
     if binary is None:
@@ -116,6 +125,12 @@ class TestPostgres17Store(StoreContract):
     @pytest.fixture
     def deployment(self, server17: Process) -> Deployment:
         return _Postgres(server17, server17.url).deployment()
+
+
+class TestPostgres15Broker(BrokerContract):
+    @pytest.fixture
+    def deployment(self, server15: Process) -> Deployment:
+        return _Postgres(server15, server15.url).deployment()
 
 
 class TestPgBouncerBroker(BrokerContract):

@@ -8,7 +8,8 @@ CREATE FUNCTION {schema}.lock_groups(queues text[]) RETURNS void LANGUAGE plpgsq
 DECLARE
   lock bigint;
 BEGIN
-  FOR lock IN SELECT DISTINCT hashtextextended('{schema} groups of ' || queue, 0) FROM unnest(queues) AS queue ORDER BY 1
+  FOR lock IN
+    SELECT DISTINCT hashtextextended('{schema} groups of ' || queue, 0) FROM unnest(queues) AS queue ORDER BY 1
   LOOP
     PERFORM pg_advisory_xact_lock(lock);
   END LOOP;
@@ -17,7 +18,7 @@ $$;
 
 -- Put the right member of a group in its queue's line after anything of the group has changed.
 CREATE FUNCTION {schema}.show(line text, name text) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   taken bigint;
   rung bigint := 1::bigint << 40;
@@ -56,7 +57,7 @@ $$;
 --
 -- A portion at a time, so that no fetch pays for all that became due at once. Grouped jobs only under their lock.
 CREATE FUNCTION {schema}.promote(line text, in_groups boolean, moment float8) RETURNS void LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   name text;
   names text[];

@@ -21,7 +21,7 @@ CREATE FUNCTION {schema}.enqueue(
   tells boolean DEFAULT true
 )
 RETURNS TABLE (place integer, holder text, conflict boolean) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
   moment float8;

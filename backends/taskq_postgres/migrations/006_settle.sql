@@ -2,6 +2,7 @@
 --
 -- kinds: 'ack', 'nack', 'dead'. payloads: an outcome, or a nack's error. seconds: how long an ack's or dead letter's
 -- outcome is kept (NULL: for ever), or after how long a nack is due. grouped: the queues whose groups may change.
+-- tells: as for enqueue, and those who wait for an outcome are told, too.
 -- Returns the place and the group of each that was settled; what is missing had a void receipt.
 CREATE FUNCTION {schema}.settle(
   queues text[],
@@ -16,7 +17,8 @@ CREATE FUNCTION {schema}.settle(
   tells boolean
 )
 RETURNS TABLE (place integer, grp text) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
   moment float8;
@@ -93,6 +95,7 @@ BEGIN
   END IF;
   IF tells THEN
     PERFORM {schema}.tell(queues);
+    PERFORM pg_notify('{channel}', 'e');
   END IF;
 END
 $$;

@@ -28,6 +28,7 @@ WHERE c.relnamespace = $1::regnamespace AND c.relkind = 'r' AND a.attnum > 0 ORD
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = $1 ORDER BY indexname"
 FUNCTIONS = """
 SELECT proname || '(' || pg_get_function_identity_arguments(oid) || ') ' || pg_get_function_result(oid)
+  || coalesce(' SET ' || array_to_string(proconfig, ', '), '')
 FROM pg_proc WHERE pronamespace = $1::regnamespace ORDER BY proname
 """
 
@@ -119,6 +120,17 @@ class TestSchema:
 
 @pytest.mark.anyio
 class TestPlans:
+    async def test_no_function_that_narrows_its_plans_is_compiled(
+        self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str
+    ) -> None:
+        # Before PostgreSQL 18 what is switched off counts as so costly that each call would be compiled first.
+        await migrate.apply(direct, schema)
+        narrowed = await direct.fetch(
+            "SELECT proconfig FROM pg_proc WHERE pronamespace = $1::regnamespace AND proconfig IS NOT NULL", schema
+        )
+        assert len(narrowed) > 5
+        assert all("jit=off" in row["proconfig"] for row in narrowed)
+
     async def test_a_fetch_neither_sorts_nor_passes_over_anything(
         self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str
     ) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 
-from taskq_redis.faults import DRIVER_ERRORS
 from taskq_redis.wire import Argument, Reply, Wire
 
 Opener = Callable[[], Awaitable[AbstractConnection]]
@@ -98,7 +97,7 @@ async def opened(connection: AbstractConnection, patience: float) -> AbstractCon
         # Its connect() now and then succeeds although it was cancelled.
         if task is not None and task.cancelling():
             raise asyncio.CancelledError  # noqa: TRY301 it ends as a cancellation in time does
-    except (*DRIVER_ERRORS, asyncio.CancelledError):
+    except BaseException:
         await connection.disconnect(nowait=True)
         raise
     return connection

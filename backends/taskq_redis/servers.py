@@ -4,13 +4,10 @@ import asyncio
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
-from redis.backoff import NoBackoff
 from redis.crc import key_slot
 
 from taskq_redis.faults import DRIVER_ERRORS
@@ -55,14 +52,23 @@ async def open_single(target: Target, patience: float) -> AbstractConnection:
     """A connection to the server of a URL, or to the master that its sentinels name now."""
     if target.kind != "sentinel":
         return await opened(target.connection(), patience)
-    arguments = {**target.sentinel_arguments, "retry": Retry(NoBackoff(), 0)}
-    sentinels = Sentinel(target.hosts, sentinel_kwargs=arguments)  # type: ignore[no-untyped-call]  # its types are partial
-    try:
-        async with asyncio.timeout(patience):
-            found: Any = await sentinels.discover_master(target.service)  # pyright: ignore[reportUnknownVariableType]
-    finally:
-        await sentinels.aclose()
-    return await opened(target.connection((str(found[0]), int(found[1]))), patience)
+    last: Exception = exceptions.ConnectionError(f"no sentinel knows a master {target.service!r}")
+    for host in target.hosts:
+        # Asked anew each time, since a failover is why we ask; a sentinel that is down must not use up all the time.
+        sentinel = Lane(partial(opened, target.sentinel(host), patience / 2), patience=patience / 2)
+        try:
+            master = await sentinel.call(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", target.service)
+        except DRIVER_ERRORS as error:
+            last = error
+            continue
+        finally:
+            await sentinel.close()
+        match master:
+            case [bytes(name), bytes(port)]:
+                return await opened(target.connection((name.decode(), int(port))), patience)
+            case _:
+                continue
+    raise last
 
 
 class Single:
@@ -121,9 +127,11 @@ class Cluster:
             except exceptions.AskError as error:
                 asking = self._follow(error, slot, host)
                 last: Exception = error
-            except (exceptions.TryAgainError, exceptions.ClusterDownError) as error:
-                if isinstance(error, exceptions.TryAgainError):
-                    self.redirections["TRYAGAIN"] += 1
+            except exceptions.TryAgainError as error:
+                self.redirections["TRYAGAIN"] += 1
+                asking, last = None, error
+                await asyncio.sleep(_PAUSE)
+            except exceptions.ClusterDownError as error:
                 self._stale, asking, last = True, None, error
                 await asyncio.sleep(_PAUSE)
             except _GONE:

@@ -44,6 +44,12 @@ class Target(Struct, frozen=True):
     """Of the driver's connection, but for host and port."""
     sentinel_arguments: Mapping[str, Any]
 
+    def sentinel(self, host: Host) -> Connection:
+        """A connection to a sentinel that is not open yet."""
+        arguments = dict(self.sentinel_arguments)
+        made: Connection = arguments.pop("connection_class", Connection)(host=host[0], port=host[1], **arguments)
+        return made
+
     def connection(self, host: Host | None = None) -> Connection | UnixDomainSocketConnection:
         """A connection that is not open yet."""
         arguments = dict(self.arguments)
@@ -111,8 +117,8 @@ def _target(
         raise ValueError("the path is that of the socket")
     # The old protocol is enough for scripts, and servers that forbid HELLO know it.
     fixed = {"protocol": 2, "socket_timeout": patience}
-    secured = {name: value for name, value in arguments.items() if name.startswith("ssl_")}
-    asked = {**fixed, "socket_connect_timeout": patience, "ssl": base == "rediss", **secured, **sentinels}
+    secured = {name: value for name, value in arguments.items() if name.startswith(("ssl_", "connection_class"))}
+    asked = {**fixed, **secured, **sentinels}
     return Target(kinds[family], hosts, service, {**arguments, **fixed}, asked)
 
 

@@ -75,6 +75,6 @@ def keys(node: Process, pattern: str = "*") -> list[str]:
 
 def command(node: Process, *words: str | int) -> Any:
     """What a server answers."""
-    with closing(Redis(port=node.port, decode_responses=False)) as client:
-        execute: Any = client.execute_command  # pyright: ignore[reportUnknownMemberType]
-        return execute(*words)
+    client: Any = Redis(port=node.port)
+    with closing(client):
+        return client.execute_command(*words)

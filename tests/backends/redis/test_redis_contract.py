@@ -1,4 +1,4 @@
-"""The other servers keep the contract too: Redis 8.2, Redis 7.0 where it is found, a cluster, a master under Sentinel."""
+"""The other servers keep the contract too: Redis 8.2, Redis 7.0 where found, a cluster, a master under Sentinel."""
 
 from collections.abc import Iterator
 

@@ -1,0 +1,48 @@
+"""The Lua files: each is used, says what it does, and takes the keys it says."""
+
+import re
+from importlib.resources import files
+
+import pytest
+from taskq_redis.keys import NAMES, Keys
+from taskq_redis.scripts import FLAGS, PRELUDES, Scripts, load
+
+FOLDER = files("taskq_redis") / "lua"
+SCRIPTS = list(Scripts.__struct_fields__)
+
+
+def text(name: str) -> str:
+    return (FOLDER / f"{name}.lua").read_text("utf-8")
+
+
+def test_every_file_is_a_script_or_stands_before_some() -> None:
+    found = {path.name.removesuffix(".lua") for path in FOLDER.iterdir()}
+    assert found == {*SCRIPTS, *PRELUDES.values()}
+    assert set(FLAGS) <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_says_what_it_does_and_returns_and_names_its_keys_and_arguments(name: str) -> None:
+    head = "\n".join(line for line in text(name).splitlines() if line.startswith("--"))
+    assert re.match(r"-- [A-Z]\w+s .*returns", head, re.DOTALL), head
+    assert "-- KEYS: " in head
+    assert ("-- ARGV" in head) == ("ARGV" in text(name).replace(head, ""))
+
+
+def test_the_keys_of_a_queue_are_those_the_scripts_name_in_their_order() -> None:
+    head = text("moves").partition("local ")[0]
+    assert tuple(re.findall(r"^--   (\w+)\s+(?:hash|zset|string)", head, re.MULTILINE)) == NAMES
+    assert len(Keys("n").queue("q")) == int(re.findall(r"local WIDTH = (\d+)", text("moves"))[0])
+    taken = re.findall(r"(\w+) = KEYS\[k \+ (\d+)\]", text("moves"))
+    assert [(name, int(at)) for name, at in taken] == [(name, at) for at, name in enumerate(NAMES, 1)]
+
+
+def test_all_keys_of_a_queue_share_one_hash_tag() -> None:
+    assert {key.partition(b"}")[0] for key in Keys("n").queue("q")} == {b"{n:q"}
+
+
+def test_only_adding_jobs_is_refused_by_a_full_server() -> None:
+    scripts = load()
+    for name in SCRIPTS:
+        first = getattr(scripts, name).text.partition(b"\n")[0]
+        assert first == b"#!lua" if name == "enqueue" else first in (b"#!lua flags=allow-oom", b"#!lua flags=no-writes")

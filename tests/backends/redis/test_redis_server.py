@@ -1,0 +1,312 @@
+"""One server and what can happen to it."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from taskq_redis import connect
+
+from taskq.broker import Backend
+from taskq.errors import BrokerUnavailable
+from taskq.job import Ack, Job, Lease
+from taskq.testing.deployment import LONG, SOON, a_job, ack, add, names, take, take_one, wait_until
+from tests.backends.redis.deployment import command, keys
+from tests.backends.redis.proxy import proxied
+from tests.servers import valkey
+from tests.servers.process import Process
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def alone(tmp_path: Path) -> AsyncGenerator[Process]:
+    with valkey.single(tmp_path, aof="always") as server:
+        yield server
+
+
+@asynccontextmanager
+async def opened(server: Process, **options: object) -> AsyncGenerator[Backend]:
+    async with connect(server.url, **options) as backend:
+        yield backend
+
+
+async def know_scripts(backend: Backend) -> None:
+    """Have the server know the scripts that it is sent next, so that nothing is sent twice."""
+    await add(backend.broker, a_job("warm"))
+    await ack(backend.broker, await take_one(backend.broker, "warm"))
+
+
+def sent(server: Process) -> int:
+    """How many commands clients have sent since the last reset."""
+    stats = command(server, "INFO", "commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "ping", "subscribe"))
+
+
+async def test_scripts_that_are_forgotten_are_sent_again(alone: Process) -> None:
+    async with opened(alone) as backend:
+        done: list[str] = []
+
+        async def work() -> None:
+            while len(done) < 300:
+                got = await backend.broker.fetch(["q"], 10, lease=LONG, wait=1)
+                assert all(await backend.broker.settle([Ack(delivery.receipt) for delivery in got]))
+                done.extend(names(got))
+
+        with anyio.fail_after(2 * SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work)
+                for n in range(30):
+                    await add(backend.broker, *(a_job("q", f"{n}-{m}") for m in range(10)))
+                    command(alone, "SCRIPT", "FLUSH")
+        assert Counter(done) == Counter(f"{n}-{m}" for n in range(30) for m in range(10))
+
+
+async def test_a_killed_server_loses_nothing_it_had_answered_and_is_found_again(alone: Process) -> None:
+    answered: set[str] = set()
+    async with opened(alone) as backend:
+        assert backend.broker.traits.durability == "disk"
+
+        async def produce(part: int) -> None:
+            for n in range(10_000):
+                job = a_job("q", f"{part}-{n}")
+                try:
+                    await backend.broker.enqueue([job])
+                except BrokerUnavailable:
+                    return
+                answered.add(job.id)
+
+        async with anyio.create_task_group() as tasks:
+            for part in range(10):
+                tasks.start_soon(produce, part)
+            while len(answered) < 500:  # noqa: ASYNC110 the producers cannot know when it is enough
+                await anyio.sleep(0.01)
+            alone.kill()
+        alone.start()
+
+        async def back() -> bool:
+            try:
+                await backend.broker.enqueue([a_job("q", "back")])
+            except BrokerUnavailable:
+                return False
+            return True
+
+        await wait_until(back)
+        found: set[str] = set()
+        while got := await backend.broker.fetch(["q"], 1000, lease=LONG, wait=0):
+            found |= {delivery.job.id for delivery in got}
+        assert answered <= found
+
+
+async def test_a_waiting_fetch_outlives_a_restart_of_the_server(alone: Process) -> None:
+    async with opened(alone) as backend, opened(alone) as other:
+        got: list[str] = []
+
+        async def wait() -> None:
+            while not got:
+                try:
+                    got.extend(names(await backend.broker.fetch(["q"], 1, lease=LONG, wait=2 * SOON)))
+                except BrokerUnavailable:
+                    await anyio.sleep(0.01)
+
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+                alone.kill()
+                alone.start()
+
+                async def added() -> bool:
+                    try:
+                        return bool(await other.broker.enqueue([a_job("q")]))
+                    except BrokerUnavailable:
+                        return False
+
+                await wait_until(added)
+        assert got == ["a"]
+
+
+async def test_a_full_server_refuses_jobs_and_still_settles_and_extends(alone: Process) -> None:
+    async with opened(alone) as backend:
+        jobs = [Job(id=f"{n}", task="t", body=b"x" * 100_000, queue="q") for n in range(50)]
+        await backend.broker.enqueue(jobs)
+        deliveries = await take(backend.broker, "q", 50)
+        command(alone, "CONFIG", "SET", "maxmemory", "3mb")
+        with pytest.raises(BrokerUnavailable, match="maxmemory"):
+            await backend.broker.enqueue([a_job("q", "more")])
+        receipts = [delivery.receipt for delivery in deliveries]
+        assert list(await backend.broker.extend(receipts, LONG)) == [Lease.HELD] * 50
+        assert all(await backend.broker.settle([Ack(receipt, b"done", LONG) for receipt in receipts]))
+        await add(backend.broker, a_job("q", "more"))
+
+
+async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twice(alone: Process) -> None:
+    async with proxied(alone.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}") as backend:
+        await know_scripts(backend)
+        jobs = [a_job("q", str(n)) for n in range(20)]
+        proxy.cutting = True
+        with pytest.raises(BrokerUnavailable):
+            await backend.broker.enqueue(jobs)
+        assert not any(answer.added for answer in await backend.broker.enqueue(jobs))
+        deliveries = await take(backend.broker, "q", 20)
+        assert len({delivery.job.id for delivery in deliveries}) == 20
+        proxy.cutting = True
+        with pytest.raises(BrokerUnavailable):
+            await backend.broker.settle([Ack(delivery.receipt) for delivery in deliveries])
+        assert not any(await backend.broker.settle([Ack(delivery.receipt) for delivery in deliveries]))
+        assert keys(alone) == []
+
+
+async def test_a_pulled_cable_is_noticed(alone: Process) -> None:
+    async with proxied(alone.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}", patience=0.3) as backend:
+        await add(backend.broker, a_job("q"))
+        proxy.deaf = True
+        with anyio.fail_after(SOON), pytest.raises(BrokerUnavailable):
+            await backend.broker.fetch(["q"], 1, lease=LONG, wait=0)
+        proxy.deaf = False
+        await ack(backend.broker, await take_one(backend.broker, "q"))
+
+
+async def test_a_job_and_its_results_leave_nothing_behind(alone: Process) -> None:
+    async with opened(alone) as backend:
+        for n in range(20):
+            await add(backend.broker, *(a_job("q", f"{n}-{m}", priority=m, group=f"g{m % 3}") for m in range(30)))
+        done = 0
+        while done < 600:
+            got = await backend.broker.fetch(["q"], 100, lease=LONG, wait=1)
+            await backend.broker.settle([Ack(delivery.receipt, b"done", 0.05) for delivery in got])
+            done += len(got)
+
+        async def gone() -> bool:
+            return not keys(alone)
+
+        await wait_until(gone)
+
+
+async def test_an_idle_fetch_sends_at_most_a_command_a_second(alone: Process) -> None:
+    async with opened(alone) as backend, opened(alone) as other:
+        await know_scripts(backend)
+        command(alone, "CONFIG", "RESETSTAT")
+        for _ in range(5):
+            assert not await backend.broker.fetch(["q", "r", "s"], 1, lease=LONG, wait=1.0)
+        # Connecting, listening and the first looks are in it.
+        assert sent(alone) <= 5
+        before = sent(alone)
+        got: list[str] = []
+
+        async def wait() -> None:
+            got.extend(names(await backend.broker.fetch(["q", "r", "s"], 1, lease=LONG, wait=2 * SOON)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await anyio.wait_all_tasks_blocked()
+            await add(other.broker, a_job("r"))
+        assert got == ["a"]
+        assert sent(alone) - before <= 4
+
+
+async def test_one_job_wakes_one_of_many_that_wait(alone: Process) -> None:
+    async with opened(alone) as backend, opened(alone) as other:
+        await know_scripts(backend)
+        async with anyio.create_task_group() as tasks:
+
+            async def wait() -> None:
+                got = await backend.broker.fetch(["q"], 1, lease=LONG, wait=0.4)
+                await backend.broker.settle([Ack(delivery.receipt) for delivery in got])
+
+            for _ in range(20):
+                tasks.start_soon(wait)
+
+            # Until all of them wait on the server.
+            async def all_wait() -> bool:
+                return bool(command(alone, "ZCARD", "{taskq:q}:waiting") == 20)
+
+            await wait_until(all_wait)
+            await anyio.wait_all_tasks_blocked()
+            command(alone, "CONFIG", "RESETSTAT")
+            await add(other.broker, a_job("q"))
+        # The enqueue, one claim, one settle; and one more claim of the fetch that keeps the time from then on.
+        assert sent(alone) <= 5
+
+
+async def test_connections_do_not_grow_with_what_waits(alone: Process) -> None:
+    async with opened(alone) as backend:
+        assert backend.hints is not None
+
+        async def wait(queue: str) -> None:
+            await backend.broker.fetch([queue], 1, lease=LONG, wait=SOON)
+
+        async with (
+            anyio.create_task_group() as tasks,
+            backend.hints.subscribe(["news"]),
+            backend.extender() as extender,
+        ):
+            for n in range(50):
+                tasks.start_soon(wait, f"q{n % 7}")
+            await anyio.wait_all_tasks_blocked()
+            await extender.extend(["unknown-1"], LONG)
+            clients = command(alone, "CLIENT", "LIST").splitlines()
+            # One of them is this question's.
+            assert 3 <= len(clients) - 1 <= 4
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_call_confuses_no_replies(alone: Process) -> None:
+    async with opened(alone) as backend:
+        store = backend.store
+        assert store is not None
+        for n in range(50):
+            assert await store.swap(f"k{n}", None, str(n).encode())
+
+        async def read(n: int) -> None:
+            assert (await store.get(f"k{n}")).value == str(n).encode()
+
+        tasks = [asyncio.create_task(read(n % 50)) for n in range(500)]
+        await anyio.lowlevel.checkpoint()
+        for task in tasks[::3]:
+            task.cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {type(None), asyncio.CancelledError}
+
+
+@pytest.mark.parametrize(("aof", "durability"), [("always", "disk"), ("everysec", "seconds"), ("none", "process")])
+async def test_durability_is_what_the_server_is_configured_for(
+    aof: str, durability: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with valkey.single(tmp_path, aof=aof) as server:  # type: ignore[arg-type]  # a parameter is a plain text
+        async with opened(server) as backend:
+            assert backend.broker.traits.durability == durability
+        command(server, "CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+        async with opened(server) as backend:
+            assert backend.broker.traits.durability == "process"
+            assert "throws jobs away" in caplog.text
+
+
+async def test_a_server_that_forbids_config_is_trusted_with_seconds(alone: Process) -> None:
+    command(alone, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-config", "-client")
+    async with connect(f"redis://plain:secret@127.0.0.1:{alone.port}") as backend:
+        assert backend.broker.traits.durability == "seconds"
+        await add(backend.broker, a_job("q"))
+        await ack(backend.broker, await take_one(backend.broker, "q"))
+
+
+async def test_namespaces_and_databases_are_apart(alone: Process) -> None:
+    async with (
+        connect(alone.url, namespace="one") as one,
+        connect(alone.url, namespace="two") as two,
+        connect(f"{alone.url}/3") as three,
+    ):
+        for backend in (one, two, three):
+            await add(backend.broker, a_job("q"))
+        for backend in (one, two, three):
+            assert names(await take(backend.broker, "q")) == ["a"]
+
+
+async def test_a_unix_socket_is_a_server_too(tmp_path: Path) -> None:
+    with valkey.single(tmp_path, options=["--unixsocket", str(tmp_path / "s")]):
+        async with connect(f"unix://{tmp_path}/s") as backend:
+            await add(backend.broker, a_job("q"))
+            await ack(backend.broker, await take_one(backend.broker, "q"))

@@ -1,0 +1,310 @@
+"""The line on servers: what the other tests show on memory and SQLite, in one slice, on Redis and PostgreSQL."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import asyncpg
+import pytest
+
+from taskq import App, current
+from taskq.errors import JobCancelled, JobFailed
+from taskq.retry import Retry
+from taskq.testing import deferred, run_until_idle
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import valkey as valkey
+from tests.servers.tenants import queue_on
+from tests.worker.moves import SOON, lose, wait_until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["valkey", "postgres"])
+def url(request: pytest.FixtureRequest) -> str:
+    return queue_on(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    return queue_on(request.getfixturevalue("postgres"))
+
+
+async def test_results_reach_their_callers(url: str) -> None:
+    app = App(url, slots=5)
+
+    @app.task
+    async def double(n: int) -> dict[str, int]:
+        return {"double": 2 * n}
+
+    async with app, app.working():
+        jobs = await asyncio.gather(*(double.defer(n) for n in range(50)))
+        assert [await job.result(SOON) for job in jobs] == [{"double": 2 * n} for n in range(50)]
+        assert {await job.status() for job in jobs} == {"returned"}
+
+
+async def test_a_result_is_awaited_over_another_connection_than_it_was_deferred_by(url: str) -> None:
+    app, other = App(url), App(url)
+    gate = anyio.Event()
+
+    @app.task(name="answer")
+    async def answer() -> int:
+        await gate.wait()
+        return 42
+
+    @other.task(name="answer")
+    async def same() -> int:
+        raise AssertionError("this app has no worker")
+
+    async with app, other, app.working(), anyio.create_task_group() as group:
+        # It is added under an id of the caller's choice, so that both apps hold a handle of it.
+        await answer.options(id="answer-1").defer()
+        handle = await same.options(id="answer-1").defer()
+        assert not handle.added
+
+        async def ask() -> None:
+            assert await handle.result(SOON) == 42
+
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+
+
+async def test_a_job_that_fails_runs_again_until_it_returns(url: str) -> None:
+    app = App(url)
+
+    @app.task(retry=Retry.fixed(3, 0.01))
+    async def third_time_lucky() -> int:
+        if current().attempt < 3:
+            raise ConnectionError("not yet")
+        return current().attempt
+
+    async with app, app.working():
+        assert await (await third_time_lucky.defer()).result(SOON) == 3
+
+
+async def test_a_failed_job_is_a_dead_letter_that_can_be_revived(url: str) -> None:
+    app = App(url)
+    broken = True
+
+    @app.task(retry=Retry.never())
+    async def fragile() -> str:
+        if broken:
+            raise ZeroDivisionError("by the test")
+        return "mended"
+
+    async with app:
+        job = await fragile.defer()
+        await run_until_idle(app)
+        with pytest.raises(JobFailed, match="ZeroDivisionError: by the test"):
+            await job.result(0)
+        (dead,) = await app.admin.list_jobs("default", "dead", after=None, limit=10)
+        assert dead.job.id == job.id
+        broken = False
+        assert await app.admin.revive([job.ref]) == ["revived"]
+        await run_until_idle(app)
+        assert await job.result(0) == "mended"
+
+
+async def test_a_job_whose_workers_died_three_times_is_quarantined(url: str) -> None:
+    app = App(url)
+
+    @app.task
+    async def poison() -> int:
+        raise AssertionError("it would kill this process, too")
+
+    async with app:
+        job = await poison.defer()
+        await lose(app, 3)
+        await run_until_idle(app)
+        with pytest.raises(JobFailed, match="quarantined"):
+            await job.result(0)
+
+
+async def test_a_running_job_is_cancelled_by_a_hint_from_another_connection(url: str) -> None:
+    # The lease is so long that nothing but the hint can have brought the news.
+    app, other = App(url, lease=3600), App(url)
+    started: list[str] = []
+    cleaned: list[str] = []
+
+    @app.task
+    async def long() -> int:
+        started.append(current().id)
+        try:
+            await anyio.sleep(SOON * 2)
+        finally:
+            cleaned.append(current().id)
+        return 1
+
+    async with app, other, app.working():
+        first, job = await long.defer(), await long.defer()
+        await wait_until(lambda: len(started) == 2)
+        with anyio.fail_after(SOON):
+            # The worker may begin to listen later than to work.
+            while first.id not in cleaned:
+                await other.cancel(first.ref)
+                await anyio.sleep(0.01)
+        assert await other.cancel(job.ref)
+        with pytest.raises(JobCancelled):
+            await job.result(SOON)
+    assert cleaned == [first.id, job.id]
+
+
+async def test_a_queued_job_that_is_cancelled_never_runs(url: str) -> None:
+    app = App(url)
+
+    @app.task(delay=3600)
+    async def note() -> int:
+        raise AssertionError("it was cancelled")
+
+    async with app, app.working():
+        job = await note.defer()
+        assert await job.cancel()
+        with pytest.raises(JobCancelled):
+            await job.result(SOON)
+        assert not await job.cancel()
+
+
+async def test_one_live_job_holds_a_unique_key(url: str) -> None:
+    app = App(url)
+
+    @app.task(unique=True)
+    async def rebuild(index: str) -> str:
+        return index
+
+    async with app:
+        jobs = await asyncio.gather(*(rebuild.defer("a") for _ in range(20)))
+        await rebuild.defer("b")
+        assert sum(job.added for job in jobs) == 1
+        assert len({job.id for job in jobs}) == 1
+        worked = await run_until_idle(app, raise_failures=True)
+        assert len(worked.finished) == 2
+        again = await rebuild.defer("a")
+        assert again.added
+        assert again.id != jobs[0].id
+
+
+async def test_groups_run_in_order_through_two_workers(url: str) -> None:
+    app = App(url, slots=10)
+    seen: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+    running: set[str] = set()
+
+    @app.task(group=("account",))
+    async def book(account: str, n: int) -> int:
+        assert account not in running
+        running.add(account)
+        await anyio.sleep(0.001)
+        running.discard(account)
+        seen[account].append(n)
+        return n
+
+    async with app, app.working(), app.working():
+        jobs = await app.defer_many(book.call(account, n) for n in range(10) for account in seen)
+        assert [await job.result(SOON) for job in jobs] == [n for n in range(10) for _ in seen]
+    assert all(order == list(range(10)) for order in seen.values())
+
+
+async def test_a_paused_queue_rests_until_it_is_resumed(url: str) -> None:
+    app, other = App(url, queues=("default", "other")), App(url)
+
+    @app.task
+    async def name(it: str) -> str:
+        return it
+
+    async with app, other:
+        await other.pause("default")
+        async with app.working():
+            resting = await name.defer("resting")
+            going = await name.options(queue="other").defer("going")
+            assert await going.result(SOON) == "going"
+            assert await resting.status() == "ready"
+            await other.resume("default")
+            assert await resting.result(SOON) == "resting"
+
+
+async def test_many_jobs_are_deferred_in_parts(url: str) -> None:
+    app = App(url, slots=200)
+
+    @app.task
+    async def note(n: int) -> int:
+        return n
+
+    async with app:
+        handles = await app.defer_many(note.call(n) for n in range(2500))
+        assert len({handle.id for handle in handles}) == 2500
+        (stats,) = await app.admin.stats(["default"])
+        assert stats.ready == 2500
+        worked = await run_until_idle(app, raise_failures=True)
+        assert len(worked.finished) == 2500
+        assert [await handles[n].result(0) for n in (0, 999, 1000, 2499)] == [0, 999, 1000, 2499]
+
+
+async def test_a_worker_until_idle_leaves_what_is_scheduled(url: str) -> None:
+    app = App(url)
+    ran: list[str] = []
+
+    @app.task
+    async def note(name: str) -> None:
+        ran.append(name)
+        if name == "first":
+            await note.defer("second")
+
+    async with app:
+        await note.defer("first")
+        await note.options(delay=3600).defer("tomorrow")
+        with anyio.fail_after(SOON):
+            await app.run_worker(until="idle")
+        assert [job.arguments for job in await deferred(app)] == [{"name": "tomorrow"}]
+    assert ran == ["first", "second"]
+
+
+async def test_a_handlers_writes_defers_and_ack_commit_together_or_not_at_all(postgres_url: str) -> None:
+    app = App(postgres_url)
+    table = f"accounts_{uuid4().hex[:12]}"
+
+    @app.task
+    async def receipt(attempt: int) -> None: ...
+
+    @app.task(transaction=True, retry=Retry.fixed(2, 0))
+    async def grant() -> int:
+        await current().connection.execute(f"UPDATE {table} SET credit = credit + 10")  # noqa: S608  # a table's name
+        await receipt.options(queue="receipts").defer(current().attempt)
+        if current().attempt == 1:
+            raise ConnectionError("after the write")
+        return current().attempt
+
+    async with app:
+        assert app.backend.transactions is not None
+        async with app.backend.transactions.begin() as connection:
+            await connection.execute(f"CREATE TABLE {table} AS SELECT 0 AS credit")
+        job = await grant.defer()
+        await run_until_idle(app)
+        assert await job.result(0) == 2
+        assert [job.arguments for job in await deferred(app)] == [{"attempt": 2}]
+        async with app.backend.transactions.begin() as connection:
+            assert await connection.fetchval(f"SELECT credit FROM {table}") == 10  # noqa: S608  # as above
+            await connection.execute(f"DROP TABLE {table}")
+
+
+async def test_a_defer_takes_part_in_a_transaction_of_the_callers_own_connection(
+    postgres_url: str, request: pytest.FixtureRequest
+) -> None:
+    app = App(postgres_url)
+
+    @app.task
+    async def note(n: int) -> int:
+        return n
+
+    server: Any = request.getfixturevalue("postgres")
+    async with app:
+        connection = await asyncpg.connect(server.url)
+        transaction = connection.transaction()
+        await transaction.start()
+        inside = note.options(tx=connection)
+        await app.defer_many(inside.call(n) for n in range(10))
+        assert await deferred(app) == []
+        await transaction.commit()
+        await connection.close()
+        assert len(await deferred(app)) == 10

@@ -1,7 +1,7 @@
 """Part-taking in transactions: on the caller's own connection, or on one that this backend lends."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import asyncpg
@@ -11,7 +11,7 @@ from anyio import CancelScope
 from taskq.broker import Traits
 from taskq.errors import BrokerRejected, ConfigError
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
-from taskq_postgres.faults import translating
+from taskq_postgres.faults import DRIVER_ERRORS, translating
 from taskq_postgres.lanes import Connection, Lanes
 from taskq_postgres.verbs import Verbs
 
@@ -87,9 +87,8 @@ class PostgresTransactions:
                 yield connection
             except BaseException:
                 # The caller goes on when the transaction has ended, whatever cancelled it.
-                with CancelScope(shield=True):
-                    if not connection.is_closed():
-                        await transaction.rollback()
+                with CancelScope(shield=True), suppress(*DRIVER_ERRORS):
+                    await transaction.rollback()
                 raise
             with CancelScope(shield=True), translating(self._shown):
                 await transaction.commit()

@@ -239,6 +239,27 @@ async def test_a_plain_connection_takes_part_with_its_own_transaction(opened: Op
 
 
 @pytest.mark.anyio
+async def test_a_lent_transaction_whose_session_ends_leaves_no_trace_and_the_next_one_works(
+    opened: Opener, direct: Direct
+) -> None:
+    async with opened() as backend:
+        assert backend.transactions is not None
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 the block is the transaction
+            async with backend.transactions.begin() as connection:
+                await backend.transactions.join(connection).enqueue([a_job("q", "never")])
+                await _terminate(direct)
+                raise ZeroDivisionError
+        with pytest.raises(BrokerUnavailable):  # noqa: PT012 as above
+            async with backend.transactions.begin() as connection:
+                await backend.transactions.join(connection).enqueue([a_job("q", "never")])
+                await _terminate(direct)
+        async with backend.transactions.begin() as connection:
+            await backend.transactions.join(connection).enqueue([a_job("q", "after")])
+        assert names(await take(backend.broker, "q")) == ["after"]
+        assert list(await backend.broker.fetch(["q"], 5, lease=60, wait=0)) == []
+
+
+@pytest.mark.anyio
 async def test_a_dedup_window_keeps_an_ended_id(opened: Opener) -> None:
     async with opened(dedup_window=60) as backend:
         assert backend.broker.traits.dedup_window == 60

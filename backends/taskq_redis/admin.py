@@ -102,7 +102,7 @@ class RedisAdmin:
                 raise BrokerRejected(f"a script answered {reply!r}")
 
     async def _queues(self) -> list[str]:
-        rows = await self._tools.client.scan((b"SCAN",), self._tools.keys.rows)
+        rows = await self._tools.client.scan(self._tools.keys.rows)
         return sorted({self._tools.keys.queue_of(row) for row in rows})
 
     async def _ids(self, queue: str, place: str) -> set[str]:

@@ -1,6 +1,5 @@
 """Scripts run on the right server, with errors in our words."""
 
-import asyncio
 from collections.abc import Sequence
 
 from redis import exceptions
@@ -8,7 +7,7 @@ from redis import exceptions
 from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_redis.faults import DRIVER_ERRORS, translated
 from taskq_redis.scripts import Script
-from taskq_redis.servers import Command, Servers
+from taskq_redis.servers import Servers
 from taskq_redis.wire import Argument, Reply
 
 
@@ -60,21 +59,14 @@ class Client:
         except DRIVER_ERRORS as error:
             raise translated(error, self._name) from error
 
-    async def call_everywhere(self, *command: Argument) -> list[Reply]:
-        """The reply of every server that takes writes."""
-        try:
-            return list(await asyncio.gather(*(lane.call(*command) for lane in await self.servers.masters())))
-        except DRIVER_ERRORS as error:
-            raise translated(error, self._name) from error
-
-    async def scan(self, command: Command, pattern: bytes) -> list[bytes]:
+    async def scan(self, pattern: bytes) -> list[bytes]:
         """All keys of all servers that match, a thousand looked at a time."""
         found: list[bytes] = []
         try:
             for lane in await self.servers.masters():
                 cursor: Reply = b"0"
                 while isinstance(cursor, bytes):
-                    reply = await lane.call(*command, cursor, "MATCH", pattern, "COUNT", 1000)
+                    reply = await lane.call(b"SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                     if not isinstance(reply, list) or not isinstance(reply[1], list):
                         raise exceptions.InvalidResponse(f"a scan was answered {reply!r}")
                     found += [key for key in reply[1] if isinstance(key, bytes)]

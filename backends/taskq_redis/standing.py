@@ -28,7 +28,6 @@ class Standing(Struct, frozen=True, kw_only=True):
     durability: Durability
     eviction: str
     """Its ``maxmemory-policy``; ``noeviction`` where it has no ``maxmemory``."""
-    replicas: int
 
 
 async def look(lane: Lane) -> Standing:
@@ -42,7 +41,6 @@ async def look(lane: Lane) -> Standing:
         clustered=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
         durability=await _durability(lane, info, evicting=eviction.startswith("allkeys-")),
         eviction=eviction,
-        replicas=int(info.get("connected_slaves", "0")),
     )
 
 
@@ -53,7 +51,6 @@ def weakest(standings: Sequence[Standing]) -> Standing:
         clustered=any(standing.clustered for standing in standings),
         durability=next(one for one in _DURABILITIES if any(standing.durability == one for standing in standings)),
         eviction=min((standing.eviction for standing in standings), key=_safety),
-        replicas=min(standing.replicas for standing in standings),
     )
 
 

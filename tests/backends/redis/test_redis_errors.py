@@ -105,11 +105,11 @@ async def test_text_that_is_not_unicode_is_refused(redis82: Process) -> None:
                 await call
 
 
-SOUND = Standing(version=(7, 0, 15), clustered=False, durability="disk", eviction="noeviction", replicas=0)
+SOUND = Standing(version=(7, 0, 15), clustered=False, durability="disk", eviction="noeviction")
 
 
 def test_a_server_that_is_too_old_is_refused() -> None:
-    old = Standing(version=(6, 2, 14), clustered=False, durability="disk", eviction="noeviction", replicas=0)
+    old = Standing(version=(6, 2, 14), clustered=False, durability="disk", eviction="noeviction")
     with pytest.raises(BrokerRejected, match=r"this is Redis 6\.2\.14"):
         check(old, "redis")
     check(SOUND, "redis")
@@ -117,10 +117,10 @@ def test_a_server_that_is_too_old_is_refused() -> None:
 
 @pytest.mark.parametrize("eviction", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_may_throw_things_away_is_told_of(eviction: str, caplog: pytest.LogCaptureFixture) -> None:
-    evicting = Standing(version=(8, 2), clustered=False, durability="process", eviction=eviction, replicas=1)
+    evicting = Standing(version=(8, 2), clustered=False, durability="process", eviction=eviction)
     with caplog.at_level(logging.WARNING, "taskq.redis"):
         check(evicting, "redis")
     assert "set noeviction" in caplog.text
     assert weakest([SOUND, evicting]) == Standing(
-        version=(7, 0, 15), clustered=False, durability="process", eviction=eviction, replicas=0
+        version=(7, 0, 15), clustered=False, durability="process", eviction=eviction
     )

@@ -186,6 +186,21 @@ async def test_a_job_and_its_results_leave_nothing_behind(alone: Process) -> Non
         await wait_until(gone)
 
 
+async def test_an_ended_id_is_refused_for_the_dedup_window_and_then_forgotten(alone: Process) -> None:
+    async with opened(alone, dedup_window=0.5) as backend:
+        assert backend.broker.traits.dedup_window == 0.5
+        await add(backend.broker, a_job("q"))
+        await ack(backend.broker, await take_one(backend.broker, "q"))
+        (refused,) = await backend.broker.enqueue([a_job("q")])
+        assert (refused.added, refused.error) == (False, None)
+
+        async def gone() -> bool:
+            return not keys(alone)
+
+        await wait_until(gone)
+        await add(backend.broker, a_job("q"))
+
+
 async def test_an_idle_fetch_sends_at_most_a_command_a_second(alone: Process) -> None:
     async with opened(alone) as backend, opened(alone) as other:
         await know_scripts(backend)

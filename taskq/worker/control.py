@@ -13,8 +13,11 @@ PAUSED_KEY = "taskq:paused"
 CANCEL, PAUSE = "taskq:cancel", "taskq:pause"
 """Channels of hints: the ids of jobs to be cancelled, and that the paused queues have changed."""
 
-POLL = 1.0
-"""Seconds between looks at what is paused, so that a lost hint costs no more."""
+POLL, HINTED_POLL = 1.0, 5.0
+"""Seconds between looks at what is paused: without hints, and with them, when only a lost one waits for the next look.
+
+An idle worker on Redis then sends less than one command a second, all told.
+"""
 
 Paused = dict[str, float | None]
 """Queue to the moment it resumes by itself, None: when somebody says so."""

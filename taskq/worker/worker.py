@@ -14,7 +14,7 @@ from taskq.events import Events, LeaseLost, WorkerDraining, WorkerStarted, Worke
 from taskq.job import Delivery, Lease
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.contact import Contact
-from taskq.worker.control import POLL, Control
+from taskq.worker.control import HINTED_POLL, POLL, Control
 from taskq.worker.effects import Effects
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
@@ -95,7 +95,7 @@ class Worker:
             cancel=self._leases.extend_now,
             changed=self._notice,
             holds=self._holds,
-            poll=POLL if options.threads else inf,
+            poll=inf if not options.threads else POLL if backend.hints is None else HINTED_POLL,
         )
         self._fetcher = Fetcher(
             backend.broker,

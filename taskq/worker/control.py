@@ -93,6 +93,9 @@ class Control:
         while True:
             try:
                 async with hints.subscribe([CANCEL, PAUSE]) as heard:
+                    # What was said before anybody listened.
+                    await self._cancel()
+                    self._look_now.set()
                     async for hint in heard:
                         if hint.channel == CANCEL and self._holds(hint.data):
                             await self._cancel()

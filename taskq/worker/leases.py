@@ -46,6 +46,7 @@ class Leases:
         self._waiters: list[asyncio.Future[None]] = []
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
+        self._alarm: asyncio.TimerHandle | None = None
         self.begun = asyncio.Event()
         """Set once :meth:`run` runs: before that a job that blocks the worker's loop would lose its lease."""
 
@@ -81,29 +82,49 @@ class Leases:
         """Extend until stopped."""
         self._own_loop = asyncio.get_running_loop()
         self._loop.call_soon_threadsafe(self.begun.set)
+        self._arm()
         period = self._lease / 3
-        extended_at = self._own_loop.time()
-        while not self._stopped:
-            try:
-                async with self._extender() as extender:
-                    while not self._stopped:
-                        await self._extend(extender)
-                        extended_at = self._own_loop.time()
-                        # In the worker's own loop, under a virtual clock, ticks that do nothing would be all there is.
-                        idle = self._own_loop is self._loop and not self._held
-                        with anyio.move_on_after(inf if idle else period):
-                            await self._wake.wait()
-                        self._wake.clear()
-            except BrokerError:
-                # Said once by the stations that fetch and settle; here only time counts.
-                if self._own_loop.time() - extended_at > MARGIN * self._lease:
-                    extended_at = self._own_loop.time()
-                    self._loop.call_soon_threadsafe(self._out_of_contact)
-                self._answer_waiters()
-                with anyio.move_on_after(min(1.0, period / 3)):
-                    await self._wake.wait()
-                self._wake.clear()
-        self._answer_waiters()
+        try:
+            while not self._stopped:
+                try:
+                    async with self._extender() as extender:
+                        while not self._stopped:
+                            began = self._own_loop.time()
+                            await self._extend(extender)
+                            self._arm(began)
+                            await self._until(period)
+                except BrokerError:
+                    # Said once by the stations that fetch and settle; here only time counts.
+                    self._answer_waiters()
+                    await self._until(min(1.0, period / 3))
+        finally:
+            self._disarm()
+            self._answer_waiters()
+
+    async def _until(self, seconds: float) -> None:
+        # In the worker's own loop, under a virtual clock, ticks that do nothing would be all there is.
+        idle = self._own_loop is self._loop and not self._held
+        if idle:
+            self._disarm()
+        with anyio.move_on_after(inf if idle else seconds):
+            await self._wake.wait()
+        self._wake.clear()
+
+    def _arm(self, extended_at: float | None = None) -> None:
+        """A timer, because a server that hangs raises nothing for as long as its driver is patient."""
+        self._disarm()
+        assert self._own_loop is not None, "only run() calls this"  # noqa: S101
+        since = self._own_loop.time() if extended_at is None else extended_at
+        self._alarm = self._own_loop.call_at(since + MARGIN * self._lease, self._ring)
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _ring(self) -> None:
+        self._loop.call_soon_threadsafe(self._out_of_contact)
+        self._arm()
 
     async def _extend(self, extender: Extender) -> None:
         waiters, runs = self._take_waiters(), list(self._held.values())

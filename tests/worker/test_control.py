@@ -88,6 +88,21 @@ async def test_what_is_paused_is_seen_by_all_and_only_while_it_lasts(url: str) -
         assert await paused_queues(app.store) == {}
 
 
+async def test_what_was_cancelled_before_anybody_listened_is_looked_for() -> None:
+    looked = anyio.Event()
+
+    async def look() -> None:
+        looked.set()
+
+    async with App("memory://") as app:
+        control = Control(app.backend, cancel=look, changed=lambda: None, holds=lambda _: False, poll=3600.0)
+        async with anyio.create_task_group() as group:
+            group.start_soon(control.run)
+            with anyio.fail_after(SOON):
+                await looked.wait()
+            group.cancel_scope.cancel()
+
+
 async def test_without_hints_a_look_a_second_does_it(clock: VirtualClock) -> None:
     app = App("memory://")
     changes: list[float] = []

@@ -2,15 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
 from taskq import App, current
+from taskq.broker import Extender
 from taskq.events import JobFinished, LeaseLost, SettlementRefused
-from taskq.job import Ack
+from taskq.job import Ack, Lease
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.moves import SOON, heard, steal, wait_until
+from taskq.worker.leases import Leases
+from taskq.worker.runner import Run
+from tests.worker.moves import SOON, a_delivery, heard, steal, wait_until
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -165,3 +170,31 @@ async def test_past_the_stall_limit_leases_are_let_go() -> None:
         (delivery,) = await app.backend.broker.fetch(["default"], 1, lease=30, wait=SOON)
         assert delivery.losses == 1
         await wait_until(lambda: lost)
+
+
+async def test_a_server_that_hangs_counts_as_lost_before_the_lease_is_over(clock: VirtualClock) -> None:
+    began, lost = clock.time(), list[float]()
+    held = {"r-a": Run(a_delivery())}
+
+    class Hung:
+        async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
+            await anyio.sleep_forever()
+            raise AssertionError((receipts, lease))
+
+    @asynccontextmanager
+    async def hung() -> AsyncGenerator[Extender]:
+        yield Hung()
+
+    leases = Leases(
+        hung,
+        held,
+        30.0,
+        obey=lambda _runs, _lease: None,
+        out_of_contact=lambda: lost.append(clock.time() - began),
+        can_go_on=lambda: True,
+    )
+    async with anyio.create_task_group() as group:
+        group.start_soon(leases.run)
+        await clock.advance(29)
+        group.cancel_scope.cancel()
+    assert lost == [pytest.approx(27.0)]  # pyright: ignore[reportUnknownMemberType] - pytest's

@@ -13,7 +13,7 @@ from taskq.broker import Backend, Extender, Traits
 from taskq_sqlite import queries, settings
 from taskq_sqlite.admin import SqliteAdmin
 from taskq_sqlite.broker import SqliteBroker, SqliteExtender, SqliteResults, Steps
-from taskq_sqlite.faults import is_busy, translating
+from taskq_sqlite.faults import is_busy, refuse_read_only, translating
 from taskq_sqlite.hints import SqliteHints
 from taskq_sqlite.lane import Lane
 from taskq_sqlite.migrate import migrate
@@ -49,6 +49,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
 
         def first() -> sqlite3.Connection:
             connection = opened()
+            refuse_read_only(path)
             migrate(connection, path)
             return connection
 

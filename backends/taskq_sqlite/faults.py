@@ -1,8 +1,10 @@
 """Every error of the driver as an error of the tree, with a sentence that names the remedy."""
 
+import os
 import sqlite3
 from collections.abc import Generator
 from contextlib import contextmanager
+from errno import EACCES
 
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 
@@ -54,6 +56,13 @@ def translated(error: Exception, path: str) -> BrokerError:
     found = kind(f"{path}: {remedy} ({error})")
     found.__cause__ = error
     return found
+
+
+def refuse_read_only(path: str) -> None:
+    """SQLite opens a file it may not write for reading, and says so only at the first write."""
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        denied = PermissionError(EACCES, os.strerror(EACCES), path)
+        raise BrokerRejected(f"{path}: {LASTING[sqlite3.SQLITE_READONLY]}") from denied
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -146,7 +146,7 @@ class TestOpening:
         with as_nobody(), pytest.raises(BrokerRejected, match=r"read-only|must exist and be writable") as caught:
             async with connect(f"sqlite:///{public_path}/a.db"):
                 pass
-        assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        assert isinstance(caught.value.__cause__, sqlite3.OperationalError | PermissionError)
 
     async def test_a_damaged_file_is_refused_or_says_so_when_it_is_found(self, tmp_path: Path) -> None:
         path = tmp_path / "a.db"

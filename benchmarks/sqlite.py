@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+import anyio
 from taskq_sqlite.fetch import fetch
 from taskq_sqlite.queries import load
 from taskq_sqlite.settle import settle
@@ -74,22 +75,25 @@ async def bare_loop(url: str, ran: list[int]) -> float:
     return seconds
 
 
-def rate(side: Callable[[str, list[int]], Coroutine[Any, Any, float]], options: str = "") -> float:
+def rate(
+    side: Callable[[str, list[int]], Coroutine[Any, Any, float]], options: str = "", *, on_uvloop: bool = False
+) -> float:
     """Jobs a second."""
     ran: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
-        seconds = asyncio.run(side(f"sqlite:///{folder}/taskq.db{options}", ran))
+        jobs = partial(side, f"sqlite:///{folder}/taskq.db{options}", ran)
+        seconds = anyio.run(jobs, backend_options={"use_uvloop": on_uvloop})
     assert sorted(ran) == list(range(JOBS)), "a job was lost or ran twice"
     return JOBS / seconds
 
 
 def beside_huey(durability: str, options: str, fsync: str) -> Comparison:
-    """The same durability on both sides, each at its better setting: 500 slots here, one thread or four there."""
+    """The same durability on both sides, each at its better setting: slots and loop here, threads there."""
     return compare(
-        f"worker on SQLite beside huey's SQLite storage, no-op jobs, {durability}",
+        f"worker on SQLite (1,000 slots, uvloop) beside huey's SQLite storage, no-op jobs, {durability}",
         "jobs/s",
         {
-            "taskq, 500 slots": partial(rate, partial(taskq_worker, slots=500), options),
+            "taskq": partial(rate, partial(taskq_worker, slots=1000), options, on_uvloop=True),
             "huey, 1 thread": partial(in_new_process, "benchmarks.huey_worker", "1", fsync),
             "huey, 4 threads": partial(in_new_process, "benchmarks.huey_worker", "4", fsync),
         },

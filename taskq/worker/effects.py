@@ -57,6 +57,15 @@ class Effects:
             await self._broker.enqueue(effects)
         return counting
 
+    async def forget(self, decided: Sequence[Decided]) -> None:
+        """Now that these are settled, their marks would only bind a revived job. A follow-up's own mark stays."""
+        if self._store is None:
+            return
+        for run, decision in decided:
+            if decision.effects:
+                value = (await self._store.get(_key(run))).value
+                await self._store.swap(_key(run), value, None)
+
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         if self._store is None or not _marked(run, decision):
             return decision

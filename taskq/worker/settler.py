@@ -4,9 +4,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from taskq.broker import Broker
-from taskq.errors import BrokerRejected, BrokerUnavailable
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 from taskq.events import Events, JobAgain, JobFinished, SettlementRefused
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
@@ -28,6 +29,7 @@ class Settler:
         contact: Contact,
         *,
         carry_out: Callable[[Sequence[Decided]], Awaitable[Sequence[Decided]]],
+        forget: Callable[[Sequence[Decided]], Awaitable[None]],
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
     ) -> None:
@@ -36,6 +38,8 @@ class Settler:
         self._contact = contact
         self._carry_out = carry_out
         """Does what follows from these decisions, and answers those that count."""
+        self._forget = forget
+        """Forgets what was written down to decide these once; what cannot be forgotten now lapses by itself."""
         self._extend = extend
         """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
         self._settled = settled
@@ -99,6 +103,8 @@ class Settler:
                 for (run, _), settled in zip(batch, answers, strict=True):
                     if not settled:
                         self._events.emit(SettlementRefused(**job_fields(run)))
+                with suppress(BrokerError):
+                    await self._forget(batch)
                 self._settled([run for run, _ in batch])
                 return
 

@@ -87,6 +87,7 @@ class Worker:
             events,
             self._contact,
             carry_out=effects.carry_out,
+            forget=effects.forget,
             extend=self._leases.extend_now,
             settled=self._release,
         )

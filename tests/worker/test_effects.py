@@ -13,7 +13,7 @@ from taskq.job import Job
 from taskq.outcome import FollowUp, Policy, Raised, decide
 from taskq.worker.effects import Effects
 from taskq.worker.runner import Run
-from tests.worker.moves import wait_until
+from tests.worker.moves import lose, wait_until
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +147,26 @@ async def test_an_effect_whose_answer_was_lost_is_repeated_under_its_id(tap: Tap
         await wait_until(lambda: tap.sizes("enqueue").count(1) >= 3)
         tap.broken = "no"
     assert len(buried) == 1
+
+
+async def test_a_revived_job_is_not_held_to_the_end_of_its_earlier_life() -> None:
+    app = App("memory://", on_dead="bury", lease=0.5)
+    runs: list[int] = []
+
+    @app.task(name="bury")
+    async def bury(death: Death) -> None: ...
+
+    @app.task(name="fail", retry=1)
+    async def fail() -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise ValueError
+
+    async with app:
+        job = await fail.defer()
+        await app.run_worker(until="idle")
+        assert await app.admin.revive([job.ref]) == ["revived"]
+        await lose(app, 1)
+        await app.run_worker(until="idle")
+        assert await job.status() == "gone"
+    assert len(runs) == 2

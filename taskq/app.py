@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from taskq.batcher import Batcher
 from taskq.broker import Admin, Backend, Record
-from taskq.bulk import enqueue_in_parts
+from taskq.bulk import each, enqueue_in_parts
 from taskq.call import Call
 from taskq.checks import Finding, check_call, check_task
 from taskq.codec import Codec
@@ -386,11 +386,6 @@ async def _end(flusher: "asyncio.Task[None]") -> None:
 
 
 async def _remember(calls: Iterable[R] | AsyncIterable[R], kept: list[R]) -> AsyncIterator[R]:
-    if isinstance(calls, AsyncIterable):
-        async for call in calls:
-            kept.append(call)
-            yield call
-    else:
-        for call in calls:
-            kept.append(call)
-            yield call
+    async for call in each(calls):
+        kept.append(call)
+        yield call

@@ -1,12 +1,14 @@
 """Many calls to few round trips, in bounded memory: one answer each, in order."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from taskq.broker import Backend
 from taskq.call import Call
 from taskq.errors import MissingCapability, TaskqError
 from taskq.job import Enqueued, Job
+
+C = TypeVar("C")
 
 PART = 1000
 """Jobs in one call: enough to make the round trip cheap, few enough to bound memory."""
@@ -24,7 +26,7 @@ async def enqueue_in_parts(
     size = min(PART, backend.broker.traits.max_batch)
     part: list[tuple[str, Job | TaskqError]] = []
     transaction: Any = joined
-    async for call in _each(calls):
+    async for call in each(calls):
         prepared = await prepare(call)
         own = joined if call.transaction is None else call.transaction
         if len(part) >= size or own is not transaction:
@@ -52,7 +54,8 @@ async def _enqueue(
     ]
 
 
-async def _each(calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Call[Any]]:
+async def each(calls: Iterable[C] | AsyncIterable[C]) -> AsyncIterator[C]:
+    """The elements of either kind of iterable, one at a time."""
     if isinstance(calls, AsyncIterable):
         async for call in calls:
             yield call

@@ -12,10 +12,10 @@ import anyio
 from msgspec import Struct
 
 from taskq.batcher import Batcher
-from taskq.broker import Admin, Backend, Record
+from taskq.broker import Admin, Backend, Finding, Record
 from taskq.bulk import each, enqueue_in_parts
 from taskq.call import Call
-from taskq.checks import Finding, check_call, check_task
+from taskq.checks import check_call, check_task
 from taskq.codec import Codec
 from taskq.config import Config, load_config
 from taskq.connect import connect
@@ -163,7 +163,7 @@ class App:
                 self._recipe.follow_up(task.definition)
                 for finding in self._check(task, backend):
                     if finding.level == "error":
-                        raise MissingCapability(f"task {finding.task}: {finding.message}")
+                        raise MissingCapability(f"task {finding.subject}: {finding.message}")
             batcher = Batcher(backend.broker)
             # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
             flusher = loop.create_task(batcher.run())

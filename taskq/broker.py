@@ -7,7 +7,7 @@ What is due and what has expired is judged by the backend's own clock, never by 
 its job: after the ack, the retention and the dedup window no key, row or entry of it remains (C-A4).
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import Any, Literal, Protocol
@@ -221,6 +221,21 @@ class Admin(Protocol):
         ...
 
 
+class Finding(Struct, frozen=True):
+    """Something that an operator should know: of a task before it runs, or of the servers behind a backend."""
+
+    subject: str
+    """The task's name, or what was looked at."""
+    level: Literal["error", "warning", "ok"]
+    """``error``: a need that was declared cannot be kept; ``warning``: it works, until something happens."""
+    message: str
+    remedy: str = ""
+
+
+Doctor = Callable[[], Awaitable[Sequence[Finding]]]
+"""Looks at the servers as they are now and changes nothing; says as ``ok``, too, what was looked at."""
+
+
 class Backend(Struct, frozen=True, kw_only=True):
     """What a backend's ``connect(url, **options)`` hands over: the parts it has. What it lacks it cannot do."""
 
@@ -232,3 +247,4 @@ class Backend(Struct, frozen=True, kw_only=True):
     store: Store | None = None
     transactions: Transactions | None = None
     admin: Admin | None = None
+    doctor: Doctor | None = None

@@ -1,22 +1,11 @@
 """What tasks need against what a broker promises: compared once, before anything runs."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-from msgspec import Struct
-
-from taskq.broker import Backend, Traits
+from taskq.broker import Backend, Finding, Traits
 from taskq.errors import MissingCapability
 from taskq.options import CallOptions
 from taskq.task import Definition
-
-
-class Finding(Struct, frozen=True):
-    """Something about a task that an operator should know before it runs."""
-
-    task: str
-    level: Literal["error", "warning"]
-    message: str
 
 
 def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:

@@ -63,7 +63,7 @@ class Client:
         """All keys of all servers that match, a thousand looked at a time."""
         found: list[bytes] = []
         try:
-            for lane in await self.servers.masters():
+            for lane in (await self.servers.masters()).values():
                 cursor: Reply = b"0"
                 while isinstance(cursor, bytes):
                     reply = await lane.call(b"SCAN", cursor, "MATCH", pattern, "COUNT", 1000)

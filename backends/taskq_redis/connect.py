@@ -11,6 +11,7 @@ from taskq_redis import scripts, settings, standing
 from taskq_redis.admin import RedisAdmin
 from taskq_redis.broker import RedisBroker
 from taskq_redis.client import Client
+from taskq_redis.doctor import doctor
 from taskq_redis.extender import extending
 from taskq_redis.faults import DRIVER_ERRORS, translated
 from taskq_redis.hints import RedisHints
@@ -60,6 +61,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             hints=RedisHints(client, keys, listener),
             store=RedisStore(tools),
             admin=RedisAdmin(tools),
+            doctor=doctor(servers, target.name, chosen),
         )
 
 
@@ -67,12 +69,12 @@ async def _found(target: Target, chosen: Settings) -> tuple[Servers, Standing]:
     """The servers, and what they are."""
     servers = _servers(target, chosen, clustered=target.kind == "cluster")
     try:
-        found = standing.weakest([await standing.look(lane) for lane in await servers.masters()])
+        found = standing.weakest([await standing.look(lane) for lane in (await servers.masters()).values()])
         if found.clustered == isinstance(servers, Cluster):
             return servers, found
         await servers.close()
         servers = _servers(target, chosen, clustered=found.clustered)
-        return servers, standing.weakest([await standing.look(lane) for lane in await servers.masters()])
+        return servers, standing.weakest([await standing.look(lane) for lane in (await servers.masters()).values()])
     except DRIVER_ERRORS as error:
         await servers.close()
         raise translated(error, target.name) from error

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from taskq_redis.faults import DRIVER_ERRORS
 from taskq_redis.lane import Lane, opened
-from taskq_redis.settings import Host, Target
+from taskq_redis.settings import Host, Target, shown
 from taskq_redis.wire import Argument, Reply
 
 Command = Sequence[Argument]
@@ -35,8 +35,8 @@ class Servers(Protocol):
         """The same for commands that nothing comes between; the first error is raised."""
         ...
 
-    async def masters(self) -> Sequence[Lane]:
-        """Every server that takes writes."""
+    async def masters(self) -> Mapping[str, Lane]:
+        """Every server that takes writes, by the address it is known under."""
         ...
 
     async def connect(self) -> AbstractConnection:
@@ -85,8 +85,8 @@ class Single:
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:  # noqa: ARG002 every key is here
         return _sound(await self._lane.call_all(*commands))
 
-    async def masters(self) -> Sequence[Lane]:
-        return [self._lane]
+    async def masters(self) -> Mapping[str, Lane]:
+        return {self._target.name: self._lane}
 
     async def connect(self) -> AbstractConnection:
         return await open_single(self._target, self._patience)
@@ -140,10 +140,10 @@ class Cluster:
             if asyncio.get_running_loop().time() > until:
                 raise last
 
-    async def masters(self) -> Sequence[Lane]:
+    async def masters(self) -> Mapping[str, Lane]:
         if self._stale:
             await self._refresh()
-        return [self._lane(host) for host in sorted(set(self._slots.values()))]
+        return {shown([host]): self._lane(host) for host in sorted(set(self._slots.values()))}
 
     async def connect(self) -> AbstractConnection:
         if self._stale:

@@ -63,8 +63,8 @@ class Target(Struct, frozen=True):
     def name(self) -> str:
         """For error messages: without a password."""
         if self.kind == "sentinel":
-            return f"redis {self.service!r} behind sentinels at " + _shown(self.hosts)
-        where: str = self.arguments.get("path") or _shown(self.hosts)
+            return f"redis {self.service!r} behind sentinels at " + shown(self.hosts)
+        where: str = self.arguments.get("path") or shown(self.hosts)
         return f"redis at {where}"
 
 
@@ -128,5 +128,6 @@ def _host(place: str, default: int) -> Host:
     return (parts.hostname or "localhost", parts.port or default)
 
 
-def _shown(hosts: Sequence[Host]) -> str:
+def shown(hosts: Sequence[Host]) -> str:
+    """Addresses as they stand in messages."""
     return ",".join(f"{quote(host, safe=':')}:{port}" for host, port in hosts)

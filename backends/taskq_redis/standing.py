@@ -9,15 +9,14 @@ from redis import exceptions
 from taskq.broker import Durability
 from taskq.errors import BrokerRejected
 from taskq_redis.lane import Lane
-from taskq_redis.wire import Reply
 
 _log = logging.getLogger("taskq.redis")
 
 FLOOR = (7, 0)
 """Scripts that run on a full server, and ranges by the first word ZRANGE: Redis 7.0, Valkey 7.2."""
 
-_DURABILITIES: Sequence[Durability] = ("process", "seconds", "disk")
-"""The weakest first."""
+_FSYNCS = ("off", "unknown", "no", "everysec", "always")
+"""The weakest first; what cannot be read is guessed low."""
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -25,23 +24,39 @@ class Standing(Struct, frozen=True, kw_only=True):
 
     version: tuple[int, ...]
     clustered: bool
-    durability: Durability
+    appendfsync: str
+    """Of its append-only file; ``off`` where it has none, ``unknown`` where CONFIG is forbidden."""
     eviction: str
     """Its ``maxmemory-policy``; ``noeviction`` where it has no ``maxmemory``."""
+
+    @property
+    def durability(self) -> Durability:
+        if self.appendfsync == "off" or self.eviction.startswith("allkeys-"):
+            return "process"
+        return "disk" if self.appendfsync == "always" else "seconds"
 
 
 async def look(lane: Lane) -> Standing:
     """Ask one server. Raises what the driver raises."""
-    info = _parsed(await lane.call(b"INFO"))
-    version = tuple(int(part) for part in info.get("redis_version", "0").split(".")[:3] if part.isdigit())
-    evicts = info.get("maxmemory", "0") != "0"
-    eviction = info.get("maxmemory_policy", "noeviction") if evicts else "noeviction"
+    told = await info(lane)
+    version = tuple(int(part) for part in told.get("redis_version", "0").split(".")[:3] if part.isdigit())
+    evicts = told.get("maxmemory", "0") != "0"
+    eviction = told.get("maxmemory_policy", "noeviction") if evicts else "noeviction"
+    appendfsync = await _appendfsync(lane) if told.get("aof_enabled") == "1" else "off"
     return Standing(
         version=version,
-        clustered=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
-        durability=await _durability(lane, info, evicting=eviction.startswith("allkeys-")),
+        clustered=told.get("cluster_enabled") == "1" or told.get("redis_mode") == "cluster",
+        appendfsync=appendfsync,
         eviction=eviction,
     )
+
+
+async def info(lane: Lane) -> Mapping[str, str]:
+    """What a server tells of itself. Raises what the driver raises."""
+    reply = await lane.call(b"INFO")
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
+    lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, separator, value in lines if separator}
 
 
 def weakest(standings: Sequence[Standing]) -> Standing:
@@ -49,7 +64,7 @@ def weakest(standings: Sequence[Standing]) -> Standing:
     return Standing(
         version=min(standing.version for standing in standings),
         clustered=any(standing.clustered for standing in standings),
-        durability=next(one for one in _DURABILITIES if any(standing.durability == one for standing in standings)),
+        appendfsync=min((standing.appendfsync for standing in standings), key=_FSYNCS.index),
         eviction=min((standing.eviction for standing in standings), key=_safety),
     )
 
@@ -75,21 +90,17 @@ def check(standing: Standing, name: str) -> None:
         )
 
 
-async def _durability(lane: Lane, info: Mapping[str, str], *, evicting: bool) -> Durability:
-    if evicting or info.get("aof_enabled") != "1":
-        return "process"
+async def _appendfsync(lane: Lane) -> str:
     try:
         found = await lane.call(b"CONFIG", b"GET", b"appendfsync")
     except exceptions.ResponseError:
-        # Managed servers forbid it: the weaker promise is the safe guess.
-        return "seconds"
-    return "disk" if found == [b"appendfsync", b"always"] else "seconds"
-
-
-def _parsed(info: Reply) -> Mapping[str, str]:
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else ""
-    lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
-    return {name: value for name, separator, value in lines if separator}
+        # Managed servers forbid it.
+        return "unknown"
+    match found:
+        case [_, bytes(setting)]:
+            return setting.decode()
+        case _:
+            return "unknown"
 
 
 def _safety(eviction: str) -> int:

@@ -13,6 +13,7 @@ from taskq.broker import Backend, Extender, Traits
 from taskq_sqlite import queries, settings
 from taskq_sqlite.admin import SqliteAdmin
 from taskq_sqlite.broker import SqliteBroker, SqliteExtender, SqliteResults, Steps
+from taskq_sqlite.doctor import doctor
 from taskq_sqlite.faults import is_busy, refuse_read_only, translating
 from taskq_sqlite.hints import SqliteHints
 from taskq_sqlite.lane import Lane
@@ -88,6 +89,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             store=SqliteStore(sql, lane, reader),
             transactions=SqliteTransactions(path, traits, steps, lane, watcher, opened),
             admin=SqliteAdmin(sql, lane, reader, watcher),
+            doctor=doctor(file, chosen, reader),
         )
 
 

@@ -11,6 +11,7 @@ from taskq.cli.config import config
 from taskq.cli.dead import dead
 from taskq.cli.defer import defer
 from taskq.cli.demo import demo
+from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
 from taskq.cli.job import job
 from taskq.cli.jobs import jobs
@@ -30,7 +31,7 @@ def program() -> None:
     """
 
 
-for command in (worker, defer, stats, jobs, job, cancel, dead, pause, resume, check, config, demo):
+for command in (worker, defer, stats, jobs, job, cancel, dead, pause, resume, check, doctor, config, demo):
     program.add_command(command)
 
 

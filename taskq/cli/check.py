@@ -6,10 +6,10 @@ import anyio
 import click
 
 from taskq.app import App
-from taskq.broker import Backend
-from taskq.checks import Finding, check_task, durable
+from taskq.broker import Backend, Finding
+from taskq.checks import check_task, durable
 from taskq.cli.load import APP, load_app
-from taskq.cli.output import json_option, write_json
+from taskq.cli.output import json_option, styled, write_json
 from taskq.connect import connect
 
 
@@ -30,8 +30,7 @@ def check(target: str, strict: bool, offline: bool, as_json: bool) -> int:
         if as_json:
             write_json(finding)
         else:
-            level = click.style(finding.level, fg="red" if finding.level == "error" else "yellow")
-            click.echo(f"{level}: {finding.task}: {finding.message}")
+            click.echo(f"{styled(finding.level)}: {finding.subject}: {finding.message}")
     errors = sum(finding.level == "error" for finding in findings)
     if not as_json:
         warnings = len(findings) - errors

@@ -18,6 +18,9 @@ STYLES: Mapping[str, str] = {
     "lost": "red",
     "revived": "green",
     "conflict": "yellow",
+    "error": "red",
+    "warning": "yellow",
+    "ok": "green",
 }
 """Words that mean the same colour wherever they stand in a table."""
 
@@ -35,6 +38,11 @@ def json_option(command: F) -> F:
 def url_option(command: F) -> F:
     """``--url``."""
     return click.option("--url", help="The broker to talk to; default: what the settings say.")(command)
+
+
+def styled(word: str) -> str:
+    """A word in its colour."""
+    return click.style(word, fg=STYLES.get(word))
 
 
 def write_json(value: object) -> None:

@@ -1,6 +1,7 @@
 """``taskq stats``, ``jobs``, ``job``, ``check``, ``config``, ``demo``: what there is to see."""
 
 import json
+import re
 from importlib.metadata import version
 
 import pytest
@@ -77,12 +78,29 @@ def test_check_tells_what_to_know_of_an_app_and_fails_under_strict(shell: Shell)
     assert ran.out.startswith("warning: shop.fail: it may run more than once")
     assert ran.out.endswith("3 tasks, 0 errors, 1 warnings; a deferred job survives a crash of the machine\n")
     (finding,) = shell.json("check", "shop:app", "--strict", "--offline", code=1)
-    assert (finding["task"], finding["level"]) == ("shop.fail", "error")
+    assert (finding["subject"], finding["level"]) == ("shop.fail", "error")
 
 
 def test_check_tells_what_a_deferred_job_survives(shell: Shell) -> None:
     (shell.directory / "brief.py").write_text('from taskq import App\napp = App("memory://")\n')
     assert shell.run("check", "brief").out == "0 tasks, 0 errors, 0 warnings; jobs live in this process alone\n"
+
+
+def test_doctor_tells_what_a_broker_promises_and_what_endangers_it(shell: Shell) -> None:
+    told = shell.run("doctor").out
+    assert re.search(r"^durability +disk$", told, re.MULTILINE)
+    assert "ok: journal: wal" in told
+    lines = shell.json("doctor", f"{shell.url}?synchronous=normal")
+    assert {"trait": "durability", "value": "seconds"} in lines
+    (weak,) = [line for line in lines if line.get("subject") == "synchronous"]
+    assert (weak["level"], weak["message"]) == ("warning", "normal: a crash of the machine may lose the last seconds")
+    assert weak["remedy"]
+
+
+def test_doctor_fails_when_a_need_that_was_declared_cannot_be_kept(shell: Shell) -> None:
+    ran = shell.run("doctor", f"{shell.url}?synchronous=off", "--durability", "disk", code=1)
+    assert "error: durability: process, not disk" in ran.out
+    shell.run("doctor", "--durability", "seconds")
 
 
 def test_config_tells_each_value_and_where_it_came_from(shell: Shell) -> None:

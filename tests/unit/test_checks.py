@@ -20,7 +20,7 @@ def task(**options: Any) -> Task[..., Any]:
 def found(strict: bool = False, **options: Any) -> list[tuple[str, str]]:
     checked = task(**options)
     findings = check_task(checked.definition, checked.defaults, None, strict=strict)
-    assert {finding.task for finding in findings} <= {"mail.send"}
+    assert {finding.subject for finding in findings} <= {"mail.send"}
     return [(finding.level, finding.message) for finding in findings]
 
 

@@ -24,13 +24,13 @@ async def test_every_danger_is_found_and_has_its_remedy(tmp_path: Path) -> None:
     with valkey.single(tmp_path, aof="always", options=["--maxmemory", "100mb", "--maxclients", "100"]) as server:
         assert {finding.level for finding in (await found(server.url)).values()} == {"ok"}
         for settings, subject, level in (
+            (["maxmemory", "500kb"], "memory", "warning"),
             (["appendfsync", "everysec"], "persistence", "warning"),
             (["appendonly", "no"], "persistence", "warning"),
-            (["maxmemory-policy", "volatile-lru"], "eviction", "error"),
+            (["maxmemory", "100mb", "maxmemory-policy", "volatile-lru"], "eviction", "error"),
             (["maxmemory-policy", "allkeys-lru"], "eviction", "error"),
             (["maxmemory", "0"], "eviction", "warning"),
             (["maxmemory", "0"], "memory", "warning"),
-            (["maxmemory", "500kb"], "memory", "warning"),
             (["maxclients", "4"], "connections", "warning"),
         ):
             command(server, "CONFIG", "SET", *settings)

@@ -109,8 +109,9 @@ def _replicas(info: Mapping[str, str], chosen: Settings) -> Finding:
 
 def _connections(info: Mapping[str, str]) -> Finding:
     used, most = int(info.get("connected_clients", 0)), int(info.get("maxclients", 10_000))
-    message = f"{used} of {most} in use, room for {(most - used) // CONNECTIONS} more processes of {CONNECTIONS} each"
-    if used > _FULL * most:
+    room = (most - used) // CONNECTIONS
+    message = f"{used} of {most} in use, room for {room} more processes of {CONNECTIONS} each"
+    if not room or used > _FULL * most:
         return Finding("connections", "warning", message, "raise maxclients, and the limit of open files with it")
     return Finding("connections", "ok", message)
 

@@ -31,7 +31,7 @@ async def test_every_danger_is_found_and_has_its_remedy(tmp_path: Path) -> None:
             (["maxmemory-policy", "allkeys-lru"], "eviction", "error"),
             (["maxmemory", "0"], "eviction", "warning"),
             (["maxmemory", "0"], "memory", "warning"),
-            (["maxclients", "4"], "connections", "warning"),
+            (["maxclients", "2"], "connections", "warning"),
         ):
             command(server, "CONFIG", "SET", *settings)
             finding = (await found(server.url))[subject]

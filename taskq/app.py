@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.batcher import Batcher
 from taskq.broker import Admin, Backend, Finding, Record
@@ -42,7 +43,7 @@ from taskq.task import Definition, Task
 from taskq.tasks import Tasks
 from taskq.worker.control import CANCEL, pause, resume
 from taskq.worker.recipe import Recipe
-from taskq.worker.worker import Worker
+from taskq.worker.worker import Worker, WorkerOptions
 
 R = TypeVar("R")
 
@@ -82,6 +83,7 @@ class App:
         **settings: Any,
     ) -> None:
         given = settings if url is None else {"url": url, **settings}
+        self._given = given
         self.config: Config = load_config(given, os.environ, Path.cwd())
         self.settings = self.config.settings
         self.events = Events()
@@ -306,13 +308,23 @@ class App:
 
     # Working
 
-    async def make_worker(self, scope: Scoped, **options: Any) -> Worker:
-        """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
+    def reread(self) -> None:
+        """Read the settings again: they count for what is made from now on. Raises ConfigError, and keeps the old."""
+        self.config = load_config(self._given, os.environ, Path.cwd())
+        self.settings = self.config.settings
+        self._recipe = replace(self._recipe, settings=self.settings)
+
+    def worker_options(self, **options: Any) -> WorkerOptions:
+        """How a worker works by the settings, and by what is given here and not None."""
         given = {name: value for name, value in options.items() if value is not None}
         for queue in given.get("queues", ()):
             check_queue(queue)
+        return self._recipe.worker_options(given)
+
+    async def make_worker(self, scope: Scoped, **options: Any) -> Worker:
+        """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
         runnables = await self._recipe.runnables(scope)
-        return Worker(self.backend, runnables, self.events, self._recipe.worker_options(given))
+        return Worker(self.backend, runnables, self.events, self.worker_options(**options))
 
     async def run_worker(
         self,

@@ -17,6 +17,7 @@ from taskq.cli.job import job
 from taskq.cli.jobs import jobs
 from taskq.cli.pause import pause
 from taskq.cli.resume import resume
+from taskq.cli.rollout import rollout
 from taskq.cli.stats import stats
 from taskq.cli.worker import worker
 from taskq.errors import TaskqError
@@ -31,7 +32,23 @@ def program() -> None:
     """
 
 
-for command in (worker, defer, stats, jobs, job, cancel, dead, pause, resume, check, doctor, config, demo):
+COMMANDS = (
+    worker,
+    rollout,
+    defer,
+    stats,
+    jobs,
+    job,
+    cancel,
+    dead,
+    pause,
+    resume,
+    check,
+    doctor,
+    config,
+    demo,
+)
+for command in COMMANDS:
     program.add_command(command)
 
 

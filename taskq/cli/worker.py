@@ -1,10 +1,12 @@
 """``taskq worker``: run an app's jobs."""
 
+import asyncio
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import anyio
 import click
@@ -13,10 +15,17 @@ from taskq.app import App
 from taskq.cli import logs
 from taskq.cli.durations import duration
 from taskq.cli.load import APP, load_app
+from taskq.cli.processes import Crew, processes_options, run_supervised
 from taskq.cli.reload import run_reloading
-from taskq.errors import TaskqError
+from taskq.errors import ConfigError, TaskqError
+from taskq.events import WorkerStarted
 from taskq.options import check_queue
+from taskq.worker.child import SUPERVISED
+from taskq.worker.notify import GRACE, notify
 from taskq.worker.signals import Signals
+from taskq.worker.worker import Worker
+
+_log = logging.getLogger("taskq.worker")
 
 
 def names(text: str) -> Sequence[str]:
@@ -30,7 +39,10 @@ Signals:
   TERM, INT   finish what runs within the grace, then end; the second one ends at once
   USR1, TSTP  fetch no more for now
   CONT        fetch again
+  HUP         read the settings again: queues, slots and grace count from then on
   TTIN        log every running job and where it waits
+  USR2        make way: finish what runs, however long, then end;
+              with --processes: start new code beside the old (taskq rollout)
 """
 )
 @click.argument("target", metavar=APP, envvar="TASKQ_APP")
@@ -48,6 +60,7 @@ Signals:
     show_default=True,
     help="debug also tells when a job starts, info when it ends.",
 )
+@processes_options
 def worker(
     target: str,
     queues: Sequence[str] | None,
@@ -58,46 +71,69 @@ def worker(
     reload: bool,
     log_format: str,
     log_level: str,
+    crew: Crew | None,
 ) -> int:
     """Run the jobs of MODULE:app until asked to stop."""
     logs.set_up(cast("logs.Format", log_format), log_level)
+    if crew is not None:
+        if reload:
+            raise click.UsageError("--reload restarts one process: leave out --processes")
+        return run_supervised(crew, sys.argv[1:])
     if reload:
         return run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
     app = load_app(target)
     logs.follow(app.events)
+    given = {"queues": queues, "slots": slots, "grace": grace}
+    until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}
-    failure = anyio.run(_work, app, queues, slots, grace, max_jobs, until_idle, backend_options=options)
+    failure = anyio.run(_work, app, given, until, backend_options=options)
     if failure is not None:
         raise failure
     return 0
 
 
-async def _work(
-    app: App,
-    queues: Sequence[str] | None,
-    slots: int | None,
-    grace: float | None,
-    max_jobs: int | None,
-    until_idle: bool,
-) -> TaskqError | None:
-    async with anyio.create_task_group() as group:
-        signals = Signals(give_up=group.cancel_scope.cancel, leave=_leave)
-        await group.start(signals.run)
+async def _work(app: App, given: Mapping[str, Any], until: Mapping[str, Any]) -> TaskqError | None:
+    def reread(worker: Worker) -> None:
         try:
-            await app.run_worker(
-                queues=queues,
-                slots=slots,
-                grace=grace,
-                max_jobs=max_jobs,
-                until="idle" if until_idle else "asked",
-                started=signals.meet,
-            )
+            app.reread()
+            worker.adopt(app.worker_options(**given))
+        except ConfigError as error:
+            _log.error("HUP: the settings stay as they were: %s", error)
+        else:
+            now = worker.options
+            _log.info("HUP: %d slots, queues %s, grace %g s", now.slots, ", ".join(now.queues), now.grace)
+
+    async with anyio.create_task_group() as group:
+        signals = Signals(give_up=group.cancel_scope.cancel, reread=reread, leave=_leave)
+        await group.start(signals.run)
+
+        def started(worker: Worker) -> None:
+            signals.meet(worker)
+            app.events.subscribe(WorkerStarted, lambda _: notify(READY=1, **{GRACE: worker.options.grace}))
+            if SUPERVISED in os.environ:
+                _drain_with_supervisor(worker)
+
+        try:
+            await app.run_worker(**given, **until, started=started)
         except TaskqError as error:
             # Not raised in here: the group would wrap it.
             return error
         finally:
             group.cancel_scope.cancel()
     return None
+
+
+def _drain_with_supervisor(worker: Worker) -> None:
+    """Our stdin ends when our supervisor has died: nobody would ever ask us to end."""
+    loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+
+    def readable() -> None:
+        if not os.read(stdin, 1024):
+            loop.remove_reader(stdin)
+            _log.warning("the supervisor is gone: finishing what runs")
+            worker.drain()
+
+    loop.add_reader(stdin, readable)
 
 
 def _leave(code: int) -> NoReturn:

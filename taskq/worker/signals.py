@@ -1,6 +1,7 @@
 """What the signals of a process ask of its worker.
 
-``TERM``, ``INT``: drain; the second one leaves at once. ``TSTP``, ``USR1``: fetch no more for now. ``CONT``: go on.
+``TERM``, ``INT``: drain; the second one leaves at once. ``USR2``: make way to another process, which is draining
+without a limit. ``TSTP``, ``USR1``: fetch no more for now. ``CONT``: go on. ``HUP``: read the settings again.
 ``TTIN``: log every running job with the place it waits at.
 """
 
@@ -9,6 +10,7 @@ import logging
 import signal
 import traceback
 from collections.abc import Callable
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -17,7 +19,13 @@ from anyio.abc import TaskStatus
 
 from taskq.worker.worker import Worker
 
-HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGTSTP, signal.SIGUSR1, signal.SIGCONT, signal.SIGTTIN)
+HEEDED = (
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP),
+    *(signal.SIGTSTP, signal.SIGUSR1, signal.SIGCONT, signal.SIGTTIN),
+)
+CUT_OFF = 1.5
+"""Seconds beyond its grace after which a process leaves jobs that ignore their cancellation: with the process they end,
+and their leases end by themselves, so nothing is lost, and nothing runs twice at once."""
 
 _log = logging.getLogger("taskq.worker")
 
@@ -25,11 +33,15 @@ _log = logging.getLogger("taskq.worker")
 class Signals:
     """Hands a process's signals to its worker, from the moment there is one."""
 
-    def __init__(self, *, give_up: Callable[[], None], leave: Callable[[int], None]) -> None:
+    def __init__(
+        self, *, give_up: Callable[[], None], reread: Callable[[Worker], None], leave: Callable[[int], None]
+    ) -> None:
         self._worker: Worker | None = None
         self._asked = False
         self._give_up = give_up
         """Ends a program that has no worker yet."""
+        self._reread = reread
+        """Gives the worker the settings as they are now."""
         self._leave = leave
         """Ends the process with this exit code, whatever runs: its leases end by themselves, so nothing is lost."""
 
@@ -46,7 +58,7 @@ class Signals:
 
     def _obey(self, number: signal.Signals, worker: Worker | None) -> None:
         match number, worker:
-            case ((signal.SIGTERM | signal.SIGINT), None):
+            case ((signal.SIGTERM | signal.SIGINT | signal.SIGUSR2), None):
                 self._give_up()
             case ((signal.SIGTERM | signal.SIGINT), Worker()) if self._asked:
                 _log.warning("%s again: leaving what runs to its leases", number.name)
@@ -55,6 +67,12 @@ class Signals:
                 self._asked = True
                 _log.info("%s: finishing what runs; a second one leaves at once", number.name)
                 worker.drain()
+                asyncio.get_running_loop().call_later(worker.options.grace + CUT_OFF, self._cut_off, worker, number)
+            case signal.SIGUSR2, Worker():
+                _log.info("%s: finishing what runs, however long that takes", number.name)
+                worker.drain(inf)
+            case signal.SIGHUP, Worker():
+                self._reread(worker)
             case ((signal.SIGTSTP | signal.SIGUSR1), Worker()):
                 _log.info("%s: fetching no more; CONT goes on", number.name)
                 worker.quiet(True)
@@ -65,6 +83,10 @@ class Signals:
                 log_running(worker)
             case _:
                 pass
+
+    def _cut_off(self, worker: Worker, number: signal.Signals) -> None:
+        _log.warning("%d jobs ignore their cancellation: leaving them to their leases", len(list(worker.running)))
+        self._leave(128 + number)
 
 
 def log_running(worker: Worker) -> None:

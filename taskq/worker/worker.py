@@ -7,6 +7,7 @@ from typing import Literal
 
 import anyio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.broker import Admin, Backend
 from taskq.errors import MissingCapability
@@ -104,7 +105,7 @@ class Worker:
             self._contact,
             lease=options.lease,
             held=self._held,
-            queues=lambda: [queue for queue in options.queues if queue not in self._control.paused],
+            queues=lambda: [queue for queue in self._options.queues if queue not in self._control.paused],
             deliver=self._deliver,
             allowance=self._allowance,
             enough=self._enough if options.until != "asked" else None,
@@ -116,8 +117,24 @@ class Worker:
         """What runs now."""
         return list(self._slots.running.values())
 
-    def drain(self) -> None:
-        """Stop fetching, finish what runs within the grace, give back the rest; :meth:`run` then returns."""
+    @property
+    def options(self) -> WorkerOptions:
+        """How it works now."""
+        return self._options
+
+    def adopt(self, options: WorkerOptions) -> None:
+        """Go on with other queues, slots and grace; everything else stays as it was when the worker was made."""
+        self._options = replace(self._options, queues=options.queues, slots=options.slots, grace=options.grace)
+        self._slots.size = options.slots
+        self._slots.advance()
+        self._notice()
+
+    def drain(self, grace: float | None = None) -> None:
+        """Stop fetching, finish what runs within the grace, give back the rest; :meth:`run` then returns.
+
+        Said again, the last grace counts from then on.
+        """
+        self._grace.deadline = asyncio.get_running_loop().time() + (self._options.grace if grace is None else grace)
         self._fetcher.stop()
 
     def abandon(self) -> None:
@@ -149,7 +166,6 @@ class Worker:
             raise
 
     async def _run(self) -> None:
-        self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))
         async with anyio.create_task_group() as beside:
             try:
                 if self._options.threads:
@@ -162,6 +178,7 @@ class Worker:
                 # The very first job may be one that blocks the loop.
                 await self._leases.begun.wait()
                 await self._control.look()
+                self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))
                 await self._work()
             finally:
                 self._slots.close()
@@ -184,6 +201,8 @@ class Worker:
 
     async def _finish(self) -> None:
         """Grace for what runs; then cancel it, and wait for its end, for nothing is given back while it runs."""
+        if not self._fetcher.stopped:
+            self.drain()
         self._slots.give_back()
         if self._slots.running:
             self._events.emit(WorkerDraining(running=len(self._slots.running)))
@@ -191,7 +210,6 @@ class Worker:
             if run.current is not None:
                 run.current.stopping = True
         with self._grace:
-            self._grace.deadline = anyio.current_time() + self._options.grace
             await self._until_nothing_runs()
         self._slots.cancel(self.running, Interrupted())
         await self._until_nothing_runs()

@@ -16,6 +16,7 @@ from taskq.job import QUEUE_NAME, OnConflict
 from taskq.middleware import Middleware
 from taskq.retry import Retry
 from taskq.unique import KeySpec
+from taskq.versions import Upcast
 
 Seconds = float | timedelta
 Executor = Literal["loop", "thread", "process"]
@@ -87,6 +88,10 @@ class TaskOptions(Options, total=False):
     on_dead: str
     """The task that is told, by one argument of type ``Death``, of each job of this one that was set aside."""
     middleware: Sequence[Middleware]
+    version: int
+    """Of its arguments, from 1: workers that know only an older one leave newer calls to others, uncounted."""
+    upcast: Upcast
+    """Brings an older call's arguments up to this version: ``upcast(version, arguments)`` answers the arguments."""
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -187,9 +192,12 @@ def check_option(name: str, value: Any) -> Any:
             return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
         case "unique" | "group":
             return _key_spec(name, value)
-        case "group_limit" | "attempts" | "max_losses":
+        case "group_limit" | "attempts" | "max_losses" | "version":
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: give a whole number of at least 1")
+        case "upcast":
+            if not callable(value):
+                raise ConfigError(f"upcast={value!r}: give a function of (version, arguments)")
         case "priority":
             if type(value) is not int or not -(2**31) <= value < 2**31:
                 raise ConfigError(f"priority={value!r}: give a whole number of 32 bits; larger runs first")

@@ -15,6 +15,8 @@ from taskq.retry import Retry
 
 FOLLOWS = "taskq-follows"
 """Header of a follow-up: the id of the job whose end brought it about."""
+LONGEST_PARK = 60.0
+"""Seconds between two tries of a job that is newer than the worker: while most workers are old, it is tried often."""
 PARKED_FOR = 86_400.0
 """Seconds a task may stay unknown before its jobs are set aside: longer than any rolling deploy."""
 
@@ -58,7 +60,9 @@ class Poisonous(Struct, frozen=True):
 
 
 class Unknown(Struct, frozen=True):
-    """No such task here; a newer deploy may know it."""
+    """No such task here, or not in this version; a newer deploy may know it."""
+
+    version: int | None = None
 
 
 class Undecodable(Struct, frozen=True):
@@ -134,8 +138,8 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
         case Poisonous():
             reason = f"delivered {delivery.attempt} times, {delivery.losses} workers died under it"
             return _dead(delivery, policy, "quarantined", reason=reason)
-        case Unknown():
-            return _unknown(delivery, policy)
+        case Unknown(version):
+            return _unknown(version, delivery, policy)
         case Undecodable(error):
             return _dead(delivery, policy, "failed", error=error, reason="its arguments do not fit the task")
 
@@ -166,13 +170,14 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     return Decision(settlement, None, line_of(error))
 
 
-def _unknown(delivery: Delivery, policy: Policy) -> Decision:
+def _unknown(version: int | None, delivery: Delivery, policy: Policy) -> Decision:
     history = history_of(delivery)
     since = delivery.now if history.parked_since is None else history.parked_since
-    reason = f"no task named {delivery.job.task!r} is known to the workers of queue {delivery.job.queue!r}"
+    what = "no task" if version is None else f"no version {version} of a task"
+    reason = f"{what} named {delivery.job.task!r} is known to the workers of queue {delivery.job.queue!r}"
     if delivery.now - since >= PARKED_FOR:
         return _dead(delivery, policy, "failed", reason=reason)
-    after = min(600.0, 2.0 ** min(history.parked, 10))
+    after = min(LONGEST_PARK, 2.0 ** min(history.parked, 10))
     parked = msgspec.structs.replace(history, parked=history.parked + 1, parked_since=since)
     error = msgspec.json.encode(parked)
     return Decision(Nack(delivery.receipt, after, counted=False, error=error), None, reason)

@@ -69,9 +69,10 @@ class Signature:
                 self._dated.append(name)
             required = name in self._required
             fields.append((name, annotation, msgspec.field() if required else msgspec.field(default=msgspec.UNSET)))
-        arguments = msgspec.defstruct("Arguments", fields, kw_only=True)
+        self.arguments = msgspec.defstruct("Arguments", fields, kw_only=True)
+        """A call's arguments on the wire."""
         self._decode = codec.decoder(
-            msgspec.defstruct("Wire", [("args", arguments), ("v", int, WIRE_VERSION)], kw_only=True)
+            msgspec.defstruct("Wire", [("args", self.arguments), ("v", int, WIRE_VERSION)], kw_only=True)
         )
         self.returns: Any = hints.get("return", Any)
         codec.check_type(type(None) if self.returns is None else self.returns, f"{self.name}(): its result")

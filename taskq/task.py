@@ -27,6 +27,7 @@ from taskq.options import (
 from taskq.outcome import Policy
 from taskq.signature import Signature
 from taskq.unique import check_names, derive_key
+from taskq.versions import VERSION, Upcast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -51,6 +52,8 @@ class Definition(Struct, frozen=True, kw_only=True):
     on_dead: str | None = None
     middleware: Sequence[Middleware] = ()
     dependencies: Mapping[str, Dependency] = {}
+    version: int = 1
+    upcast: Upcast | None = None
 
 
 class Client(Desk, Protocol):
@@ -216,7 +219,7 @@ class Task(Generic[P, R]):
             group=group,
             group_limit=options.group_limit,
             tenant=options.tenant,
-            headers=_headers(options),
+            headers=_headers(options, self.definition.version),
         )
 
     def join(self, client: Client, codec: Codec, keep: float | None) -> Membership:
@@ -233,14 +236,16 @@ class Task(Generic[P, R]):
         return member
 
 
-def _headers(options: CallOptions) -> Mapping[str, str]:
-    if options.attempts is None and options.timeout is None:
+def _headers(options: CallOptions, version: int) -> Mapping[str, str]:
+    if options.attempts is None and options.timeout is None and version == 1:
         return options.headers
     headers = dict(options.headers)
     if options.attempts is not None:
         headers[ATTEMPTS] = str(options.attempts)
     if options.timeout is not None:
         headers[TIMEOUT] = str(options.timeout)
+    if version > 1:
+        headers[VERSION] = str(version)
     return headers
 
 

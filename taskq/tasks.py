@@ -101,7 +101,11 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         on_dead=rest.get("on_dead"),
         middleware=rest.get("middleware", ()),
         dependencies=dependencies_of(function),
+        version=rest.get("version", 1),
+        upcast=rest.get("upcast"),
     )
+    if definition.upcast is not None and definition.version == 1:
+        raise ConfigError(f"task {definition.name}: upcast= brings older calls up to date: give version=2 or more, too")
     if "retry" in rest:
         refuse_retries(definition)
     defaults = merge(CallOptions(), call)

@@ -18,6 +18,7 @@ from taskq.cli.jobs import jobs
 from taskq.cli.pause import pause
 from taskq.cli.resume import resume
 from taskq.cli.rollout import rollout
+from taskq.cli.signatures import signatures
 from taskq.cli.stats import stats
 from taskq.cli.worker import worker
 from taskq.errors import TaskqError
@@ -44,6 +45,7 @@ COMMANDS = (
     pause,
     resume,
     check,
+    signatures,
     doctor,
     config,
     demo,

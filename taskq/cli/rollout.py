@@ -16,11 +16,11 @@ from taskq.cli.processes import read_state
 @click.argument("state_file", metavar="STATE_FILE", type=click.Path(path_type=Path))
 @click.option("--timeout", type=duration, default="5m", show_default=True, help="How long to wait for its end.")
 def rollout(state_file: Path, timeout: float) -> int:
-    """Start the code as it is now beside what runs, and let the old processes make way once the new ones work.
+    """Roll out the code as it is now, without a gap.
 
-    STATE_FILE is that of the running `taskq worker --processes N --state-file STATE_FILE`. Old processes fetch no more
-    and finish what they run, however long. When a new one ends before the gate is passed, the old ones go on, and this
-    command fails.
+    STATE_FILE is that of the running `taskq worker --processes N --state-file STATE_FILE`. New processes start beside
+    the old, which make way once the new ones work: they fetch no more and finish what they run, however long. When a new
+    one ends before the gate is passed, the old ones go on, and this command fails.
     """
     before = read_state(state_file)
     if before.phase != "serving":

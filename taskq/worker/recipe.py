@@ -69,6 +69,8 @@ class Recipe(Struct, frozen=True):
             handler=await build_handler(definition, executors, scope, self.middleware),
             timeout=definition.timeout,
             transaction=definition.transaction,
+            version=definition.version,
+            upcast=definition.upcast,
         )
 
     def follow_up(self, definition: Definition) -> FollowUp | None:

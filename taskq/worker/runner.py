@@ -27,6 +27,7 @@ from taskq.outcome import (
     screen,
 )
 from taskq.task import ATTEMPTS, TIMEOUT
+from taskq.versions import Upcast, brought_up, version_of
 
 
 class Runnable(Struct, frozen=True):
@@ -38,6 +39,8 @@ class Runnable(Struct, frozen=True):
     handler: Handler
     timeout: float | None
     transaction: bool
+    version: int = 1
+    upcast: Upcast | None = None
 
 
 class Run:
@@ -132,8 +135,15 @@ class Runner:
         refused = screen(delivery, run.policy)
         if refused is not None:
             return run, refused
+        body, version = delivery.job.body, runnable.version
+        if delivery.job.headers or version > 1:
+            version = version_of(delivery.job.headers)
+            if version > runnable.version:
+                return run, Unknown(version)
         try:
-            arguments = runnable.decode(delivery.job.body)
+            if version < runnable.version and runnable.upcast is not None:
+                body = brought_up(body, version, runnable.upcast)
+            arguments = runnable.decode(body)
         except DecodeError as error:
             return run, Undecodable(error)
         run.runnable = runnable

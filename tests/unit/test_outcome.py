@@ -181,7 +181,7 @@ def test_an_unknown_task_waits_longer_and_longer_and_does_not_count() -> None:
         waits.append(nack.after)
         on = delivery(now=on.now + nack.after, error=nack.error)
 
-    assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
 
 
 def test_a_task_unknown_for_a_day_is_dead_and_names_task_and_queue() -> None:

@@ -23,6 +23,7 @@ from taskq_redis.rows import (
     refusal,
     settlement_of,
 )
+from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
 from taskq_redis.waiting import PATIENCE, Waiting, Wish
 from taskq_redis.wire import Reply
@@ -39,6 +40,7 @@ class RedisBroker:
         self._encode = msgpack.Encoder()
         self._decode = Decoders()
         self._waiting = Waiting(listener, self._leave)
+        self._setbacks = Setbacks(tools.client.name)
         self._abandoned: set[asyncio.Future[Any]] = set()
 
     @property
@@ -153,10 +155,12 @@ class RedisBroker:
                 wish.waits = True
             token = token_hex(TOKEN // 2)
             room = min(limit - len(taken), CHUNK)
-            arguments = (room, microseconds(lease), token, patience, member, waits)
+            known = self._setbacks.known(named[0])
+            arguments = (room, microseconds(lease), token, patience, member, waits, microseconds(KEPT), known.latest)
             keys = self._tools.keys.queues(named)
             claiming = self._tools.client.run(self._tools.scripts.claim, keys, *arguments)
-            got, next_moment = self._delivered(named, await self._unless_abandoned(claiming, named))
+            got, next_moment, looks = self._delivered(named, await self._unless_abandoned(claiming, named))
+            self._setbacks.compare(named[0], known, *looks)
             taken += got
             moment = min(moment, next_moment)
             if len(taken) >= limit:
@@ -167,10 +171,11 @@ class RedisBroker:
             self._waiting.found_nothing(wish, moment)
         return taken
 
-    def _delivered(self, queues: Sequence[str], reply: Reply) -> tuple[list[Delivery], float]:
-        """The deliveries, and in how many seconds the next job becomes due if this fetch keeps the time."""
+    def _delivered(self, queues: Sequence[str], reply: Reply) -> tuple[list[Delivery], float, tuple[int, Look]]:
+        """The deliveries, in how many seconds the next job becomes due if this fetch keeps the time, and what the
+        server says of the look before this one and of this one."""
         match reply:
-            case [int(now), int(moment), [*counts], [*items]]:
+            case [int(now), int(moment), [*counts], [*items], int(before), int(since), int(latest)]:
                 pass
             case _:
                 raise BrokerRejected(f"a script answered {reply!r}")
@@ -189,7 +194,7 @@ class RedisBroker:
                     seconds,
                 )
                 deliveries.append(delivery)
-        return deliveries, (moment - now) / 1e6 if moment else inf
+        return deliveries, (moment - now) / 1e6 if moment else inf, (before, Look(since, latest))
 
     async def _unless_abandoned(self, claiming: Coroutine[Any, Any, Reply], queues: Sequence[str]) -> Reply:
         """The reply; when the caller is cancelled before it comes, what it leases is given back."""
@@ -204,7 +209,7 @@ class RedisBroker:
 
     async def _give_back(self, claiming: Awaitable[Reply], queues: Sequence[str]) -> None:
         try:
-            taken, _ = self._delivered(queues, await claiming)
+            taken, _, _ = self._delivered(queues, await claiming)
             await self.settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
         except BrokerError:
             # Nobody's failure: the leases will end by themselves.

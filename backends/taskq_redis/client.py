@@ -16,7 +16,7 @@ class Client:
 
     def __init__(self, servers: Servers, name: str) -> None:
         self.servers = servers
-        self._name = name
+        self.name = name
 
     async def run(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         """What a script returns. All keys are of one slot."""
@@ -27,7 +27,7 @@ class Client:
                 # Refused, so it has not run: sending it whole is no repetition.
                 return await self.servers.call(keys[0], (b"EVAL", script.text, len(keys), *keys, *arguments))
         except DRIVER_ERRORS as error:
-            raise translated(error, self._name) from error
+            raise translated(error, self.name) from error
 
     async def run_replicated(
         self, script: Script, keys: Sequence[bytes], *arguments: Argument, replicas: int, patience: float
@@ -42,12 +42,12 @@ class Client:
             except exceptions.NoScriptError:
                 reply, copies = await self.servers.call_all(keys[0], (b"EVAL", script.text, *rest), wait)
         except DRIVER_ERRORS as error:
-            raise translated(error, self._name) from error
+            raise translated(error, self.name) from error
         if not isinstance(copies, int):
-            raise BrokerRejected(f"{self._name}: WAIT was answered {copies!r}")
+            raise BrokerRejected(f"{self.name}: WAIT was answered {copies!r}")
         if copies < replicas:
             raise BrokerUnavailable(
-                f"{self._name}: {copies} of the {replicas} replicas that wait_replicas asks for have confirmed; the "
+                f"{self.name}: {copies} of the {replicas} replicas that wait_replicas asks for have confirmed; the "
                 "jobs are on the master alone, and repeating the call adds none twice"
             )
         return reply
@@ -57,7 +57,7 @@ class Client:
         try:
             return await self.servers.call(key, command)
         except DRIVER_ERRORS as error:
-            raise translated(error, self._name) from error
+            raise translated(error, self.name) from error
 
     async def scan(self, pattern: bytes) -> list[bytes]:
         """All keys of all servers that match, a thousand looked at a time."""
@@ -72,5 +72,5 @@ class Client:
                     found += [key for key in reply[1] if isinstance(key, bytes)]
                     cursor = reply[0] if reply[0] != b"0" else None
         except DRIVER_ERRORS as error:
-            raise translated(error, self._name) from error
+            raise translated(error, self.name) from error
         return found

@@ -6,7 +6,7 @@ from taskq.errors import BrokerRejected
 
 NAMES = (
     *("row", "call", "ready", "later", "leased", "dead", "unique", "parked", "places"),
-    *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched"),
+    *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched", "latest"),
 )
 """What a queue has, in the order in which its scripts take it."""
 

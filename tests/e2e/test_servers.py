@@ -1,17 +1,16 @@
 """Servers die, hang and forget while a worker process and a producer go on, and no promise is broken."""
 
-import random
 import signal
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import anyio
 import asyncpg
 import pytest
 
-from taskq.testing.history import Killed, Settled, Started
-from tests.e2e.harness import PATIENCE, Client, Crew, Fleet, client
+from taskq.testing.history import Settled, Started
+from tests.e2e.harness import Crew, Fleet, client
+from tests.e2e.load import LEASE, load
 from tests.servers import postgres as postgresql
 from tests.servers import valkey
 from tests.servers.process import Process
@@ -20,98 +19,7 @@ from tests.servers.tenants import queue_on
 Rounds = Callable[[int, int], int]
 End = Callable[[Process], None]
 
-SEED = 21
-LEASE = 1.0
-BACKLOG = 200
-"""Jobs that are queued when a fault begins: so many, that most of them are still waiting then."""
-
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
-
-
-class Producer:
-    """Enqueues a few jobs again and again, whether or not it is answered."""
-
-    def __init__(self, customer: Client) -> None:
-        self.unanswered = 0
-        self._customer = customer
-        self._chance = random.Random(SEED)
-        self._answered = 0
-        self._stopped = False
-
-    async def run(self) -> None:
-        """Enqueue until told to stop."""
-        while not self._stopped:
-            calls = self._customer.calls("work", [[self._chance.uniform(0.02, 0.1)] for _ in range(5)])
-            if await self._customer.defer(calls):
-                self._answered += 1
-            else:
-                self.unanswered += 1
-            await anyio.sleep(0.05)
-
-    def stop(self) -> None:
-        """The call under way is the last."""
-        self._stopped = True
-
-    async def goes_unanswered(self, times: int) -> None:
-        """Wait until so many more calls have raised."""
-        await _reached(lambda: self.unanswered, self.unanswered + times)
-
-    async def is_answered(self, times: int) -> None:
-        """Wait until so many more calls were answered."""
-        await _reached(lambda: self._answered, self._answered + times)
-
-
-async def _reached(count: Callable[[], int], wanted: int) -> None:
-    with anyio.fail_after(PATIENCE):
-        while count() < wanted:  # noqa: ASYNC110 it does not tell
-            await anyio.sleep(0.02)
-
-
-class Load:
-    """One worker process that is never started again, and a producer."""
-
-    def __init__(self, fleet: Fleet, customer: Client, producer: Producer) -> None:
-        self.fleet = fleet
-        self.customer = customer
-        self.producer = producer
-        self._faults = 0
-
-    async def fill(self) -> None:
-        """Let jobs wait."""
-        assert await self.customer.defer(self.customer.calls("work", [[0.05] for _ in range(BACKLOG)]))
-
-    async def fault(self, what: str) -> None:
-        """Fill the queue, and write down what happens next: a delivery that was not answered is known to nobody."""
-        await self.fill()
-        self._faults += 1
-        self.fleet.journal.write(Killed(what, f"{what}-{self._faults}"))
-
-    async def flows(self, runs: int) -> None:
-        """Wait until the producer was answered and so many more runs have begun."""
-        await self.producer.is_answered(2)
-        await self.fleet.started(self.fleet.count(Started) + runs)
-
-
-@asynccontextmanager
-async def load(url: str, directory: Path) -> AsyncGenerator[Load]:
-    """Begins when jobs flow. At the end they flow still, all are done, and every promise was kept."""
-    with Fleet(directory, Crew(url=url, workers=1, slots=20, lease=LEASE)) as fleet:
-        fleet.revive()
-        async with client(fleet) as customer:
-            producer = Producer(customer)
-            async with anyio.create_task_group() as group:
-                group.start_soon(producer.run)
-                loaded = Load(fleet, customer, producer)
-                await loaded.flows(20)
-                yield loaded
-                await loaded.flows(50)
-                producer.stop()
-            await customer.drained()
-        verdict = fleet.judge()
-        assert fleet.alive(0)
-    assert verdict.holds, str(verdict)
-    assert verdict.counts["acknowledged"] <= verdict.counts["completed"]
-    assert verdict.counts["set aside"] == 0
 
 
 def runs_of(*jobs: str) -> Callable[[Started], bool]:
@@ -201,6 +109,34 @@ async def test_work_goes_on_when_redis_forgets_its_scripts(redis: Process, tmp_p
             valkey.ask(redis, "SCRIPT FLUSH")
             await loaded.flows(5)
         assert not loaded.producer.unanswered
+
+
+async def test_a_full_redis_refuses_jobs_clearly_and_work_on_the_others_goes_on(
+    own_redis: Process, tmp_path: Path, rounds: Rounds
+) -> None:
+    async with load(queue_on(own_redis), tmp_path) as loaded:
+        for _ in range(rounds(1, 20)):
+            await loaded.fill()
+            valkey.ask(own_redis, "CONFIG SET maxmemory 1mb")
+            await loaded.producer.goes_unanswered(3)
+            # Fetches, extensions and settlements still work, so what is there gets done.
+            await loaded.customer.drained()
+            valkey.ask(own_redis, "CONFIG SET maxmemory 0")
+            await loaded.flows(20)
+
+
+async def test_work_goes_on_when_a_script_of_somebody_else_has_kept_redis_busy(
+    own_redis: Process, tmp_path: Path, rounds: Rounds
+) -> None:
+    valkey.ask(own_redis, "CONFIG SET busy-reply-threshold 100")
+    async with load(f"{queue_on(own_redis)}&patience={LEASE}", tmp_path) as loaded:
+        for _ in range(rounds(1, 20)):
+            await loaded.fault("busy")
+            with socket.create_connection(("127.0.0.1", own_redis.port)) as other:
+                other.sendall(b"*3\r\n$4\r\nEVAL\r\n$17\r\nwhile true do end\r\n$1\r\n0\r\n")
+                await loaded.producer.goes_unanswered(3)
+                valkey.ask(own_redis, "SCRIPT KILL")
+            await loaded.flows(20)
 
 
 async def test_work_goes_on_when_postgres_ends_all_connections_again_and_again(

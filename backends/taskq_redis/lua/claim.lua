@@ -1,10 +1,22 @@
 -- Leases the best due jobs of queues, in order; returns the clock, the moment to look again at (0: none), how many
--- jobs of each queue, and then id, row, call and error of each job.
+-- jobs of each queue, then id, row, call and error of each job, and of the first queue when a fetch looked here last
+-- (0: not known), since when nothing was lost, and the moment of this look.
 -- KEYS: those of each queue.
--- ARGV: limit, lease, token, patience (0: does not wait), 'channel number' of the fetch, '1' if it waits already.
+-- ARGV: limit, lease, token, patience (0: does not wait), 'channel number' of the fetch, '1' if it waits already,
+-- for how long the moment of this look is kept, the moment of the last one that the caller knows of.
 local limit, lease, token, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local member, waits = ARGV[5], ARGV[6] == '1'
 local reply = {}
+
+-- A server that knows of no look as late as the caller does has lost what came after.
+turn_to(0)
+local since, before = string.match(redis.call('GET', key.latest) or '', '(%d+) (%d+)')
+before = tonumber(before or 0)
+-- It never goes back, as this server's clock may.
+local latest = math.max(now, before + 1)
+since = before >= tonumber(ARGV[8]) and tonumber(since) or latest
+redis.call('SET', key.latest, string.format('%.0f %.0f', since, latest), 'PX', ARGV[7] / 1000)
+
 local taken = 0
 -- What a plain job's first lease makes of its row, before the rank.
 local leased = struct.pack(HEAD, 'x', '-', token, 1, 0, now)
@@ -101,4 +113,4 @@ for queue = 0, queues - 1 do
     end
   end
 end
-return { now, moment, counts, reply }
+return { now, moment, counts, reply, before, since, latest }

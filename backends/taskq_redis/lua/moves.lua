@@ -19,8 +19,9 @@
 --   waiting  zset  'channel number' of fetches that found nothing, by the moment they stop counting on being told
 --   keeper   string: the one of them that wakes up by itself when the next job becomes due
 --   watched  hash  id → '|channel number' of everybody who waits for its outcome
+--   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.
-local WIDTH = 18
+local WIDTH = 19
 local SOON = 3000000 -- a waiting fetch looks again at least this often, so nothing is told that is further away
 
 local time = redis.call('TIME')
@@ -49,6 +50,7 @@ local function turn_to(queue)
     dead = KEYS[k + 6], unique = KEYS[k + 7], parked = KEYS[k + 8], places = KEYS[k + 9], shown = KEYS[k + 10],
     error = KEYS[k + 11], letter = KEYS[k + 12], outcome = KEYS[k + 13], kept = KEYS[k + 14], ended = KEYS[k + 15],
     waiting = KEYS[k + 16], keeper = KEYS[k + 17], watched = KEYS[k + 18],
+    latest = KEYS[k + 19],
   }
   packed, held, changed, groups, fresh, soonest = {}, {}, {}, {}, false, nil
 end

@@ -13,11 +13,11 @@ from taskq_redis import connect
 from taskq.broker import Backend
 from taskq.errors import BrokerUnavailable
 from taskq.job import Ack, Job, Lease
-from taskq.testing.deployment import LONG, SOON, a_job, ack, add, names, take, take_one, wait_until
+from taskq.testing.deployment import LONG, SOON, a_job, ack, add, names, nothing, take, take_one, wait_until
 from tests.backends.redis.deployment import command, keys
-from tests.backends.redis.proxy import proxied
 from tests.servers import valkey
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
 
 pytestmark = pytest.mark.anyio
 
@@ -163,10 +163,10 @@ async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twic
 async def test_a_pulled_cable_is_noticed(alone: Process) -> None:
     async with proxied(alone.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}", patience=0.3) as backend:
         await add(backend.broker, a_job("q"))
-        proxy.deaf = True
+        proxy.deaf = frozenset({True, False})
         with anyio.fail_after(SOON), pytest.raises(BrokerUnavailable):
             await backend.broker.fetch(["q"], 1, lease=LONG, wait=0)
-        proxy.deaf = False
+        proxy.deaf = frozenset()
         await ack(backend.broker, await take_one(backend.broker, "q"))
 
 
@@ -325,3 +325,37 @@ async def test_a_unix_socket_is_a_server_too(tmp_path: Path) -> None:
         async with connect(f"unix://{tmp_path}/s") as backend:
             await add(backend.broker, a_job("q"))
             await ack(backend.broker, await take_one(backend.broker, "q"))
+
+
+async def test_a_server_that_lost_its_jobs_is_noticed_once_by_the_next_fetch(
+    alone: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(alone) as backend, opened(alone) as other:
+        await add(backend.broker, a_job("q", "before"))
+        for broker in (backend.broker, other.broker):
+            await broker.fetch(["q"], 1, lease=LONG, wait=0)
+        assert not caplog.records
+        command(alone, "FLUSHALL")
+        for _ in range(3):
+            for broker in (backend.broker, other.broker):
+                assert await nothing(broker, "q")
+        # By each process once, whichever of them was the first to look.
+        assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+        assert "has lost jobs of queue 'q'" in caplog.text
+
+
+async def test_a_server_that_went_back_to_a_copy_is_noticed_and_says_how_far(
+    alone: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(alone) as backend:
+        assert await nothing(backend.broker, "q")
+        await add(backend.broker, a_job("q"))
+        moments: list[int] = []
+        copies: list[bytes] = []
+        for _ in range(2):
+            assert len(await take(backend.broker, "q", lease=0.01)) == 1
+            copies.append(command(alone, "DUMP", "{taskq:q}:latest"))
+            moments.append(int(command(alone, "GET", "{taskq:q}:latest").split()[1]))
+        command(alone, "RESTORE", "{taskq:q}:latest", 60_000, copies[0], "REPLACE")
+        await backend.broker.fetch(["q"], 1, lease=LONG, wait=0)
+        assert f"has lost the last {(moments[1] - moments[0]) / 1e6:.3f} s of queue 'q'" in caplog.text

@@ -1,8 +1,9 @@
-"""A door before a server that can swallow a reply."""
+"""A door before a server: the network between, with everything that networks do."""
 
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from math import inf
 
 
 class Proxy:
@@ -14,11 +15,19 @@ class Proxy:
         self._writers: list[asyncio.StreamWriter] = []
         self.cutting = False
         """The next bytes of the server are thrown away, and the connection with them."""
-        self.deaf = False
-        """Nothing is forwarded, and nothing is closed: a cable that was pulled."""
+        self.deaf: frozenset[bool] = frozenset()
+        """What is not forwarded while nothing is closed, replies (true) or requests: a cable that was pulled."""
+        self.latency = 0.0
+        """Seconds that bytes take either way."""
+        self.rate = inf
+        """Bytes a second."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, server = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            there, server = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers += [writer, server]
         for source, sink, replies in ((reader, server, False), (there, writer, True)):
             task = asyncio.create_task(self._forward(source, sink, [writer, server], replies=replies))
@@ -35,13 +44,20 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
-                if self.deaf:
+                if replies in self.deaf:
                     continue
                 if replies and self.cutting:
                     self.cutting = False
                     break
+                if wait := self.latency + len(data) / self.rate:
+                    await asyncio.sleep(wait)
                 sink.write(data)
         for writer in both:
+            writer.transport.abort()
+
+    def reset(self) -> None:
+        """Every connection ends, whatever was on its way."""
+        for writer in self._writers:
             writer.transport.abort()
 
     async def close(self) -> None:

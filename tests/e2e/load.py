@@ -1,0 +1,102 @@
+"""A worker process that is never started again and a producer that never stops: what servers are broken under."""
+
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+
+from taskq.testing.history import Killed, Started
+from tests.e2e.harness import PATIENCE, Client, Crew, Fleet, client
+
+SEED = 21
+LEASE = 1.0
+BACKLOG = 200
+"""Jobs that are queued when a fault begins: so many, that most of them are still waiting then."""
+
+
+class Producer:
+    """Enqueues a few jobs again and again, whether or not it is answered."""
+
+    def __init__(self, customer: Client) -> None:
+        self.unanswered = 0
+        self._customer = customer
+        self._chance = random.Random(SEED)
+        self._answered = 0
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Enqueue until told to stop."""
+        while not self._stopped:
+            calls = self._customer.calls("work", [[self._chance.uniform(0.02, 0.1)] for _ in range(5)])
+            if await self._customer.defer(calls):
+                self._answered += 1
+            else:
+                self.unanswered += 1
+            await anyio.sleep(0.05)
+
+    def stop(self) -> None:
+        """The call under way is the last."""
+        self._stopped = True
+
+    async def goes_unanswered(self, times: int) -> None:
+        """Wait until so many more calls have raised."""
+        await _reached(lambda: self.unanswered, self.unanswered + times)
+
+    async def is_answered(self, times: int) -> None:
+        """Wait until so many more calls were answered."""
+        await _reached(lambda: self._answered, self._answered + times)
+
+
+async def _reached(count: Callable[[], int], wanted: int) -> None:
+    with anyio.fail_after(PATIENCE):
+        while count() < wanted:  # noqa: ASYNC110 it does not tell
+            await anyio.sleep(0.02)
+
+
+class Load:
+    """One worker process that is never started again, and a producer."""
+
+    def __init__(self, fleet: Fleet, customer: Client, producer: Producer) -> None:
+        self.fleet = fleet
+        self.customer = customer
+        self.producer = producer
+        self._faults = 0
+
+    async def fill(self) -> None:
+        """Let jobs wait."""
+        assert await self.customer.defer(self.customer.calls("work", [[0.05] for _ in range(BACKLOG)]))
+
+    async def fault(self, what: str) -> None:
+        """Fill the queue, and write down what happens next: a delivery that was not answered is known to nobody."""
+        await self.fill()
+        self._faults += 1
+        self.fleet.journal.write(Killed(what, f"{what}-{self._faults}"))
+
+    async def flows(self, runs: int) -> None:
+        """Wait until the producer was answered and so many more runs have begun."""
+        await self.producer.is_answered(2)
+        await self.fleet.started(self.fleet.count(Started) + runs)
+
+
+@asynccontextmanager
+async def load(url: str, directory: Path) -> AsyncGenerator[Load]:
+    """Begins when jobs flow. At the end they flow still, all are done, and every promise was kept."""
+    with Fleet(directory, Crew(url=url, workers=1, slots=20, lease=LEASE)) as fleet:
+        fleet.revive()
+        async with client(fleet) as customer:
+            producer = Producer(customer)
+            async with anyio.create_task_group() as group:
+                group.start_soon(producer.run)
+                loaded = Load(fleet, customer, producer)
+                await loaded.flows(20)
+                yield loaded
+                await loaded.flows(50)
+                producer.stop()
+            await customer.drained()
+        verdict = fleet.judge()
+        assert fleet.alive(0)
+    assert verdict.holds, str(verdict)
+    assert verdict.counts["acknowledged"] <= verdict.counts["completed"]
+    assert verdict.counts["set aside"] == 0

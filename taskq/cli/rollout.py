@@ -19,8 +19,8 @@ def rollout(state_file: Path, timeout: float) -> int:
     """Roll out the code as it is now, without a gap.
 
     STATE_FILE is that of the running `taskq worker --processes N --state-file STATE_FILE`. New processes start beside
-    the old, which make way once the new ones work: they fetch no more and finish what they run, however long. When a new
-    one ends before the gate is passed, the old ones go on, and this command fails.
+    the old, which make way once the new ones work: they fetch no more and finish what they run, however long. When a
+    new one ends before the gate is passed, the old ones go on, and this command fails.
     """
     before = read_state(state_file)
     if before.phase != "serving":

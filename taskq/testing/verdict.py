@@ -50,6 +50,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """Why jobs were delivered again."""
     restarts: Sequence[float]
     """Seconds from a kill to the next start of each job it interrupted, rising."""
+    handovers: Sequence[float]
+    """Seconds from the end of each run that a drain cut off to the job's next start, rising."""
 
     @property
     def holds(self) -> bool:
@@ -198,11 +200,13 @@ def check(
         "unexplained": [], "overlapping": [], "stale": [], "misnumbered": [*story.twice], "late": [],
     }  # fmt: skip
     restarts: list[float] = []
+    handovers: list[float] = []
     for job, found in jobs.items():
         told = [_cause(earlier, later) for earlier, later in pairwise(found)]
         causes.update(cause for cause in told if cause is not None)
         delays = _delays(found)
         restarts += delays
+        handovers += _handovers(found)
         for offence, broken in (
             ("unexplained", None in told),
             ("overlapping", _overlap(found)),
@@ -227,6 +231,7 @@ def check(
         kills=story.points,
         causes=causes,
         restarts=sorted(restarts),
+        handovers=sorted(handovers),
     )
 
 
@@ -291,6 +296,15 @@ def _delays(deliveries: Sequence[_Delivery]) -> list[float]:
         if delivery.killed < inf
         and delivery.accepted is None
         and not (delivery.gone and position + 1 == len(deliveries))
+    ]
+
+
+def _handovers(deliveries: Sequence[_Delivery]) -> list[float]:
+    """For each run that was cut off and given back: until the job ran again."""
+    return [
+        _resumed(deliveries[position + 1 :]) - delivery.ended
+        for position, delivery in enumerate(deliveries)
+        if delivery.how == "uncounted nack" and delivery.ended is not None and not delivery.returned
     ]
 
 

@@ -2,18 +2,20 @@
 
 import platform
 import random
+import signal
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
+from statistics import median
 
 import anyio
 import pytest
 
 from taskq.job import JobRef
 from taskq.report import read_outcome
-from taskq.testing.history import Started
+from taskq.testing.history import Fetched, Started
 from taskq.testing.verdict import Verdict
 from tests.e2e.harness import QUEUE, Client, Crew, Fleet, client
 from tests.e2e.worker import POINTS
@@ -24,6 +26,9 @@ Report = Callable[[str, str], None]
 SEED = 20
 VICTIMS = (1, 1, 2, 2, 3, 4)
 """How many of four workers die in a round; one of these."""
+
+PATIENCE = 5.0
+"""Seconds that a busy machine may add to what is promised."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -92,6 +97,59 @@ def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:
         "at a named point; then nothing is enqueued until all jobs are done. An interrupted job has the lease and 5 s "
         "to start again. The promises are those of `taskq.testing.verdict`.\n\n"
         f"{shown}\n\n"
+        f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}.\n"
+    )
+
+
+@pytest.mark.timeout(3600)
+async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_cost(
+    url: str, tmp_path: Path, rounds: Rounds, report: Report
+) -> None:
+    chance = random.Random(SEED)
+    crew = Crew(url=url, grace=0.2)
+    ends: list[float] = []
+    with Fleet(tmp_path, crew) as fleet:
+        fleet.revive()
+        async with client(fleet) as customer:
+            for _ in range(rounds(6, 200)):
+                await customer.defer(customer.calls("work", [[chance.uniform(0.02, 1.0)] for _ in range(16)]))
+                await anyio.sleep(chance.uniform(0.0, 0.3))
+                place, asked = chance.randrange(crew.workers), anyio.current_time()
+                fleet.terminate(place)
+                # One that has not begun to work has nothing to hand over.
+                assert await fleet.ended(place) in (0, -signal.SIGTERM)
+                ends.append(anyio.current_time() - asked)
+                fleet.revive()
+            await customer.drained()
+        verdict = fleet.judge()
+        counted = fleet.count(Fetched, lambda fetched: fetched.attempt > 1 or fetched.losses > 0)
+    report(f"drain-{url.partition(':')[0]}", drain_report(url, crew, ends, verdict, counted))
+    assert verdict.holds, str(verdict)
+    assert verdict.causes.keys() == {"given back"}
+    assert not counted
+    assert max(ends) < crew.grace + 2.0 + PATIENCE
+    assert verdict.handovers[-1] < 2.0 + PATIENCE
+
+
+def drain_report(url: str, crew: Crew, ends: Sequence[float], verdict: Verdict, counted: int) -> str:
+    """What the run has shown, as a page."""
+    backend = url.partition(":")[0]
+    rows = {
+        "jobs": verdict.counts["acknowledged"],
+        "lost": len(verdict.offences["lost"]),
+        "overlapping": len(verdict.offences["overlapping"]),
+        "attempts or losses counted": counted,
+        "runs cut off and handed over": len(verdict.handovers),
+        "from SIGTERM to the exit, longest": f"{max(ends):.2f} s",
+        "from a cut-off to the next start, median": f"{median(verdict.handovers):.2f} s",
+        "from a cut-off to the next start, longest": f"{verdict.handovers[-1]:.2f} s",
+    }
+    shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"# Drain test on {backend}\n\n"
+        f"{len(ends)} times SIGTERM at a random moment to one of {crew.workers} worker processes ({crew.slots} slots "
+        f"each, grace {crew.grace:g} s), while jobs of up to a second are enqueued and run.\n\n"
+        f"| | |\n|---|---:|\n{shown}\n\n"
         f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}.\n"
     )
 

@@ -51,6 +51,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     transaction: bool = False
     on_dead: str | None = None
     middleware: Sequence[Middleware] = ()
+    precondition: Callable[..., Any] | None = None
     dependencies: Mapping[str, Dependency] = {}
     version: int = 1
     upcast: Upcast | None = None

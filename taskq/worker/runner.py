@@ -6,10 +6,11 @@ from contextlib import suppress
 from typing import Any, TypedDict
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from taskq.broker import Transactions
-from taskq.context import Current, running
+from taskq.codec import Codec
+from taskq.context import Current, Means, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
 from taskq.job import Delivery
 from taskq.middleware import Handler
@@ -26,6 +27,7 @@ from taskq.outcome import (
     decide,
     screen,
 )
+from taskq.store import Store
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
@@ -41,6 +43,18 @@ class Runnable(Struct, frozen=True):
     transaction: bool
     version: int = 1
     upcast: Upcast | None = None
+    codec: Codec = field(default_factory=Codec)
+
+    def means(self, store: Store | None, transactions: Transactions | None) -> Means:
+        """What its runs may use of a backend that has these parts."""
+        return Means(
+            loop=asyncio.get_running_loop(),
+            store=store,
+            transactions=transactions,
+            codec=self.codec,
+            resumes=self.policy.guarantee == "at_least_once",
+            in_transaction=self.transaction,
+        )
 
 
 class Run:
@@ -72,7 +86,7 @@ class Run:
         self.lost = False
         """Somebody else has the job: nothing of this run counts any more."""
         self.settled = False
-        """Settled by its own transaction."""
+        """Its end was accepted, by its own transaction or by the broker."""
         self.started: float | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
@@ -116,8 +130,10 @@ class Runner:
         runnables: Mapping[str, Runnable],
         transactions: Transactions | None,
         recall: Callable[[Run], Awaitable[Decision | None]],
+        store: Store | None = None,
     ) -> None:
         self._runnables = runnables
+        self._means = {name: runnable.means(store, transactions) for name, runnable in runnables.items()}
         self._transactions = transactions
         self._recall = recall
         """What an earlier delivery decided without living to settle it."""
@@ -148,7 +164,7 @@ class Runner:
             return run, Undecodable(error)
         run.runnable = runnable
         run.timeout = timeout
-        run.current = Current(delivery, arguments)
+        run.current = Current(delivery, arguments, self._means[delivery.job.task])
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:
@@ -157,6 +173,12 @@ class Runner:
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
+        outcome = await self._outcome(run, runnable, current)
+        if current.notes is not None and not isinstance(outcome, Returned):
+            await current.notes.leave()
+        return outcome
+
+    async def _outcome(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
         running.set(current)
         try:
             if run.delivery.losses or run.delivery.job.headers:

@@ -66,7 +66,7 @@ class Worker:
         effects = Effects(backend)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions, effects.find),
+            Runner(runnables, backend.transactions, effects.find, backend.store),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -84,7 +84,7 @@ class Worker:
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
         )
         self._settler = Settler(
-            backend.broker,
+            backend,
             events,
             self._contact,
             carry_out=effects.carry_out,

@@ -11,7 +11,7 @@ CODE   := $(wildcard taskq backends tests examples benchmarks)
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup check test test-long demo docs bench clean
+.PHONY: help setup check test test-long demo docs bench bench-full clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,8 +37,11 @@ demo: $(VENV)/.demo  ## a newsletter whose worker is killed in the middle: each 
 docs: $(VENV)/.docs  ## the documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-bench: $(VENV)/.bench  ## the benchmarks, beside their peers
-	$(PY) -m benchmarks
+bench: $(VENV)/.bench  ## the benchmarks beside the peers, in less than 15 minutes; SECTION=redis for one part
+	$(PY) -m benchmarks $(SECTION)
+
+bench-full: $(VENV)/.bench  ## the same with more rounds, larger sizes and the slow peers
+	$(PY) -m benchmarks $(SECTION) --full
 
 clean:  ## remove all that was made
 	rm -rf $(VENV) $(SQS) site dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -67,7 +70,7 @@ $(VENV)/.docs: $(VENV)/.demo requirements/docs.txt
 	$(PY) $(PIP) -r requirements/docs.txt
 	@touch $@
 
-$(VENV)/.bench: $(VENV)/.demo requirements/bench.txt
+$(VENV)/.bench: $(VENV)/.test requirements/bench.txt
 	$(PY) $(PIP) -r requirements/bench.txt
 	@touch $@
 

@@ -1,52 +1,103 @@
-"""Runs every question, writes ``results.json`` and the table in both ``README.md``."""
+"""``python -m benchmarks [SECTION…] [--full]`` measures all sections, or these, and writes down what it found."""
 
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+import argparse
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
-import msgspec
+from msgspec import Struct
 
-from benchmarks import sleepers, sqlite, startup, worker_line
-from benchmarks.measure import Comparison, Side, machine
-
-HERE = Path(__file__).parent
-BEGIN, END = "<!-- table: written by python -m benchmarks -->\n", "<!-- end of table -->\n"
-QUESTIONS = {"startup": startup, "worker_line": worker_line, "sleepers": sleepers, "sqlite": sqlite}
-
-
-def main(names: Sequence[str]) -> None:
-    """Ask these questions, or all; only a run of all is written down."""
-    results = [comparison for name in names or QUESTIONS for comparison in QUESTIONS[name].run()]
-    table = render(results)
-    print(table)
-    if not names:
-        results_file = HERE / "results.json"
-        results_file.write_bytes(msgspec.json.format(msgspec.json.encode({"machine": machine(), "results": results})))
-        for readme in (HERE / "README.md", HERE.parent / "README.md"):
-            head, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-            _, _, tail = rest.partition(END)
-            readme.write_text(head + BEGIN + table + END + tail, encoding="utf-8")
+from benchmarks import defer, grounds, processing, sleepers, sqlite, startup, worker_line
+from benchmarks.bars import judge
+from benchmarks.beside import Table
+from benchmarks.driver import prepare, versions
+from benchmarks.environments import Missing
+from benchmarks.grounds import Ground
+from benchmarks.measure import machine
+from benchmarks.report import Section, bars_of, stored, write
+from benchmarks.sides import POSTGRES, REDIS, Side
 
 
-def render(results: Sequence[Comparison]) -> str:
-    """One row a question: medians with their spread, the ratio, the bar."""
-    lines = ["| question | taskq | beside it | ratio | bar | met |", "|---|---|---|---|---|---|"]
-    for result in results:
-        ours, *others = result.sides
-        beside = "; ".join(f"{side.name} {figure(side, result.unit)}" for side in others)
-        met = "yes" if result.met else "**no**"
-        cells = (result.question, figure(ours, result.unit), beside, f"{result.ratio:.2f} ×", result.bar, met)
-        lines.append(f"| {' | '.join(cells)} |")
-    where = ", ".join(f"{name} {value}" for name, value in machine().items())
-    return "\n".join([*lines, "", f"Median (least–most) of the rounds. {where}.", ""])
+class Profile(Struct, frozen=True):
+    """How much is measured."""
+
+    name: str
+    rounds: int
+    slow: bool
+    """Also the peers that take long."""
 
 
-def figure(side: Side, unit: str) -> str:
-    """A median with its spread."""
-    digits = 0 if side.median >= 1000 else 2
-    low, middle, high = (f"{value:,.{digits}f}" for value in (min(side.figures), side.median, max(side.figures)))
-    return f"{middle} {unit} ({low}–{high})"
+SHORT, FULL = Profile("short", 3, False), Profile("full", 5, True)
+
+
+def core(profile: Profile) -> Section:
+    """The core on memory and SQLite."""
+    modules = (startup, worker_line, sleepers, sqlite)
+    found = [comparison for module in modules for comparison in module.run(profile.rounds)]
+    return Section(now(), profile.name, machine(), {}, found)
+
+
+def beside_peers(
+    profile: Profile, opened: Callable[[], AbstractContextManager[Ground]], chosen: Sequence[Side]
+) -> Section:
+    """One server, taskq and its peers on it."""
+    sides: list[Side] = []
+    missing: dict[str, str] = {}
+    with opened() as ground:
+        for side in chosen:
+            if side.slow and not profile.slow:
+                missing[side.name] = "slow: in the full profile only"
+                continue
+            try:
+                prepare(side, ground)
+            except Missing as reason:
+                missing[side.name] = str(reason)
+            else:
+                sides.append(side)
+        tables = list(questions(profile, ground, sides))
+    found = {side.name: versions(side) for side in sides}
+    return Section(now(), profile.name, machine(), found, judge(tables), tables, missing)
+
+
+def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
+    """All that is asked on a server."""
+    fast = [side for side in sides if side.kind in ("taskq", "asyncio")]
+    return [
+        processing.ask(ground, sides, "noop", profile.rounds),
+        processing.ask(ground, fast, "nap", profile.rounds),
+        *(defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS),
+    ]
+
+
+SECTIONS: Mapping[str, Callable[[Profile], Section]] = {
+    "core": core,
+    "redis": lambda profile: beside_peers(profile, grounds.redis, REDIS),
+    "postgres": lambda profile: beside_peers(profile, grounds.postgresql, POSTGRES),
+}
+
+
+def now() -> str:
+    """To the minute."""
+    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def main() -> None:
+    """Measure, and write each section as soon as it is there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "sections", nargs="*", choices=[*SECTIONS, []], help=f"of {', '.join(SECTIONS)}; all by default"
+    )
+    parser.add_argument("--full", action="store_true", help="five rounds instead of three, and the slow peers, too")
+    parser.add_argument("--dry", action="store_true", help="write nothing down")
+    said = parser.parse_args()
+    profile = FULL if said.full else SHORT
+    for name in said.sections or SECTIONS:
+        section = SECTIONS[name](profile)
+        print(bars_of({name: section}))
+        if not said.dry:
+            known = {**stored(), name: section}
+            write({one: known[one] for one in SECTIONS if one in known})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

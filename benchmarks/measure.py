@@ -11,13 +11,11 @@ from importlib.metadata import version
 
 from msgspec import Struct
 
-ROUNDS = 5
-
 Round = Callable[[], float]
 """Runs one round in a process or loop of its own and answers its figure; raises when its ledger is not clean."""
 
 
-class Side(Struct, frozen=True):
+class Series(Struct, frozen=True):
     """One side of a comparison: its figures, in the order of the rounds."""
 
     name: str
@@ -33,7 +31,7 @@ class Comparison(Struct, frozen=True):
 
     question: str
     unit: str
-    sides: list[Side]
+    sides: list[Series]
     ratio: float
     """The first side to the best of the others, the median of the rounds' own ratios."""
     bar: str
@@ -45,24 +43,25 @@ def compare(
     unit: str,
     sides: Mapping[str, Round],
     *,
+    rounds: int,
     bar: str,
     met: Callable[[float], bool] = lambda _ratio: True,
     first: Callable[[float], bool] = lambda _figure: True,
 ) -> Comparison:
-    """Run the sides in turn, ROUNDS times; the ratio of a round compares the first side with the best of the others.
+    """Run the sides in turn, so many rounds; the ratio of a round compares the first side with the best of the others.
 
     ``met`` judges the ratio, ``first`` the first side's own median.
     """
     figures: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for name, run in sides.items():
             figures[name].append(run())
-            print(f"  {question}: round {number + 1}/{ROUNDS}, {name}: {figures[name][-1]:,.4g} {unit}", flush=True)
+            print(f"  {question} {number + 1}/{rounds} {name}: {figures[name][-1]:,.4g} {unit}", flush=True)
     ours, *others = figures.values()
     best = max(others, key=statistics.median) if "/s" in unit else min(others, key=statistics.median)
     ratio = statistics.median(one / other for one, other in zip(ours, best, strict=True))
     met_all = met(ratio) and first(statistics.median(ours))
-    return Comparison(question, unit, [Side(name, values) for name, values in figures.items()], ratio, bar, met_all)
+    return Comparison(question, unit, [Series(name, values) for name, values in figures.items()], ratio, bar, met_all)
 
 
 def in_new_process(module: str, *arguments: str) -> float:

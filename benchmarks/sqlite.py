@@ -87,7 +87,7 @@ def rate(
     return JOBS / seconds
 
 
-def beside_huey(durability: str, options: str, fsync: str) -> Comparison:
+def beside_huey(rounds: int, durability: str, options: str, fsync: str) -> Comparison:
     """The same durability on both sides, each at its better setting: slots and loop here, threads there."""
     return compare(
         f"worker on SQLite (1,000 slots, uvloop) beside huey's SQLite storage, no-op jobs, {durability}",
@@ -97,21 +97,23 @@ def beside_huey(durability: str, options: str, fsync: str) -> Comparison:
             "huey, 1 thread": partial(in_new_process, "benchmarks.huey_worker", "1", fsync),
             "huey, 4 threads": partial(in_new_process, "benchmarks.huey_worker", "4", fsync),
         },
+        rounds=rounds,
         bar="at least 10 ×",
         met=lambda ratio: ratio >= 10.0,
     )
 
 
-def run() -> list[Comparison]:
+def run(rounds: int) -> list[Comparison]:
     """At least half of the bare loop, at least ten times huey."""
     return [
         compare(
             "worker on SQLite, no-op jobs, 100 slots",
             "jobs/s",
             {"taskq": partial(rate, taskq_worker), "same statements, bare": partial(rate, bare_loop)},
+            rounds=rounds,
             bar="at least 0.5 ×",
             met=lambda ratio: ratio >= 0.5,
         ),
-        beside_huey("every commit on disk", "", "fsync"),
-        beside_huey("no waiting for the disk", "?synchronous=off", ""),
+        beside_huey(rounds, "every commit on disk", "", "fsync"),
+        beside_huey(rounds, "no waiting for the disk", "?synchronous=off", ""),
     ]

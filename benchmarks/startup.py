@@ -44,7 +44,7 @@ def idle_worker() -> float:
             worker.wait()
 
 
-def run() -> list[Comparison]:
+def run(rounds: int) -> list[Comparison]:
     """100 ms and 25 MiB for the import, 45 MiB for an idle worker."""
     return [
         compare(
@@ -54,6 +54,7 @@ def run() -> list[Comparison]:
                 "taskq": lambda: printed(IMPORT_TIME.format("import taskq")),
                 "asyncio alone": lambda: printed(IMPORT_TIME.format("import asyncio")),
             },
+            rounds=rounds,
             bar="at most 100 ms",
             first=lambda milliseconds: milliseconds <= 100.0,
         ),
@@ -64,6 +65,7 @@ def run() -> list[Comparison]:
                 "taskq": lambda: printed(IMPORT_MEMORY.format("import taskq")),
                 "asyncio alone": lambda: printed(IMPORT_MEMORY.format("import asyncio")),
             },
+            rounds=rounds,
             bar="at most 25 MiB",
             first=lambda mebibytes: mebibytes <= 25.0,
         ),
@@ -71,6 +73,7 @@ def run() -> list[Comparison]:
             "memory of an idle worker",
             "MiB",
             {"taskq worker": idle_worker, "bare Python": lambda: printed(f"print({RSS})")},
+            rounds=rounds,
             bar="at most 45 MiB",
             first=lambda mebibytes: mebibytes <= 45.0,
         ),

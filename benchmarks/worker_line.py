@@ -61,8 +61,8 @@ def bare_loop() -> float:
     return seconds / JOBS * 1e6
 
 
-def run() -> list[Comparison]:
+def run(rounds: int) -> list[Comparison]:
     """At most five times a bare loop."""
     question = "worker line on memory, no-op jobs, 100 slots"
     sides = {"taskq": worker_line, "create_task + done callback": bare_loop}
-    return [compare(question, "µs a job", sides, bar="at most 5 ×", met=lambda ratio: ratio <= 5.0)]
+    return [compare(question, "µs a job", sides, rounds=rounds, bar="at most 5 ×", met=lambda ratio: ratio <= 5.0)]

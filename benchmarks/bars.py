@@ -1,0 +1,95 @@
+"""What is asked of taskq beside others, and whether it is met."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from benchmarks.beside import Row, Table, ratio
+from benchmarks.measure import Comparison, Series
+from benchmarks.sides import Kind
+
+PYTHON: tuple[Kind, ...] = ("asyncio", "blocking")
+ANY: tuple[Kind, ...] = ("asyncio", "blocking", "foreign")
+
+
+class Bar(Struct, frozen=True, kw_only=True):
+    """One figure of taskq to the best of some others."""
+
+    table: str
+    figure: str = "rate"
+    unit: str = "jobs/s"
+    beside: str
+    """Who they are, in words."""
+    kinds: tuple[Kind, ...] = ()
+    sides: tuple[str, ...] = ()
+    """By kind, or by name."""
+    ideal: float = 0.0
+    """Or a figure that nobody can beat."""
+    least: float = 0.0
+    most: float = math.inf
+
+
+BARS: Sequence[Bar] = (
+    Bar(table="redis/noop", beside="the fastest Python peer", kinds=PYTHON, least=10),
+    Bar(table="redis/noop", beside="the fastest in another language", kinds=("foreign",), least=2.5),
+    Bar(table="redis/noop", beside="the same scripts in a bare loop", kinds=("limit",), least=0.5),
+    Bar(
+        table="redis/noop",
+        figure="cpu",
+        unit="µs of worker CPU",
+        beside="the leanest Python peer",
+        kinds=PYTHON,
+        most=0.1,
+    ),
+    Bar(table="redis/nap", beside="the ideal", ideal=10_000, least=0.8),
+    Bar(table="redis/one", beside="the best asyncio peer", kinds=("asyncio",), least=1.8),
+    Bar(table="redis/one", beside="a bare awaited EVALSHA", kinds=("limit",), least=0.75),
+    Bar(table="redis/flight", beside="the fastest Python peer", kinds=PYTHON, least=5),
+    Bar(table="redis/flight", beside="BullMQ", sides=("BullMQ",), least=2),
+    Bar(table="redis/bulk", beside="the fastest Python peer", kinds=PYTHON, least=6),
+    Bar(table="redis/bulk", beside="Sidekiq", sides=("Sidekiq",), least=0.9),
+    Bar(table="redis/idle", figure="p50", unit="ms", beside="the best asyncio peer", kinds=("asyncio",), most=1.0),
+    Bar(table="postgres/noop", beside="the fastest Python peer", kinds=PYTHON, least=2.5),
+    Bar(table="postgres/noop", beside="procrastinate", sides=("procrastinate",), least=15),
+    Bar(table="postgres/noop", beside="graphile-worker in batches", sides=("graphile-worker",), least=1),
+    Bar(table="postgres/noop", beside="the same statements in a bare loop", kinds=("limit",), least=0.5),
+    Bar(table="postgres/nap", beside="the ideal", ideal=10_000, least=0.8),
+    Bar(table="postgres/one", beside="the best peer of any language", kinds=ANY, least=1),
+    Bar(table="postgres/flight", beside="the best peer of any language", kinds=ANY, least=6),
+    Bar(table="postgres/bulk", beside="the best peer of any language", kinds=ANY, least=1.2),
+    Bar(table="postgres/idle", figure="p50", unit="ms", beside="the best peer of any language", kinds=ANY, most=0.7),
+)
+
+
+def judge(tables: Sequence[Table]) -> list[Comparison]:
+    """Each bar of these tables; a bar nobody could be measured for says so."""
+    return [found for table in tables for bar in BARS if bar.table == table.key for found in _judge(bar, table)]
+
+
+def _judge(bar: Bar, table: Table) -> list[Comparison]:
+    ours = table.row("taskq")
+    if ours is None:
+        return []
+    if bar.ideal:
+        share = ours.median(bar.figure) / bar.ideal
+        others = [Series("ideal", [bar.ideal])]
+    else:
+        best = _best(bar, [row for row in table.rows if row.kind in bar.kinds or row.side in bar.sides])
+        if best is None:
+            return []
+        share, others = ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
+    sides = [Series("taskq", ours.figures(bar.figure)), *others]
+    asked = f"at least {bar.least:g} ×" if bar.least else f"at most {bar.most:g} ×"
+    name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL")
+    question = f"{name}: {table.title}, beside {bar.beside}"
+    return [Comparison(question, bar.unit, sides, share, asked, bar.least <= share <= bar.most)]
+
+
+def _best(bar: Bar, rows: Sequence[Row]) -> Row | None:
+    measured = [row for row in rows if row.figures(bar.figure)]
+    if not measured:
+        return None
+    choose = max if bar.least else min
+    return choose(measured, key=lambda row: statistics.median(row.figures(bar.figure)))

@@ -1,0 +1,111 @@
+"""Runs one side's program once, and judges whether the run counts."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.environments import ROOT, Missing, python_of
+from benchmarks.grounds import Ground
+from benchmarks.sides import Side
+
+PATIENCE = 30.0
+
+
+class Uncounted(Exception):
+    """A run that failed, or whose ledger is not clean."""
+
+
+class Program:
+    """A program that runs: its first line tells that the first job ran, its last one is the answer."""
+
+    def __init__(self, side: Side, ground: Ground, url: str, role: str, **order: Any) -> None:
+        said: dict[str, Any] = {"role": role, "url": url, "slots": side.slots, "server": ground.pid}
+        said |= {"options": side.options, "patience": PATIENCE, **order}
+        command = [str(python_of(side.environment)), "-m", f"benchmarks.peers.{side.program}", json.dumps(said)]
+        self._name = f"{side.name} ({role})"
+        self._child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def first(self) -> None:
+        """Returns when it has run its first job."""
+        assert self._child.stdout is not None
+        if self._child.stdout.readline() != "first\n":
+            raise Uncounted(f"{self._name}: no job ran")
+
+    def answer(self) -> dict[str, Any]:
+        """What it found, once it has ended. Raises Uncounted, and Missing for what its library cannot do."""
+        try:
+            out, errors = self._child.communicate(timeout=PATIENCE + 30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise Uncounted(f"{self._name}: it did not end") from None
+        lines = out.splitlines()
+        if self._child.returncode or not lines:
+            raise Uncounted(f"{self._name}: {' | '.join(errors.splitlines()[-3:])}")
+        answer: dict[str, Any] = json.loads(lines[-1])
+        if "missing" in answer:
+            raise Missing(answer["missing"])
+        dirty = {name: answer[name] for name in ("lost", "duplicated", "unexplained") if answer.get(name)}
+        if dirty:
+            raise Uncounted(f"{self._name}: {dirty}")
+        return answer
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._child.kill()
+        self._child.communicate()
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+
+def do(side: Side, ground: Ground, url: str, role: str, **order: Any) -> dict[str, Any]:
+    """What a program answers."""
+    program = Program(side, ground, url, role, **order)
+    try:
+        return program.answer()
+    except BaseException:
+        program.kill()
+        raise
+
+
+def prepare(side: Side, ground: Ground) -> None:
+    """Its environment, and its schema. Raises Missing with the reason."""
+    python_of(side.environment)
+    try:
+        do(side, ground, ground.blank(side.program), "setup")
+    except Missing:
+        return  # It needs none.
+    except Uncounted as error:
+        raise Missing(str(error)) from error
+
+
+def fill(side: Side, ground: Ground, url: str, jobs: int, kind: str = "noop", first: int = 0) -> None:
+    """So many jobs waiting."""
+    try:
+        do(side, ground, url, "defer", jobs=jobs, how="bulk", kind=kind, first=first)
+    except Missing:
+        do(side, ground, url, "defer", jobs=jobs, how="flight", kind=kind, first=first)
+
+
+def per_job(before: Mapping[str, float], after: Mapping[str, float], jobs: int) -> dict[str, float]:
+    """What the server did for each."""
+    return {name: (after[name] - before[name]) / jobs for name in before}
+
+
+def versions(side: Side) -> dict[str, str]:
+    """Of what a side stands on; empty if that is unknown."""
+    command = [
+        str(python_of(side.environment)),
+        "-m",
+        f"benchmarks.peers.{side.program}",
+        '{"role":"versions","url":""}',
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+        return {}
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])["versions"]
+    return found

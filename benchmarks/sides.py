@@ -1,0 +1,53 @@
+"""Who is measured: each side with its program, its environment and its best settings."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Kind = Literal["taskq", "limit", "asyncio", "blocking", "foreign"]
+"""taskq, the bare loop around its server calls, or a peer: on asyncio, on threads or processes, in another language."""
+
+
+class Side(Struct, frozen=True, kw_only=True):
+    """One side, and how many jobs keep it busy for about a second."""
+
+    name: str
+    program: str
+    environment: str = ""
+    """Of its own; "" is ours."""
+    jobs: int
+    naps: int = 2_000
+    defers: int = 1_000
+    slots: int = 100
+    options: Mapping[str, Any] = {}
+    kind: Kind = "asyncio"
+    slow: bool = False
+    """Measured in the full profile only."""
+
+
+def peer(name: str, program: str = "", **settings: Any) -> Side:
+    """A peer whose environment has its program's name."""
+    program = program or name
+    return Side(name=name, program=program, environment=program, **settings)
+
+
+TASKQ = Side(name="taskq", program="ours", kind="taskq", jobs=20_000, naps=8_000, defers=4_000)
+
+REDIS: Sequence[Side] = (
+    TASKQ,
+    Side(name="bare scripts", program="bare_redis", jobs=20_000, naps=8_000, defers=4_000, kind="limit"),
+    peer("streaq", jobs=2_000, naps=2_000),
+    peer("saq", jobs=3_000),
+    peer("arq", jobs=3_000),
+    peer("taskiq list", "taskiq", jobs=4_000, naps=3_000, options={"shape": "list"}),
+    peer("taskiq stream", "taskiq", jobs=4_000, naps=3_000, options={"shape": "stream"}),
+)
+
+POSTGRES: Sequence[Side] = (
+    TASKQ,
+    Side(name="bare statements", program="bare_postgres", jobs=20_000, naps=8_000, defers=2_000, kind="limit"),
+    peer("pgqueuer", jobs=15_000, naps=8_000, options={"batch": 100}),
+    peer("procrastinate", jobs=600, naps=600),
+    peer("saq", jobs=1_000, naps=1_000),
+)

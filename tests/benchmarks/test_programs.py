@@ -1,0 +1,84 @@
+"""The benchmark's programs that stand on our own code do what they are ordered, so that they do not rot."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from benchmarks import defer, grounds, processing
+from benchmarks.bars import judge
+from benchmarks.beside import Row, Table, ratio, side_by_side
+from benchmarks.driver import Uncounted, prepare
+from benchmarks.environments import Missing
+from benchmarks.grounds import Ground
+from benchmarks.report import bars_of, rows_of
+from benchmarks.sides import POSTGRES, REDIS, TASKQ, Side
+
+GROUNDS: dict[str, tuple[Callable[[], AbstractContextManager[Ground]], Sequence[Side]]] = {
+    "redis": (grounds.redis, REDIS),
+    "postgres": (grounds.postgresql, POSTGRES),
+}
+
+
+@pytest.mark.parametrize("name", GROUNDS)
+def test_ours_and_the_bare_loop_end_each_job_once(name: str) -> None:
+    opened, sides = GROUNDS[name]
+    ours = [replace(side, jobs=50, defers=10) for side in sides if side.kind in ("taskq", "limit")]
+    with opened() as ground:
+        for side in ours:
+            prepare(side, ground)
+        tables = [processing.ask(ground, ours, "noop", 1), defer.ask(ground, ours, "one", 1)]
+    for table in tables:
+        assert [(row.side, len(row.figures("rate")), row.dirty) for row in table.rows] == [
+            (side.name, 1, []) for side in ours
+        ]
+    assert [comparison.sides[1].name for comparison in judge(tables)] == [ours[1].name] * len(judge(tables))
+
+
+def test_a_run_whose_ledger_is_not_clean_does_not_count() -> None:
+    tries: list[str] = []
+
+    def once(side: Side) -> dict[str, float]:
+        tries.append(side.name)
+        raise Uncounted("lost: 1")
+
+    table = side_by_side("redis/noop", "nothing", [("rate", "jobs/s")], [TASKQ], once, 1)
+    assert tries == ["taskq", "taskq"]
+    assert table.row("taskq") is None
+    assert rows_of(table)[-1] == "| taskq | 0 of 1 clean; not counted: 2 (lost: 1) |"
+
+
+def test_a_peer_that_is_not_there_is_skipped_with_the_reason() -> None:
+    def once(_side: Side) -> dict[str, float]:
+        raise Missing("no node")
+
+    table = side_by_side("redis/noop", "nothing", [("rate", "jobs/s")], [TASKQ], once, 3)
+    assert rows_of(table)[-1] == "| taskq | no node |"
+
+
+def test_a_ratio_is_taken_inside_a_round() -> None:
+    ours = Row("taskq", "taskq", [{"rate": 10.0}, {"rate": 100.0}, {}])
+    other = Row("peer", "asyncio", [{"rate": 1.0}, {"rate": 10.0}, {"rate": 1.0}])
+    assert ratio(ours, other, "rate") == 10.0
+
+
+def test_a_bar_that_is_missed_says_so() -> None:
+    rows = [Row("taskq", "taskq", [{"rate": 10.0}]), Row("saq", "asyncio", [{"rate": 5.0}])]
+    (found,) = judge([Table("redis/one", "defer, one by one", [], rows)])[:1]
+    assert (found.ratio, found.met) == (2.0, True)
+    rows[1].rounds[0]["rate"] = 9.0
+    assert not judge([Table("redis/one", "defer, one by one", [], rows)])[0].met
+    assert bars_of({}).startswith("| question")
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are counted by /proc")
+def test_the_cpu_of_a_process_is_counted() -> None:
+    from benchmarks.peers.recorder import burn, cpu_of
+
+    before = cpu_of(os.getpid())
+    while cpu_of(os.getpid()) == before:
+        burn()
+    assert cpu_of(0) == 0.0

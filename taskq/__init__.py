@@ -6,6 +6,7 @@ from taskq.context import Current, current
 from taskq.depends import Depends
 from taskq.errors import Discard, RetryIn, Snooze, TaskqError
 from taskq.handle import JobHandle
+from taskq.limits import Concurrency, RateLimit
 from taskq.report import Death
 from taskq.retry import Retry
 from taskq.task import Task
@@ -14,11 +15,13 @@ from taskq.tasks import Tasks
 __all__ = [
     "App",
     "Codec",
+    "Concurrency",
     "Current",
     "Death",
     "Depends",
     "Discard",
     "JobHandle",
+    "RateLimit",
     "Retry",
     "RetryIn",
     "Snooze",

@@ -34,7 +34,8 @@ from taskq.errors import (
 from taskq.events import Events, JobVetoed
 from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
-from taskq.ledger.notes import Progress, read_progress
+from taskq.limits.holding import Holding
+from taskq.limits.outside import holding
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
 from taskq.portal import Portal, refuse_inside_a_loop
@@ -241,16 +242,12 @@ class App:
         delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
         async with self._live.scope.inner("worker") as scope:
             runnable = await self._recipe.runnable(task, self._recipe.executors(), scope)
-            means = runnable.means(self.backend.store, self.backend.transactions)
-            current = Current(delivery, runnable.decode(job.body), means)
+            current = Current(delivery, runnable.decode(job.body))
             token = running.set(current)
             try:
                 value = await runnable.handler(current)
             finally:
                 running.reset(token)
-                if current.notes is not None:
-                    await current.notes.end()
-                    await current.notes.forget()
         return task.decode(runnable.encode(value))
 
     async def _pass(self, job: Job) -> Job:
@@ -267,6 +264,10 @@ class App:
         except (Vetoed, PayloadTooLarge) as error:
             return error
         return job
+
+    def limited(self, limit: Holding) -> AbstractAsyncContextManager[None]:
+        """Enter a limit outside of a job: ``async with app.limited(smtp.of("example.org")):``."""
+        return holding(self.store, self.settings.lease, limit)
 
     # Looking and operating
 
@@ -287,10 +288,6 @@ class App:
     async def lookup(self, ref: JobRef) -> Record | None:
         """A live job or dead letter."""
         return await self.admin.lookup(ref)
-
-    async def progress(self, ref: JobRef) -> Progress | None:
-        """What a live job or dead letter said last of how far it is."""
-        return await read_progress(self.store, ref)
 
     async def cancel(self, ref: JobRef) -> bool:
         """Ask for a job to be cancelled; False when it has ended."""

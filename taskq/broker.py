@@ -245,6 +245,8 @@ class Backend(Struct, frozen=True, kw_only=True):
     results: Results | None = None
     hints: Hints | None = None
     store: Store | None = None
+    open_store: Callable[[], AbstractAsyncContextManager[Store]] | None = None
+    """Opens a handle of the store of its own, to be used from another thread's event loop."""
     transactions: Transactions | None = None
     admin: Admin | None = None
     doctor: Doctor | None = None

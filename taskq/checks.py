@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from taskq.broker import Backend, Finding, Traits
 from taskq.errors import MissingCapability
+from taskq.limits.limit import waits
 from taskq.options import CallOptions
 from taskq.task import Definition
 
@@ -16,6 +17,8 @@ def missing(definition: Definition, options: CallOptions, backend: Backend) -> S
         (definition.policy.guarantee not in traits.delivery, f"delivery {definition.policy.guarantee}", companion),
         (options.unique is not False and not traits.unique, "unique keys", companion),
         (options.group is not False and not traits.groups, "groups", companion),
+        (any(map(waits, definition.limits)) and not traits.groups, "groups for its Concurrency", companion),
+        (bool(definition.limits) and backend.store is None, "a store for its limits", companion),
         (options.id is not None and not traits.idempotent, "ids of one's own", companion),
         (options.priority != 0 and not traits.ordered, "priorities", "use a queue for each priority"),
         (bool(definition.keep) and backend.results is None, "kept results", companion),

@@ -14,10 +14,8 @@
     │   ├── JobFailed            type, message, traceback as text
     │   └── JobCancelled · JobExpired · JobTimeout · JobDiscarded · JobLost
     ├── DeferError               the call was understood and refused
-    │   ├── Conflict · Vetoed
+    │   ├── Conflict · Vetoed · LimitExceeded
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
-    ├── RunError                 what a run learns of its own job
-    │   └── StaleRun · EffectUnknown
     └── ResultNotReady · ResultNotKept
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
 """
@@ -132,24 +130,21 @@ class Vetoed(DeferError):
     """A defer middleware refused the job."""
 
 
+class LimitExceeded(DeferError):
+    """A limit had nothing to grant in the time given; a handler that lets it pass runs again later, uncounted."""
+
+    def __init__(self, message: str, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+        """Seconds after which it is worth another try."""
+
+
 class PartlyEnqueued(DeferError):
     """Some jobs of a bulk call were not enqueued; ``errors`` maps their index to the reason."""
 
     def __init__(self, message: str, errors: Mapping[int, TaskqError]) -> None:
         super().__init__(message)
         self.errors = errors
-
-
-class RunError(TaskqError):
-    """What a run learns of its own job; let it pass, and the job is treated as it must be."""
-
-
-class StaleRun(RunError):
-    """Another run has this job by now: whatever this one does no longer counts."""
-
-
-class EffectUnknown(RunError):
-    """A run died between the start of an effect and its end: somebody has to find out whether it happened."""
 
 
 class ResultNotReady(TaskqError):

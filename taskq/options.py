@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from taskq.broker import Guarantee
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME, OnConflict
+from taskq.limits.limit import Limit, check_limits
 from taskq.middleware import Middleware
 from taskq.retry import Retry
 from taskq.unique import KeySpec
@@ -92,8 +93,8 @@ class TaskOptions(Options, total=False):
     """Of its arguments, from 1: workers that know only an older one leave newer calls to others, uncounted."""
     upcast: Upcast
     """Brings an older call's arguments up to this version: ``upcast(version, arguments)`` answers the arguments."""
-    precondition: Callable[..., bool | Awaitable[bool]]
-    """Asked before each run, in its lease and with its arguments: False discards the job."""
+    limits: Sequence[Limit] | Limit
+    """How many calls may begin in a time, or run at once: see ``taskq.RateLimit`` and ``taskq.Concurrency``."""
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -192,11 +193,8 @@ def check_option(name: str, value: Any) -> Any:
             if not isinstance(value, Sequence) or not all(map(callable, value)):  # pyright: ignore[reportUnknownArgumentType] - checked here
                 raise ConfigError(f"middleware={value!r}: give a list of functions of (current, handler)")
             return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
-        case "precondition":
-            if not callable(value):
-                raise ConfigError(
-                    f"precondition={value!r}: give a function of the task's arguments that answers a bool"
-                )
+        case "limits":
+            return check_limits(value)
         case "unique" | "group":
             return _key_spec(name, value)
         case "group_limit" | "attempts" | "max_losses" | "version":

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Guarantee
-from taskq.errors import Discard, RetryIn, Signal, Snooze
+from taskq.errors import Discard, LimitExceeded, RetryIn, Signal, Snooze
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
 from taskq.report import Death, End, Ended, History, Redact, history_of, lengthened, line_of, text_of
 from taskq.retry import Retry
@@ -65,13 +65,22 @@ class Unknown(Struct, frozen=True):
     version: int | None = None
 
 
+class Limited(Struct, frozen=True):
+    """Refused by a limit, before anything of the handler has run."""
+
+    after: float
+    """Seconds until its turn."""
+    turn: str | None = None
+    """The limit in whose line it stands meanwhile."""
+
+
 class Undecodable(Struct, frozen=True):
     """The body does not fit the task's signature."""
 
     error: Exception
 
 
-Outcome = Returned | Raised | Interrupted | Cancelled | Expired | Lost | Poisonous | Unknown | Undecodable
+Outcome = Returned | Raised | Interrupted | Cancelled | Expired | Lost | Poisonous | Unknown | Limited | Undecodable
 
 
 class FollowUp(Struct, frozen=True):
@@ -140,12 +149,17 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
             return _dead(delivery, policy, "quarantined", reason=reason)
         case Unknown(version):
             return _unknown(version, delivery, policy)
+        case Limited(after, turn):
+            nack = Nack(delivery.receipt, after, counted=False, error=_turning(delivery, turn))
+            return Decision(nack, None, "refused by a limit")
         case Undecodable(error):
             return _dead(delivery, policy, "failed", error=error, reason="its arguments do not fit the task")
 
 
 def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float) -> Decision:
     signal = error if isinstance(error, Signal) else policy.retry.signal_for(error, delivery.attempt)
+    if signal is None and isinstance(error, LimitExceeded):
+        signal = Snooze(error.after, line_of(error))
     if isinstance(signal, Discard):
         reason = text_of(signal) or ("" if signal is error else line_of(error))
         return _ack(delivery, policy, "discarded", reason=reason)
@@ -155,7 +169,9 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     since = delivery.now if history.failing_since is None else history.failing_since
     match signal:
         case Snooze(after=after):
-            return Decision(Nack(delivery.receipt, after, counted=False), None, text_of(signal) or "snoozed")
+            spent = _turning(delivery, None)
+            reason = text_of(signal) or "snoozed"
+            return Decision(Nack(delivery.receipt, after, counted=False, error=spent), None, reason)
         case RetryIn(after=after) if delivery.attempt < policy.retry.attempts:
             delay: float | None = after
         case RetryIn():
@@ -168,6 +184,12 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     history = History(errors=lengthened(history, delivery, error, policy.redact), failing_since=since)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
     return Decision(settlement, None, line_of(error))
+
+
+def _turning(delivery: Delivery, turn: str | None) -> bytes | None:
+    """The history with this turn in it; None: as it was."""
+    history = history_of(delivery)
+    return None if history.turn == turn else msgspec.json.encode(msgspec.structs.replace(history, turn=turn))
 
 
 def _unknown(version: int | None, delivery: Delivery, policy: Policy) -> Decision:

@@ -16,6 +16,7 @@ from taskq.depends import Dependency
 from taskq.errors import ConfigError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
+from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
 from taskq.middleware import Middleware
 from taskq.options import (
     CallOptions,
@@ -51,7 +52,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     transaction: bool = False
     on_dead: str | None = None
     middleware: Sequence[Middleware] = ()
-    precondition: Callable[..., Any] | None = None
+    limits: tuple[Limit, ...] = ()
     dependencies: Mapping[str, Dependency] = {}
     version: int = 1
     upcast: Upcast | None = None
@@ -190,7 +191,22 @@ class Task(Generic[P, R]):
     def _check(self, member: Membership) -> None:
         check_names(self._options.unique, self.name, member.signature.names)
         check_names(self._options.group, self.name, member.signature.names)
+        check_arguments(self.definition.limits, self.name, member.signature.names)
+        if self._options.group is not False and any(map(waits, self.definition.limits)):
+            raise ConfigError(f"task {self.name}: a Concurrency waits by groups, so it cannot have a group= as well")
         member.client.check_call(self.definition, self._options)
+
+    @property
+    def limits(self) -> Limits | None:
+        """What a worker asks before it runs a job of it."""
+        name, member = self.name, self._member
+        asked = tuple(limit for limit in self.definition.limits if not waits(limit))
+
+        def store_key(limit: Limit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+            known = {**member.signature.defaults, **member.signature.bind(args, kwargs)}
+            return limit.store_key(name, key_text(limit, name, known, member.codec))
+
+        return Limits(asked, store_key) if asked else None
 
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         member = self._member
@@ -201,10 +217,16 @@ class Task(Generic[P, R]):
         arguments = signature.bind(args, kwargs)
         body = signature.encode(arguments)
         unique = group = None
-        if options.unique is not False or options.group is not False:
+        group_limit = options.group_limit
+        if options.unique is not False or options.group is not False or self.definition.limits:
             known = {**signature.defaults, **arguments}
             unique = derive_key(options.unique, self.name, known, codec)
             group = derive_key(options.group, self.name, known, codec)
+            for limit in self.definition.limits:
+                # Of all of them, so that a key function that fails is refused here.
+                key = limit.store_key(self.name, key_text(limit, self.name, known, codec))
+                if waits(limit):
+                    group, group_limit = key, limit.n
         return Job(
             id=options.id or new_id(),
             task=self.name,
@@ -218,7 +240,7 @@ class Task(Generic[P, R]):
             on_conflict=options.on_conflict,
             unique_until=options.unique_until,
             group=group,
-            group_limit=options.group_limit,
+            group_limit=group_limit,
             tenant=options.tenant,
             headers=_headers(options, self.definition.version),
         )

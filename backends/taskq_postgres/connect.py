@@ -9,6 +9,7 @@ from anyio import CancelScope
 from msgspec import Struct
 
 from taskq.broker import Backend, Durability, Extender, Traits
+from taskq.store import Store
 from taskq_postgres import migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
 from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
@@ -40,7 +41,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     """A backend in a PostgreSQL database, in a schema of its own, shared with every process that opens it.
 
     ``postgresql://user@host/database``; see :class:`~taskq_postgres.settings.Settings` for the options, in the query
-    string or by keyword. At most ``connections`` + 3 are open at a time, whatever the worker's slots.
+    string or by keyword. At most ``connections`` + 4 are open at a time, whatever the worker's slots.
     """
     address, chosen = settings.read(url, options)
     sql = queries.load(chosen.schema)
@@ -74,13 +75,23 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     watcher.start()
 
     @asynccontextmanager
-    async def extender() -> AsyncGenerator[Extender]:
+    async def one_lane() -> AsyncGenerator[Lanes]:
         own = Lanes(address.shown, opener, 1)
         try:
-            yield PostgresExtender(verbs, own)
+            yield own
         finally:
             with CancelScope(shield=True):
                 await own.close()
+
+    @asynccontextmanager
+    async def extender() -> AsyncGenerator[Extender]:
+        async with one_lane() as own:
+            yield PostgresExtender(verbs, own)
+
+    @asynccontextmanager
+    async def open_store() -> AsyncGenerator[Store]:
+        async with one_lane() as own:
+            yield PostgresStore(sql, own)
 
     try:
         yield Backend(
@@ -90,6 +101,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             # Without a listener nobody would hear them.
             hints=None if listening is None else PostgresHints(address.shown, watcher),
             store=PostgresStore(sql, lanes),
+            open_store=open_store,
             transactions=PostgresTransactions(address.shown, traits, verbs, lent),
             admin=PostgresAdmin(sql, lanes, watcher),
         )

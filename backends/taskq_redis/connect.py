@@ -1,12 +1,13 @@
 """Find the servers, learn what they are, hand over the parts; end all connections when the context is left."""
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from anyio import CancelScope
 from msgspec.structs import replace
 
-from taskq.broker import Backend, Extender, Traits
+from taskq.broker import Backend, Traits
+from taskq.store import Store
 from taskq_redis import scripts, settings, standing
 from taskq_redis.admin import RedisAdmin
 from taskq_redis.broker import RedisBroker
@@ -50,16 +51,25 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         stack.push_async_callback(_shielded, broker)
         stack.push_async_callback(_shielded, listener)
 
-        def extender() -> AbstractAsyncContextManager[Extender]:
+        def own_tools() -> Tools:
             own = Client(_servers(target, chosen, clustered=found.clustered), target.name)
-            return extending(Tools(own, loaded, keys, chosen, found.clustered))
+            return Tools(own, loaded, keys, chosen, found.clustered)
+
+        @asynccontextmanager
+        async def open_store() -> AsyncGenerator[Store]:
+            own = own_tools()
+            try:
+                yield RedisStore(own)
+            finally:
+                await _shielded(own.client.servers)
 
         yield Backend(
             broker=broker,
-            extender=extender,
+            extender=lambda: extending(own_tools()),
             results=RedisResults(tools, listener),
             hints=RedisHints(client, keys, listener),
             store=RedisStore(tools),
+            open_store=open_store,
             admin=RedisAdmin(tools),
             doctor=doctor(servers, target.name, chosen),
         )

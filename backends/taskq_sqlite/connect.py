@@ -10,6 +10,7 @@ from time import monotonic, sleep
 from anyio import CancelScope
 
 from taskq.broker import Backend, Extender, Traits
+from taskq.store import Store
 from taskq_sqlite import queries, settings
 from taskq_sqlite.admin import SqliteAdmin
 from taskq_sqlite.broker import SqliteBroker, SqliteExtender, SqliteResults, Steps
@@ -81,12 +82,19 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
                 own = await entered(Lane(path, opened, begin="BEGIN IMMEDIATE", turn=turn), stack)
                 yield SqliteExtender(steps, own, watcher)
 
+        @asynccontextmanager
+        async def open_store() -> AsyncGenerator[Store]:
+            async with AsyncExitStack() as stack:
+                own = await entered(Lane(path, opened, begin="BEGIN IMMEDIATE", turn=turn), stack)
+                yield SqliteStore(sql, own, own)
+
         yield Backend(
             broker=SqliteBroker(traits, steps, lane, watcher),
             extender=extender,
             results=SqliteResults(sql, reader, watcher),
             hints=SqliteHints(sql, lane, reader, watcher),
             store=SqliteStore(sql, lane, reader),
+            open_store=open_store,
             transactions=SqliteTransactions(path, traits, steps, lane, watcher, opened),
             admin=SqliteAdmin(sql, lane, reader, watcher),
             doctor=doctor(file, chosen, reader),

@@ -18,6 +18,7 @@ from taskq.memory.jobs import Jobs
 from taskq.memory.results import MemoryResults
 from taskq.memory.store import MemoryStore
 from taskq.memory.transactions import MemoryTransactions
+from taskq.store import Store
 
 __all__ = ["connect"]
 
@@ -48,10 +49,15 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
     )
     broker = MemoryBroker(jobs, traits, loop)
     hints = MemoryHints(broker.check)
+    store = MemoryStore(loop, epoch, broker.check)
 
     @asynccontextmanager
     async def extender() -> AsyncGenerator[Extender]:
         yield broker
+
+    @asynccontextmanager
+    async def open_store() -> AsyncGenerator[Store]:
+        yield store
 
     try:
         yield Backend(
@@ -59,7 +65,8 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
             extender=extender,
             results=MemoryResults(broker),
             hints=hints,
-            store=MemoryStore(loop, epoch, broker.check),
+            store=store,
+            open_store=open_store,
             transactions=MemoryTransactions(broker),
             admin=MemoryAdmin(broker),
         )

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
+from threading import Lock
 
 from taskq.memory.ranks import Ranks
 from taskq.store import Entry
@@ -30,59 +31,64 @@ class _Slot:
 
 
 class MemoryStore:
-    """Atomic because nothing in here waits."""
+    """Atomic because nothing in here waits, and nobody passes its lock; may be called from any thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, epoch: float, check: Callable[[], None]) -> None:
         self._loop = loop
         self._epoch = epoch
         self._check = check
         """Raises when the backend is closed."""
+        self._lock = Lock()
         self._slots: dict[str, _Slot] = {}
         self._ends: Ranks[str, float] = Ranks()
         """When the next thing in each slot lapses."""
 
     async def get(self, key: str) -> Entry:
-        now = self._now()
-        slot = self._slots.get(key)
-        if slot is None:
-            return Entry(None, frozenset(), self._epoch + now)
-        return Entry(slot.value, frozenset(slot.members), self._epoch + now)
+        with self._lock:
+            now = self._now()
+            slot = self._slots.get(key)
+            if slot is None:
+                return Entry(None, frozenset(), self._epoch + now)
+            return Entry(slot.value, frozenset(slot.members), self._epoch + now)
 
     async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
-        now = self._now()
-        slot = self._slots.get(key) or _Slot()
-        if slot.value != old:
-            return False
-        slot.value = new
-        if ttl is not None:
-            slot.until = now + ttl
-        self._put(key, slot)
-        return True
+        with self._lock:
+            now = self._now()
+            slot = self._slots.get(key) or _Slot()
+            if slot.value != old:
+                return False
+            slot.value = new
+            if ttl is not None:
+                slot.until = now + ttl
+            self._put(key, slot)
+            return True
 
     async def add(
         self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
     ) -> bool:
-        now = self._now()
-        slot = self._slots.get(key) or _Slot()
-        adding = {member for member in members if member not in slot.discarded}
-        if ceiling is not None and len(adding.union(slot.members)) > ceiling:
-            return False
-        for member in adding:
-            slot.members.put(member, inf if ttl is None else now + ttl)
-        self._put(key, slot)
-        return True
+        with self._lock:
+            now = self._now()
+            slot = self._slots.get(key) or _Slot()
+            adding = {member for member in members if member not in slot.discarded}
+            if ceiling is not None and len(adding.union(slot.members)) > ceiling:
+                return False
+            for member in adding:
+                slot.members.put(member, inf if ttl is None else now + ttl)
+            self._put(key, slot)
+            return True
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
-        self._now()
-        slot = self._slots.get(key)
-        if slot is None:
-            return 0
-        for member in members:
-            if (until := slot.members.rank(member)) is not None:
-                slot.members.drop(member)
-                slot.discarded.put(member, until)
-        self._put(key, slot)
-        return len(slot.members)
+        with self._lock:
+            self._now()
+            slot = self._slots.get(key)
+            if slot is None:
+                return 0
+            for member in members:
+                if (until := slot.members.rank(member)) is not None:
+                    slot.members.drop(member)
+                    slot.discarded.put(member, until)
+            self._put(key, slot)
+            return len(slot.members)
 
     def keys(self) -> Iterable[str]:
         """Every key that holds anything."""

@@ -11,6 +11,7 @@ import anyio.to_thread
 from taskq.broker import Extender
 from taskq.errors import BrokerError
 from taskq.job import Lease
+from taskq.limits.renewal import Renewal
 from taskq.worker.runner import Run
 
 MARGIN = 0.9
@@ -31,6 +32,7 @@ class Leases:
         obey: Obey,
         out_of_contact: Callable[[], None],
         can_go_on: Callable[[], bool],
+        renewal: Renewal | None = None,
     ) -> None:
         self._extender = extender
         self._held = held
@@ -41,6 +43,8 @@ class Leases:
         """Called in the worker's loop when no extension has gone through for so long that leases may be over."""
         self._can_go_on = can_go_on
         """False once the worker's loop has stood still for so long that its leases are to be let go."""
+        self._renewal = renewal
+        """Keeps the places that held jobs have under limits."""
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -100,6 +104,8 @@ class Leases:
         finally:
             self._disarm()
             self._answer_waiters()
+            if self._renewal is not None:
+                await self._renewal.close()
 
     async def _until(self, seconds: float) -> None:
         # In the worker's own loop, under a virtual clock, ticks that do nothing would be all there is.
@@ -134,8 +140,18 @@ class Leases:
             if runs:
                 answers = await extender.extend([run.delivery.receipt for run in runs], self._lease)
                 self._loop.call_soon_threadsafe(self._tell, runs, answers)
+                await self._renew(runs, answers)
         finally:
             self._loop.call_soon_threadsafe(_resolve, waiters)
+
+    async def _renew(self, runs: Sequence[Run], answers: Sequence[Lease]) -> None:
+        if self._renewal is None:
+            return
+        held = {run.delivery.receipt: run for run, lease in zip(runs, answers, strict=True) if lease is not Lease.LOST}
+        # Who was so late that its place went to another must not go on beside it.
+        lost = [held[receipt] for receipt in await self._renewal.renew(held)]
+        if lost:
+            self._loop.call_soon_threadsafe(self._obey, lost, Lease.LOST)
 
     def _tell(self, runs: Sequence[Run], answers: Sequence[Lease]) -> None:
         for lease in (Lease.LOST, Lease.CANCELLED):

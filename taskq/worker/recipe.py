@@ -71,7 +71,7 @@ class Recipe(Struct, frozen=True):
             transaction=definition.transaction,
             version=definition.version,
             upcast=definition.upcast,
-            codec=self.codec,
+            limits=task.limits,
         )
 
     def follow_up(self, definition: Definition) -> FollowUp | None:

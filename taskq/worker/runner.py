@@ -6,13 +6,14 @@ from contextlib import suppress
 from typing import Any, TypedDict
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Struct
 
 from taskq.broker import Transactions
-from taskq.codec import Codec
-from taskq.context import Current, Means, running
+from taskq.context import Current, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
 from taskq.job import Delivery
+from taskq.limits.keeper import Keeper, keeping
+from taskq.limits.limit import Limits
 from taskq.middleware import Handler
 from taskq.options import check_option
 from taskq.outcome import (
@@ -27,7 +28,6 @@ from taskq.outcome import (
     decide,
     screen,
 )
-from taskq.store import Store
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
@@ -43,18 +43,7 @@ class Runnable(Struct, frozen=True):
     transaction: bool
     version: int = 1
     upcast: Upcast | None = None
-    codec: Codec = field(default_factory=Codec)
-
-    def means(self, store: Store | None, transactions: Transactions | None) -> Means:
-        """What its runs may use of a backend that has these parts."""
-        return Means(
-            loop=asyncio.get_running_loop(),
-            store=store,
-            transactions=transactions,
-            codec=self.codec,
-            resumes=self.policy.guarantee == "at_least_once",
-            in_transaction=self.transaction,
-        )
+    limits: Limits | None = None
 
 
 class Run:
@@ -86,7 +75,7 @@ class Run:
         self.lost = False
         """Somebody else has the job: nothing of this run counts any more."""
         self.settled = False
-        """Its end was accepted, by its own transaction or by the broker."""
+        """Settled by its own transaction."""
         self.started: float | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
@@ -130,11 +119,12 @@ class Runner:
         runnables: Mapping[str, Runnable],
         transactions: Transactions | None,
         recall: Callable[[Run], Awaitable[Decision | None]],
-        store: Store | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._runnables = runnables
-        self._means = {name: runnable.means(store, transactions) for name, runnable in runnables.items()}
         self._transactions = transactions
+        self._keeper = keeper
+        """What handlers find limits by."""
         self._recall = recall
         """What an earlier delivery decided without living to settle it."""
 
@@ -164,7 +154,7 @@ class Runner:
             return run, Undecodable(error)
         run.runnable = runnable
         run.timeout = timeout
-        run.current = Current(delivery, arguments, self._means[delivery.job.task])
+        run.current = Current(delivery, arguments)
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:
@@ -173,13 +163,9 @@ class Runner:
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
-        outcome = await self._outcome(run, runnable, current)
-        if current.notes is not None and not isinstance(outcome, Returned):
-            await current.notes.leave()
-        return outcome
-
-    async def _outcome(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
         running.set(current)
+        if self._keeper is not None:
+            keeping.set(self._keeper)
         try:
             if run.delivery.losses or run.delivery.job.headers:
                 recalled = await self._recall(run)

@@ -6,13 +6,12 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from taskq.broker import Backend
+from taskq.broker import Broker
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 from taskq.events import Events, JobAgain, JobFinished, SettlementRefused
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
 from taskq.worker.contact import Contact
-from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.runner import Run, job_fields
 
 _log = logging.getLogger("taskq")
@@ -25,7 +24,7 @@ class Settler:
 
     def __init__(
         self,
-        backend: Backend,
+        broker: Broker,
         events: Events,
         contact: Contact,
         *,
@@ -34,8 +33,7 @@ class Settler:
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
     ) -> None:
-        self._broker = backend.broker
-        self._store = backend.store
+        self._broker = broker
         self._events = events
         self._contact = contact
         self._carry_out = carry_out
@@ -87,7 +85,6 @@ class Settler:
     async def _settle(self, batch: Sequence[Decided]) -> None:
         while batch := self._without_lost(batch):
             try:
-                await end_notes(batch)
                 batch = await self._carry_out(batch)
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
             except BrokerUnavailable as error:
@@ -104,12 +101,10 @@ class Settler:
             else:
                 self._contact.succeed()
                 for (run, _), settled in zip(batch, answers, strict=True):
-                    run.settled = settled
                     if not settled:
                         self._events.emit(SettlementRefused(**job_fields(run)))
                 with suppress(BrokerError):
                     await self._forget(batch)
-                    await forget_notes(self._store, [decided for decided in batch if decided[0].settled])
                 self._settled([run for run, _ in batch])
                 return
 

@@ -8,6 +8,7 @@ from contextvars import Context, copy_context
 from taskq.events import Events, JobStarted
 from taskq.job import Delivery
 from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines
 from taskq.worker.runner import Run, Runner, job_fields
 
@@ -27,6 +28,7 @@ class Slots:
         held: Collection[object],
         finish: Callable[[Run, Outcome | Decision], None],
         changed: Callable[[], None],
+        admission: Admission | None = None,
     ) -> None:
         self.size = size
         self.running: dict[str, Run] = {}
@@ -40,6 +42,8 @@ class Slots:
         self._finish = finish
         self._changed = changed
         """Called whenever a slot frees."""
+        self._admission = admission
+        """Asks the limits of tasks that have some."""
         self._waiting: deque[Run] = deque()
         self._suspects: deque[Run] = deque()
         self._context: Context = copy_context()
@@ -121,16 +125,25 @@ class Slots:
         run.fiber = self._loop.create_task(self._run(run), context=self._context.copy())
 
     async def _run(self, run: Run) -> None:
-        run.started = self._loop.time()
-        if run.timeout is not None and run.current is not None:
-            run.deadline = run.current.deadline = run.started + run.timeout
-            self._deadlines.watch(run.deadline)
-        if JobStarted in self._events.listeners:
-            self._events.emit(JobStarted(**job_fields(run), wait=run.delivery.now - run.delivery.due))
-        outcome = await self._runner.run(run)
+        limits = None if run.runnable is None else run.runnable.limits
+        if limits is None or self._admission is None:
+            outcome = await self._begin(run)
+        else:
+            # Until it has begun nothing cancels it, and that takes a moment at most.
+            outcome = await self._admission.admit(run, limits) or await self._begin(run)
+            await self._admission.release(run)
         del self.running[run.delivery.receipt]
         self.ended += 1
         self._finish(run, outcome)
         if self._waiting or self._suspects:
             self.advance()
         self._changed()
+
+    async def _begin(self, run: Run) -> Outcome | Decision:
+        run.started = self._loop.time()
+        if run.timeout is not None and run.current is not None:
+            run.deadline = run.current.deadline = run.started + run.timeout
+            self._deadlines.watch(run.deadline)
+        if JobStarted in self._events.listeners:
+            self._events.emit(JobStarted(**job_fields(run), wait=run.delivery.now - run.delivery.due))
+        return await self._runner.run(run)

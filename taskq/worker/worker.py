@@ -13,7 +13,10 @@ from taskq.broker import Admin, Backend
 from taskq.errors import MissingCapability
 from taskq.events import Events, LeaseLost, WorkerDraining, WorkerStarted, WorkerStopped
 from taskq.job import Delivery, Lease
+from taskq.limits.keeper import Keeper
+from taskq.limits.renewal import Renewal
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
+from taskq.worker.admission import Admission
 from taskq.worker.contact import Contact
 from taskq.worker.control import HINTED_POLL, POLL, Control
 from taskq.worker.effects import Effects
@@ -64,13 +67,15 @@ class Worker:
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
         effects = Effects(backend)
+        keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions, effects.find, backend.store),
+            Runner(runnables, backend.transactions, effects.find, keeper),
             events,
             held=self._held,
             finish=self._finish_run,
             changed=self._notice,
+            admission=None if keeper is None else Admission(keeper),
         )
         self._watchdog = Watchdog(
             events, running_in=self._slots.running_in, warning=options.stall_warning, limit=options.stall_limit
@@ -82,9 +87,10 @@ class Worker:
             obey=self._obey,
             out_of_contact=self._out_of_contact,
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
+            renewal=None if keeper is None or backend.open_store is None else Renewal(keeper, backend.open_store),
         )
         self._settler = Settler(
-            backend,
+            backend.broker,
             events,
             self._contact,
             carry_out=effects.carry_out,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from taskq import App, Task
+from taskq import App, Concurrency, RateLimit, Task
 from taskq.errors import MissingCapability, PartlyEnqueued, PayloadTooLarge
 from taskq.testing.run import run_until_idle
 from tests.bad_input.weaker import Weaker
@@ -43,6 +43,8 @@ async def nothing_enqueued(app: App) -> AsyncGenerator[None]:
         ("at_most_once", {"delivery": "at_most_once"}, "delivery at_most_once", COMPANION),
         ("unique", {"unique": True}, "unique keys", COMPANION),
         ("groups", {"group": "one"}, "groups", COMPANION),
+        ("groups", {"limits": Concurrency(2)}, "groups for its Concurrency", COMPANION),
+        ("store", {"limits": [RateLimit(2)]}, "a store for its limits", COMPANION),
         ("ordered", {"priority": 1}, "priorities", "use a queue for each priority"),
         ("results", {"keep": 60}, "kept results", COMPANION),
         ("transactions", {"transaction": True}, "transaction=True", "use PostgreSQL or SQLite"),

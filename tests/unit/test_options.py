@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from taskq import Concurrency
 from taskq.errors import ConfigError
 from taskq.options import CallOptions, Options, TaskOptions, check_option, check_queue, check_task, merge
 from taskq.retry import Retry
@@ -78,6 +79,8 @@ def test_conflicting_options_are_refused(given: dict[str, Any], says: str) -> No
         ({"id": "x"}, r"id belongs to a single call: use task\.options"),
         ({"tx": object()}, r"tx belongs to a single call: use task\.options"),
         ({"attempts": 3}, r"attempts belongs to a single call: use retry=Retry\(n\)"),
+        ({"limits": "10/s"}, "give a list of RateLimit and Concurrency"),
+        ({"limits": [Concurrency(1), Concurrency(2)]}, "waits in the queue for one Concurrency at most"),
         ({"executor": "thread"}, "coroutines run in the loop, sync functions in a thread or process"),
         ({"executor": "process"}, "coroutines run in the loop"),
         (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.errors import DecodeError, Discard, JobTimeout, RetryIn, Snooze
+from taskq.errors import DecodeError, Discard, JobTimeout, LimitExceeded, RetryIn, Snooze
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack
 from taskq.outcome import (
     PARKED_FOR,
@@ -15,6 +15,7 @@ from taskq.outcome import (
     Decision,
     Expired,
     Interrupted,
+    Limited,
     Lost,
     Outcome,
     Poisonous,
@@ -130,6 +131,34 @@ def test_snooze_waits_and_does_not_count() -> None:
     nack = again(decided(Raised(Snooze(5)), delivery(attempt=3)), 5.0, counted=False)
 
     assert nack.error is None
+
+
+def test_a_delivery_refused_by_a_limit_comes_back_for_its_turn_uncounted_and_forgets_nothing() -> None:
+    before = msgspec.json.encode(History(failing_since=7.0))
+    nack = again(decided(Limited(30.0, "limit:api"), delivery(error=before)), 30.0, counted=False)
+    assert history_of(delivery(error=nack.error)) == History(failing_since=7.0, turn="limit:api")
+    # Nothing of the handler has run, so at most once is kept.
+    again(decided(Limited(30.0, "limit:api"), policy=AT_MOST_ONCE), 30.0, counted=False)
+
+
+def test_a_turn_is_spent_by_the_run_that_it_let_begin() -> None:
+    with_turn = delivery(error=msgspec.json.encode(History(failing_since=7.0, turn="limit:api")))
+    for error in (Snooze(5), LimitExceeded("full", 5)):
+        nack = again(decided(Raised(error), with_turn), 5.0, counted=False)
+        assert history_of(delivery(error=nack.error)) == History(failing_since=7.0)
+    assert (
+        history_of(delivery(error=again(decided(Raised(ValueError()), with_turn), 7.0, counted=True).error)).turn
+        is None
+    )
+    # What did not begin has its turn still.
+    assert again(decided(Interrupted(begun=False), with_turn), 0.0, counted=False).error is None
+
+
+def test_a_handler_that_finds_a_limit_exhausted_runs_again_uncounted_but_never_twice_where_once_is_promised() -> None:
+    decision = decided(Raised(LimitExceeded("its turn comes later", 12.0)), delivery(attempt=3))
+    again(decision, 12.0, counted=False)
+    assert "its turn comes later" in decision.reason
+    assert isinstance(decided(Raised(LimitExceeded("full", 1.0)), policy=AT_MOST_ONCE).settlement, DeadLetter)
 
 
 def test_discard_acks_without_a_result() -> None:

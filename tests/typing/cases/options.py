@@ -6,7 +6,7 @@ A line with ``# E`` must be an error to every type checker, and no other line ma
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from taskq import App, Current, JobHandle, Retry, Tasks
+from taskq import App, Concurrency, Current, JobHandle, RateLimit, Retry, Tasks
 from taskq.middleware import Handler
 
 app = App("memory://")
@@ -28,6 +28,7 @@ async def layer(current: Current, proceed: Handler) -> Any:
     keep=60,
     max_losses=2,
     middleware=[layer],
+    limits=[RateLimit(5, per=timedelta(minutes=1), key=("to",)), Concurrency(2, overlap="skip")],
     unique=("to",),
     on_conflict="replace",
     unique_until=timedelta(hours=1),

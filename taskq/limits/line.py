@@ -1,0 +1,79 @@
+"""What one key of a rate limit holds, and what it answers to those who ask: pure.
+
+Two counts by the same rate: what was *granted*, and how it would go on if everybody in the *line* had his turn. A job
+that is refused takes a place at the end of that line and comes back when its turn has come; so however many wait, each
+is refused about once. A turn is no grant: it is counted when it is taken, so that a worker that was away, or a job
+that came late, grants nothing twice. While anybody may stand in the line, new ones go to its end.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Struct
+
+from taskq.limits.rates import Rate, State
+
+
+class Asked(Struct, frozen=True):
+    """What somebody wants of a limit."""
+
+    cost: float = 1.0
+    patience: float = 0.0
+    """Seconds it would wait where it stands."""
+    lines_up: bool = False
+    """Whether it takes a place in the line when it is refused."""
+    its_turn: bool = False
+    """Whether it has stood in the line."""
+
+
+class Answer(Struct, frozen=True):
+    """Granted, or not, in so many seconds; for who is in the line: when its turn comes."""
+
+    granted: bool
+    wait: float
+
+
+class Line(Struct, array_like=True):
+    """The value of a key."""
+
+    granted: State = ()
+    line: State = ()
+    last: float = 0.0
+    """When the last one in the line has its turn."""
+    paused: float = 0.0
+    """Nothing is granted before this moment."""
+
+    def ends(self, rate: Rate) -> float:
+        """From when on nothing of this matters."""
+        return max(rate.ends(self.granted), rate.ends(self.line), self.last, self.paused)
+
+
+def read(value: bytes | None) -> Line:
+    """A key's value; an absent one grants everything."""
+    return Line() if value is None else msgspec.msgpack.decode(value, type=Line)
+
+
+def written(line: Line) -> bytes:
+    """The bytes of a value."""
+    return msgspec.msgpack.encode(line)
+
+
+def answer(rate: Rate, line: Line, now: float, asked: Sequence[Asked]) -> list[Answer]:
+    """Answer everybody in turn, and change the line accordingly."""
+    return [_answer(rate, line, now, one) for one in asked]
+
+
+def _answer(rate: Rate, line: Line, now: float, asked: Asked) -> Answer:
+    first = max(now, line.paused)
+    moment = rate.next(line.granted, first, asked.cost)
+    behind = asked.lines_up and not asked.its_turn and line.last > now
+    if not behind and moment - now <= asked.patience:
+        line.granted = rate.take(line.granted, moment, asked.cost)
+        return Answer(True, moment - now)
+    if asked.lines_up:
+        if line.last <= now:
+            line.line = line.granted
+        moment = max(moment, rate.next(line.line, first, asked.cost))
+        line.line = rate.take(line.line, moment, asked.cost)
+        line.last = moment
+    return Answer(False, moment - now)

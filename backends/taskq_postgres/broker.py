@@ -8,6 +8,7 @@ import anyio
 from taskq.broker import Traits
 from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Nack, Settlement
 from taskq_postgres.lanes import Lanes
+from taskq_postgres.marks import Marks
 from taskq_postgres.verbs import Fetched, Verbs
 from taskq_postgres.watcher import LOOK, Watcher
 
@@ -20,6 +21,7 @@ class PostgresBroker:
         self._verbs = verbs
         self._lanes = lanes
         self._watcher = watcher
+        self._marks = Marks()
         self._returns: set[asyncio.Task[list[bool]]] = set()
 
     @property
@@ -71,9 +73,12 @@ class PostgresBroker:
         return await self._lanes.run(lambda connection: self._verbs.extend(connection, receipts, lease))
 
     async def _fetch(self, queues: Sequence[str], limit: int, lease: float) -> Fetched:
-        return await self._lanes.run(
-            lambda connection: self._verbs.fetch(connection, queues, limit, lease), abandoned=self._give_back
+        marks = self._marks.given()
+        fetched = await self._lanes.run(
+            lambda connection: self._verbs.fetch(connection, queues, limit, lease, marks), abandoned=self._give_back
         )
+        self._marks.heard(marks, fetched.passed, fetched.marks)
+        return fetched
 
     def _give_back(self, fetched: Fetched) -> None:
         """Undo leases that never reached their caller: no end, no loss."""

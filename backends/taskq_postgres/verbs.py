@@ -1,7 +1,8 @@
 """The verbs as statements, on whichever connection it is: in a transaction of their own, or in a caller's."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from math import inf
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -12,12 +13,24 @@ from taskq_postgres.queries import Queries
 from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal
 
 
+class Asked(Protocol):
+    """A connection, whichever library opened it."""
+
+    def fetch(self, query: str, *arguments: object) -> Awaitable[Sequence[Any]]:
+        """The rows of a statement, by column name."""
+        ...
+
+
 class Fetched(Struct, frozen=True):
     """What a fetch brought."""
 
     deliveries: list[Delivery]
     pause: float | None = None
     """Nothing came: in so many seconds something may; None when nothing is in sight."""
+    passed: int = 0
+    """Entries of the lines that were read in vain, when they were many."""
+    marks: str | None = None
+    """Where to enter the lines next time."""
 
 
 class Verbs(Struct, frozen=True):
@@ -27,7 +40,7 @@ class Verbs(Struct, frozen=True):
     max_size: int
     dedup_window: float
 
-    async def enqueue(self, connection: Connection, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
+    async def enqueue(self, connection: Asked, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
         """Add the jobs; with ``tells`` the server tells at the commit those who wait."""
         answers = [Enqueued(job.id, True) for job in jobs]
         taken: list[int] = []
@@ -46,16 +59,20 @@ class Verbs(Struct, frozen=True):
                 answers[place] = Enqueued(holder, False, _conflict(jobs[place], holder) if row["conflict"] else None)
         return answers
 
-    async def fetch(self, connection: Connection, queues: Sequence[str], limit: int, lease: float) -> Fetched:
+    async def fetch(
+        self, connection: Connection, queues: Sequence[str], limit: int, lease: float, marks: str | None
+    ) -> Fetched:
         token = new_token()
-        rows = await connection.fetch(self.sql.fetch, queues, limit, lease, token)
-        if rows and rows[0]["id"] is None:
-            due: float | None = rows[0]["due"]
-            return Fetched([], None if due is None else due - rows[0]["now"])
-        return Fetched(deliveries_of(rows, token))
+        rows = await connection.fetch(self.sql.fetch, queues, limit, lease, token, marks)
+        if not rows or rows[-1]["id"] is not None:
+            return Fetched(deliveries_of(rows, token))
+        last = rows.pop()
+        due: float | None = last["due"]
+        pause = None if due is None else due - last["now"]
+        return Fetched(deliveries_of(rows, token), pause, last["passed"], last["next_marks"])
 
     async def settle(
-        self, connection: Connection, settlements: Sequence[Settlement], *, tells: bool
+        self, connection: Asked, settlements: Sequence[Settlement], *, tells: bool
     ) -> list[Receipt | None]:
         """The receipt of each that was settled; None where it was void."""
         # Rows are locked in one order, whoever comes; a receipt settles once, also within one call.

@@ -56,24 +56,36 @@ $$;
 -- Carry out what time alone brings about in a queue: due jobs and those whose lease is over stand in line.
 --
 -- A portion at a time, so that no fetch pays for all that became due at once. Grouped jobs only under their lock.
-CREATE FUNCTION {schema}.promote(line text, in_groups boolean, moment float8) RETURNS void LANGUAGE plpgsql
+-- Only what was due after since is looked at; returns the moment up to which all is done, and the oldest moved.
+CREATE FUNCTION {schema}.promote(
+  line text, in_groups boolean, moment float8, since float8 DEFAULT '-infinity', OUT reached float8, OUT oldest float8
+) LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
+  portion CONSTANT integer := 1000;
   name text;
   names text[];
+  moved tid[];
+  dues float8[];
 BEGIN
-  WITH moved AS (
+  SELECT array_agg(place), array_agg(due) INTO moved, dues FROM (
+    SELECT ctid AS place, due FROM {schema}.jobs
+    WHERE queue = line AND state IN ('later', 'leased') AND due > since AND due <= moment AND (in_groups OR grp IS NULL)
+    ORDER BY due LIMIT portion FOR UPDATE SKIP LOCKED
+  ) AS found;
+  reached := CASE WHEN cardinality(moved) = portion THEN dues[portion] ELSE moment END;
+  IF moved IS NULL THEN
+    RETURN;
+  END IF;
+  oldest := dues[1];
+  WITH promoted AS (
     UPDATE {schema}.jobs
     SET state = CASE WHEN grp IS NULL OR cancelled OR (placed AND group_limit = 1) THEN 'ready' ELSE 'parked' END,
       placed = placed AND group_limit = 1
-    WHERE ctid = ANY (ARRAY(
-      SELECT ctid FROM {schema}.jobs
-      WHERE queue = line AND state IN ('later', 'leased') AND due <= moment AND (in_groups OR grp IS NULL)
-      ORDER BY due LIMIT 1000 FOR UPDATE SKIP LOCKED
-    ))
+    WHERE ctid = ANY (moved)
     RETURNING grp
   )
-  SELECT array_agg(DISTINCT grp) FILTER (WHERE grp IS NOT NULL) INTO names FROM moved;
+  SELECT array_agg(DISTINCT grp) FILTER (WHERE grp IS NOT NULL) INTO names FROM promoted;
   IF names IS NOT NULL THEN
     FOREACH name IN ARRAY names LOOP
       PERFORM {schema}.show(line, name);

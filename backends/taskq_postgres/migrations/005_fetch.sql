@@ -1,12 +1,97 @@
+-- How many entries of the lines this transaction has read so far.
+CREATE FUNCTION {schema}.entries_read() RETURNS bigint LANGUAGE sql AS $$
+  SELECT pg_stat_get_xact_tuples_returned('{schema}.jobs_ready'::regclass)
+    + pg_stat_get_xact_tuples_returned('{schema}.jobs_timed'::regclass)
+$$;
+
+-- Lock the first plain jobs of a line that nobody else holds; returns where they are, in the order of delivery.
+--
+-- With a mark the line is not walked from its start: see marked(). The plans are fixed by fetch, the only caller.
+CREATE FUNCTION {schema}.front(
+  line text, wanted integer, mark jsonb,
+  OUT places tid[], OUT priorities integer[], OUT dues float8[], OUT seqs bigint[]
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  above bigint := 1::bigint << 31;
+  below bigint;
+  rung jsonb;
+  more record;
+BEGIN
+  places := '{}';
+  FOR rung IN SELECT value FROM jsonb_array_elements(coalesce(mark -> 'rungs', '[]') || '[[]]') LOOP
+    -- What lies between two known priorities, and at the end below them all, ...
+    below := coalesce((rung ->> 0)::bigint, -(1::bigint << 32));
+    SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
+    INTO more FROM (
+      SELECT ctid, priority, due, seq FROM {schema}.jobs
+      WHERE queue = line AND state = 'ready' AND grp IS NULL AND priority < above AND priority > below
+      ORDER BY priority DESC, due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
+    ) AS found;
+    places := places || more.places; priorities := priorities || more.priorities;
+    dues := dues || more.dues; seqs := seqs || more.seqs;
+    EXIT WHEN cardinality(places) = wanted OR rung = '[]';
+    -- ... and what is known of a priority, from its position on.
+    SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
+    INTO more FROM (
+      SELECT ctid, priority, due, seq FROM {schema}.jobs
+      WHERE queue = line AND state = 'ready' AND grp IS NULL AND priority = below
+        AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
+      ORDER BY due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
+    ) AS found;
+    places := places || more.places; priorities := priorities || more.priorities;
+    dues := dues || more.dues; seqs := seqs || more.seqs;
+    EXIT WHEN cardinality(places) = wanted;
+    above := below;
+  END LOOP;
+END
+$$;
+
+-- Where the next fetch may enter a line of plain jobs: behind what this one found to be over.
+--
+-- reached: what was due before it stands in line. rungs: for each priority seen, by falling priority, the due moment
+-- and number before which no job was found. NULL when that would be too much to carry to and fro.
+CREATE FUNCTION {schema}.marked(
+  mark jsonb, moment float8, reached float8, oldest float8, exhausted boolean, priorities integer[], dues float8[],
+  seqs bigint[]
+) RETURNS jsonb LANGUAGE sql AS $$
+  SELECT jsonb_build_object(
+    'reached', least(reached, moment - 0.2),
+    'rungs', coalesce(jsonb_agg(jsonb_build_array(priority, due, seq) ORDER BY priority DESC), '[]')
+  )
+  FROM (
+    -- An enqueue that is not committed yet may bring a job that was due a little earlier.
+    SELECT
+      priority, CASE WHEN exhausted OR due > moment - 0.2 THEN moment - 0.2 ELSE due END AS due,
+      CASE WHEN exhausted OR due > moment - 0.2 THEN 0 ELSE seq END AS seq
+    FROM (
+      SELECT DISTINCT ON (priority) priority, due, seq FROM (
+        SELECT
+          (value ->> 0)::integer AS priority, least((value ->> 1)::float8, oldest) AS due,
+          CASE WHEN oldest < (value ->> 1)::float8 THEN 0 ELSE (value ->> 2)::bigint END AS seq, 0 AS n
+        FROM jsonb_array_elements(mark -> 'rungs')
+        UNION ALL
+        SELECT * FROM unnest(priorities, dues, seqs) WITH ORDINALITY
+      ) AS seen ORDER BY priority, n DESC
+    ) AS last
+  ) AS rungs
+  HAVING count(*) <= 16
+$$;
+
 -- Lease up to so many due jobs of the queues, in the order given; proof is the random part of their receipts.
 --
 -- Returns a row for each in the order of delivery. When there are none, one row without an id: its due is the moment at
 -- which there may be one, NULL for not in sight.
-CREATE FUNCTION {schema}.fetch(queues text[], wanted integer, lease float8, proof bigint)
+--
+-- Entries of the lines that are over are passed over until they can be removed, and that waits for every transaction
+-- that is older. When there were many the last row has no id, and says how many, and where the lines may be entered
+-- next time: those are the marks that a fetch may be given. What a slow transaction adds before a mark, or another
+-- process puts there, is found by the next fetch without marks.
+CREATE FUNCTION {schema}.fetch(queues text[], wanted integer, lease float8, proof bigint, marks jsonb DEFAULT NULL)
 RETURNS TABLE (
   queue text, id text, task text, body bytea, priority integer, uniq text, grp text, group_limit integer, rest text,
   due float8, attempt integer, losses integer, fence bigint, expires_at float8, cancelled boolean, error bytea,
-  now float8
+  now float8, passed bigint, next_marks text
 ) LANGUAGE plpgsql
 -- A plan that was made while the table was small must not stay when it has grown. What is switched off counts as very
 -- costly before PostgreSQL 18, and what is costly is compiled, which takes longer than all the rest.
@@ -20,6 +105,11 @@ DECLARE
   taken integer;
   missing integer := wanted;
   head {schema}.jobs;
+  mark jsonb;
+  moved record;
+  first record;
+  next jsonb := coalesce(marks, '{}');
+  entries bigint := {schema}.entries_read();
 BEGIN
   -- A claim that a crash of the server undoes would be neither counted as a loss nor raise the fence: an at-most-once
   -- job would run twice. So it waits for the disk, also where other commits do not.
@@ -37,30 +127,35 @@ BEGIN
   moment := extract(epoch FROM clock_timestamp());
   FOREACH line IN ARRAY queues LOOP
     EXIT WHEN missing <= 0;
-    PERFORM {schema}.promote(line, line = ANY (grouped), moment);
+    mark := marks -> line;
+    SELECT * INTO moved
+    FROM {schema}.promote(line, line = ANY (grouped), moment, coalesce((mark ->> 'reached')::float8, '-infinity'));
     IF line <> ALL (grouped) THEN
+      SELECT * INTO first FROM {schema}.front(line, missing, mark);
       RETURN QUERY
-      WITH front AS MATERIALIZED (
-        SELECT j.ctid AS place, j.due FROM {schema}.jobs AS j
-        WHERE j.queue = line AND j.state = 'ready' AND j.grp IS NULL
-        ORDER BY j.priority DESC, j.due, j.seq LIMIT missing FOR UPDATE SKIP LOCKED
-      ), leased AS (
+      WITH leased AS (
         -- A token still there is a lease that ended unsettled.
         UPDATE {schema}.jobs AS j
         SET state = 'leased', due = moment + lease, fence = j.fence + 1,
           losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
           keyed = j.keyed AND j.key_until <> 'start'
-        FROM front WHERE j.ctid = front.place
+        FROM unnest(first.places, first.dues) AS front (place, due) WHERE j.ctid = front.place
         RETURNING
           j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
           j.losses, j.fence, j.expires_at, j.cancelled, j.error, moment, j.seq
       )
       SELECT
         l.queue, l.id, l.task, l.body, l.priority, l.uniq, l.grp, l.group_limit, l.rest, l.due, l.attempt, l.losses,
-        l.fence, l.expires_at, l.cancelled, l.error, l.moment
+        l.fence, l.expires_at, l.cancelled, l.error, l.moment, NULL::bigint, NULL
       FROM leased AS l ORDER BY l.priority DESC, l.due, l.seq;
       GET DIAGNOSTICS taken = ROW_COUNT;
       missing := missing - taken;
+      passed := {schema}.entries_read() - entries - (wanted - missing);
+      IF marks IS NOT NULL OR passed > 2000 THEN
+        next := next || jsonb_build_object(line, {schema}.marked(
+          mark, moment, moved.reached, moved.oldest, missing > 0, first.priorities, first.dues, first.seqs
+        ));
+      END IF;
       CONTINUE;
     END IF;
     -- One by one: each member shows the next of its group, which may stand before the rest.
@@ -76,19 +171,25 @@ BEGIN
       WHERE j.queue = line AND j.id = head.id
       RETURNING
         j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, head.due, j.attempt, j.losses,
-        j.fence, j.expires_at, j.cancelled, j.error, moment;
+        j.fence, j.expires_at, j.cancelled, j.error, moment, NULL::bigint, NULL;
       missing := missing - 1;
       IF head.grp IS NOT NULL THEN
         PERFORM {schema}.show(line, head.grp);
       END IF;
     END LOOP;
   END LOOP;
-  IF missing = wanted THEN
-    now := moment;
-    SELECT min(soonest.due) INTO due FROM unnest(queues) AS name, LATERAL (
-      SELECT j.due FROM {schema}.jobs AS j WHERE j.queue = name AND j.state IN ('later', 'leased')
-      ORDER BY j.due LIMIT 1
-    ) AS soonest;
+  now := moment;
+  passed := {schema}.entries_read() - entries - (wanted - missing);
+  IF missing = wanted OR marks IS NOT NULL OR passed > 2000 THEN
+    next_marks := next::text;
+    IF missing = wanted THEN
+      SELECT min(soonest.due) INTO due FROM unnest(queues) AS name, LATERAL (
+        SELECT j.due FROM {schema}.jobs AS j
+        WHERE j.queue = name AND j.state IN ('later', 'leased')
+          AND j.due >= coalesce((next -> name ->> 'reached')::float8, '-infinity')
+        ORDER BY j.due LIMIT 1
+      ) AS soonest;
+    END IF;
     RETURN NEXT;
   END IF;
 END

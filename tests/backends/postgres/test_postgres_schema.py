@@ -131,20 +131,25 @@ class TestPlans:
         assert len(narrowed) > 5
         assert all("jit=off" in row["proconfig"] for row in narrowed)
 
+    @pytest.mark.parametrize("marks", [None, '{"q1": {"reached": 1, "rungs": [[6, 49900, 0]]}}'])
     async def test_a_fetch_neither_sorts_nor_passes_over_anything(
-        self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str
+        self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str, marks: str | None
     ) -> None:
         await _fill(direct, schema)
-        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1)
-        (claim,) = [plan for plan in plans if "SKIP LOCKED" in plan and "front" in plan]
-        assert f"Index Scan using jobs_ready on {schema}.jobs" in claim
+        # With marks: what is above the priority they know, what of it is behind its position, and what is below.
+        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, marks)
+        fronts = [plan for plan in plans if "found" in plan and "'ready'" in plan]
+        assert len(fronts) == (1 if marks is None else 3)
+        for front in fronts:
+            assert f"Index Scan using jobs_ready on {schema}.jobs" in front
+            assert re.search(r"Rows Removed by Filter|Seq Scan|Hash|Merge|Sort", front) is None
+        assert marks is None or "ROW(jobs.due, jobs.seq) >= ROW(" in fronts[1]
+        (claim,) = [plan for plan in plans if "leased AS" in plan]
         assert "Tid Scan on" in claim
         assert re.search(r"Rows Removed by Filter|Seq Scan|Hash|Merge", claim) is None
-        # The rows that were leased are sorted for the answer; the line is not.
-        assert "Sort" not in claim[claim.index("CTE front") : claim.index("CTE leased")]
-        (promotion,) = [plan for plan in plans if "moved AS" in plan]
+        (promotion,) = [plan for plan in plans if "found" in plan and "'later'" in plan]
         assert "Index Scan using jobs_timed" in promotion
-        assert "Seq Scan" not in promotion
+        assert re.search("Seq Scan|Sort", promotion) is None
 
     async def test_a_plan_made_for_an_empty_table_does_not_stay(
         self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str
@@ -152,9 +157,9 @@ class TestPlans:
         await migrate.apply(direct, schema)
         statement = await direct.prepare(queries.load(schema).fetch)
         for _ in range(10):
-            await statement.fetch(["q1"], 100, 30.0, 1)
+            await statement.fetch(["q1"], 100, 30.0, 1, None)
         await _fill(direct, schema)
-        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1)
+        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, None)
         assert not [plan for plan in plans if "Seq Scan" in plan]
 
     async def test_a_receipt_leads_straight_to_its_row(
@@ -193,7 +198,8 @@ async def _plans(connection: "asyncpg.Connection[asyncpg.Record]", statement: st
     """What the server says of each statement that this one carries out inside its function."""
     await connection.execute(
         "LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on;"
-        "SET auto_explain.log_analyze = on; SET auto_explain.log_verbose = on; SET client_min_messages = log"
+        "SET auto_explain.log_analyze = on; SET auto_explain.log_verbose = on;"
+        "SET auto_explain.log_parameter_max_length = 0; SET client_min_messages = log"
     )
     said: list[str] = []
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -20,7 +20,7 @@ from taskq.checks import check_call, check_task
 from taskq.codec import Codec
 from taskq.config import Config, load_config
 from taskq.connect import connect
-from taskq.context import Current, running
+from taskq.context import Current, joined, running
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
@@ -200,7 +200,7 @@ class App:
             job = await self._pass(job)
         _refuse_oversize(job, live.backend)
         if tx is None:
-            tx = _open_transaction()
+            tx = self._open_transaction()
         if tx is None:
             answer = await live.batcher.enqueue(job)
         elif live.backend.transactions is None:
@@ -211,13 +211,22 @@ class App:
             raise answer.error
         return answer
 
+    @contextmanager
+    def transaction(self, connection: Any) -> Generator[None]:
+        """Inside, every defer takes part in the caller's open transaction, as with ``options(tx=connection)``."""
+        token = joined.set({**joined.get({}), self: connection})
+        try:
+            yield
+        finally:
+            joined.reset(token)
+
     async def defer_each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
         """Defer any number of calls in bounded memory: one answer each, in order, with the error of a refused one.
 
         Raises BrokerUnavailable when the broker goes away; what was answered until then is enqueued.
         """
         live = self._live
-        async for answer in enqueue_in_parts(calls, live.backend, self._prepared, _open_transaction()):
+        async for answer in enqueue_in_parts(calls, live.backend, self._prepared, self._open_transaction()):
             yield answer
 
     async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
@@ -235,6 +244,11 @@ class App:
             JobHandle(self, JobRef(call.job.queue, answer.id), call.decode, call.keep, added=answer.added)
             for call, answer in zip(kept, answers, strict=True)
         ]
+
+    def _open_transaction(self) -> Any:
+        """The connection that this context's defers take part with: the caller's, or that of the running handler."""
+        current = running.get(None)
+        return joined.get({}).get(self, None if current is None else current.connection)
 
     async def run_inline(self, job: Job) -> Any:
         """Run a job's handler here, as a worker would run it once, and answer its result."""
@@ -375,12 +389,6 @@ class App:
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait({running})
             running.result()
-
-
-def _open_transaction() -> Any:
-    """The connection of the running handler's own transaction, if it has one."""
-    current = running.get(None)
-    return current.connection if current is not None else None
 
 
 def _part(part: R | None, what: str) -> R:

@@ -11,6 +11,9 @@ _log = logging.getLogger("taskq.job")
 
 running: ContextVar["Current"] = ContextVar("taskq.running")
 
+joined: ContextVar[Mapping[object, Any]] = ContextVar("taskq.joined")
+"""The transactions that the defers of this context take part in: the connection for each app."""
+
 
 class Current:
     """The running job. One of these lives for one run."""

@@ -63,7 +63,7 @@ LASTING = {
     "XX": "the server found a defect in itself or its files: see its log",
 }
 
-DRIVER_ERRORS = (
+DRIVER_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -86,13 +86,7 @@ def translated(error: BaseException, shown: str) -> BrokerError:
 def _verdict(error: BaseException) -> tuple[type[BrokerError], str]:
     match error:
         case asyncpg.PostgresError():
-            state: str = error.sqlstate or "08"
-            for code in (state, state[:2]):
-                if code in PASSING:
-                    return BrokerUnavailable, PASSING[code]
-                if code in LASTING:
-                    return BrokerRejected, LASTING[code]
-            return BrokerRejected, "the server reports a code that is not known"
+            return _by_state(error.sqlstate or "08")
         case asyncpg.DataError() | UnicodeEncodeError() | OverflowError():
             return BrokerRejected, "a value has a form that no column takes"
         case asyncpg.ClientConfigurationError():
@@ -106,13 +100,26 @@ def _verdict(error: BaseException) -> tuple[type[BrokerError], str]:
         case asyncpg.InterfaceError():
             return BrokerUnavailable, "the connection is closed or in use"
         case _:
+            # A driver of the caller's: SQLAlchemy keeps what its driver raised.
+            state = getattr(getattr(error, "orig", error), "sqlstate", None)
+            if isinstance(state, str):
+                return _by_state(state)
             return BrokerUnavailable, "the connection fell out of step with the server"
 
 
+def _by_state(state: str) -> tuple[type[BrokerError], str]:
+    for code in (state, state[:2]):
+        if code in PASSING:
+            return BrokerUnavailable, PASSING[code]
+        if code in LASTING:
+            return BrokerRejected, LASTING[code]
+    return BrokerRejected, "the server reports a code that is not known"
+
+
 @contextmanager
-def translating(shown: str) -> Generator[None]:
-    """Let what the driver raises inside leave as an error of the tree."""
+def translating(shown: str, errors: tuple[type[Exception], ...] = DRIVER_ERRORS) -> Generator[None]:
+    """Let what the driver, or a caller's own, raises inside leave as an error of the tree."""
     try:
         yield
-    except DRIVER_ERRORS as error:
+    except errors as error:
         raise translated(error, shown) from error

@@ -2,16 +2,14 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import cast
 
-import asyncpg
-import asyncpg.pool
 from anyio import CancelScope
 
 from taskq.broker import Traits
-from taskq.errors import BrokerRejected, ConfigError
+from taskq.errors import BrokerRejected
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 from taskq_postgres.faults import DRIVER_ERRORS, translating
+from taskq_postgres.guests import Guest, guest
 from taskq_postgres.lanes import Connection, Lanes
 from taskq_postgres.verbs import Verbs
 
@@ -19,8 +17,8 @@ from taskq_postgres.verbs import Verbs
 class JoinedBroker:
     """Enqueues and settles with the commit of the caller's transaction."""
 
-    def __init__(self, connection: Connection, shown: str, traits: Traits, verbs: Verbs) -> None:
-        self._connection = connection
+    def __init__(self, guest: Guest, shown: str, traits: Traits, verbs: Verbs) -> None:
+        self._guest = guest
         self._shown = shown
         self._traits = traits
         self._verbs = verbs
@@ -30,8 +28,8 @@ class JoinedBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        with translating(self._shown):
-            return await self._verbs.enqueue(self._within(), jobs, tells=True)
+        with translating(self._shown, self._guest.errors):
+            return await self._verbs.enqueue(self._guest, jobs, tells=True)
 
     async def fetch(  # the protocol names the arguments
         self,
@@ -44,21 +42,16 @@ class JoinedBroker:
         raise BrokerRejected("a fetch takes no part in a transaction: fetch from the backend's own broker")
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        with translating(self._shown):
-            settled = await self._verbs.settle(self._within(), settlements, tells=True)
+        with translating(self._shown, self._guest.errors):
+            settled = await self._verbs.settle(self._guest, settlements, tells=True)
         return [receipt is not None for receipt in settled]
 
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:  # noqa: ARG002  # as above
         raise BrokerRejected("an extension takes no part in a transaction: extend by the backend's own broker")
 
-    def _within(self) -> Connection:
-        if not self._connection.is_closed() and not self._connection.is_in_transaction():
-            raise BrokerRejected("the connection is in no transaction: open one with connection.transaction() first")
-        return self._connection
-
 
 class PostgresTransactions:
-    """Transactions of asyncpg on the database."""
+    """Transactions of callers, and those that this backend lends."""
 
     def __init__(self, shown: str, traits: Traits, verbs: Verbs, lanes: Lanes) -> None:
         self._shown = shown
@@ -67,12 +60,8 @@ class PostgresTransactions:
         self._lanes = lanes
 
     def join(self, connection: object) -> JoinedBroker:
-        """A broker on an asyncpg connection to the same database; what waits hears of the commit."""
-        # What a pool lends is a proxy of a connection, and does all that one does.
-        if not isinstance(connection, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy):
-            kind = type(connection).__qualname__
-            raise ConfigError(f"join() takes an asyncpg connection to {self._shown}, not a {kind}")
-        return JoinedBroker(cast("Connection", connection), self._shown, self._traits, self._verbs)
+        """A broker on a caller's connection to the same database; what waits hears of the commit."""
+        return JoinedBroker(guest(connection, self._shown), self._shown, self._traits, self._verbs)
 
     @asynccontextmanager
     async def begin(self) -> AsyncGenerator[Connection]:

@@ -1,2 +1,6 @@
 -- End leases; the place of each that was settled, and its group.
-SELECT place, grp FROM {schema}.settle($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+-- The types are said for drivers that guess them from the values.
+SELECT place, grp FROM {schema}.settle(
+  $1::text[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::float8[], $7::boolean[], $8::text[], $9::float8,
+  $10::boolean
+)

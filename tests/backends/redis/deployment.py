@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from anyio import to_thread
 from redis import Redis, RedisError
+from redis.exceptions import AskError, MovedError
 from taskq_redis import connect
 
 from taskq.broker import Backend
@@ -70,7 +71,15 @@ class Tenant:
 def keys(node: Process, pattern: str = "*") -> list[str]:
     """The keys of one server, but for the moments of fetches, which end by themselves within a minute."""
     found: list[bytes] = command(node, "KEYS", pattern)
-    return [key.decode() for key in found if not (key.endswith(b":latest") and command(node, "TTL", key) > 0)]
+    return [key.decode() for key in found if not (key.endswith(b":latest") and _ends(node, key))]
+
+
+def _ends(node: Process, key: bytes) -> bool:
+    try:
+        return bool(command(node, "TTL", key) != -1)
+    except (MovedError, AskError):
+        # It is on its way to another node.
+        return True
 
 
 def command(node: Process, *words: str | int | bytes) -> Any:

@@ -24,6 +24,8 @@ from taskq.context import Current, joined, running
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
+    EncodeError,
+    InvalidSchedule,
     MissingCapability,
     PartlyEnqueued,
     PayloadTooLarge,
@@ -40,9 +42,11 @@ from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Redact
+from taskq.schedule import make_schedule
+from taskq.schedules import Schedules, check_schedule, configured
 from taskq.store import Store
 from taskq.task import Definition, Task
-from taskq.tasks import Tasks
+from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, resume
 from taskq.worker.recipe import Recipe
 from taskq.worker.worker import Worker, WorkerOptions
@@ -90,9 +94,14 @@ class App:
         self.settings = self.config.settings
         self.events = Events()
         """``app.events.subscribe(JobFinished, print)``"""
-        self.registry = Tasks(self._join)
+        self.registry = Tasks(self._join, self._schedule)
         self.task = self.registry.task
         """``@app.task`` or ``@app.task(queue="mail", retry=Retry(5), timeout=30)``"""
+        self.schedules = Schedules(self)
+        """``await app.schedules.create("berlin", report.call("berlin"), "0 3 * * *")``"""
+        self.schedule = self.registry.schedule
+        """``@app.schedule("*/5 * * * *", tz="Europe/Berlin")`` above ``@app.task``"""
+        self._configured = configured(self.settings.schedules)
         self.codec = codec or Codec()
         self.overrides: dict[Provider, Provider] = {}
         """Providers to use in place of others, for tests: ``app.overrides[get_pool] = lambda: fake``"""
@@ -108,9 +117,11 @@ class App:
     # Tasks
 
     def include(self, tasks: Tasks) -> None:
-        """Take in the tasks of a collection; raises DuplicateTask when a name is taken."""
+        """Take in the tasks and schedules of a collection; raises DuplicateTask when a name is taken."""
         for task in tasks.tasks.values():
             self.registry.add(task)
+        for scheduled in tasks.scheduled.values():
+            self.registry.add_schedule(scheduled)
 
     def find_task(self, name: str) -> Task[..., Any]:
         """The task of this name; raises UnknownTask."""
@@ -135,6 +146,20 @@ class App:
 
     def _join(self, task: Task[..., Any]) -> None:
         task.join(self, self.codec, self.settings.keep)
+
+    def _schedule(self, scheduled: Scheduled) -> None:
+        try:
+            job = scheduled.task.call(**scheduled.args).job
+        except EncodeError as error:
+            raise InvalidSchedule(f"schedule {scheduled.name}: its args do not fit: {error}") from error
+        self.schedules.take(make_schedule(scheduled.name, scheduled.timetable, job))
+
+    def _schedule_configured(self) -> None:
+        """Now that all tasks are known."""
+        while self._configured:
+            name, task, timetable, args = self._configured[-1]
+            self.registry.add_schedule(Scheduled(name, self.find_task(task), timetable, args))
+            self._configured.pop()
 
     # Opening and closing
 
@@ -168,6 +193,9 @@ class App:
                 for finding in self._check(task, backend):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.subject}: {finding.message}")
+            self._schedule_configured()
+            for schedule in self.schedules.static.values():
+                check_schedule(schedule, backend)
             batcher = Batcher(backend.broker)
             # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
             flusher = loop.create_task(batcher.run())
@@ -344,7 +372,10 @@ class App:
     async def make_worker(self, scope: Scoped, **options: Any) -> Worker:
         """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
         runnables = await self._recipe.runnables(scope)
-        return Worker(self.backend, runnables, self.events, self.worker_options(**options))
+        worker_options = self.worker_options(**options)
+        ticks = worker_options.schedules and worker_options.until == "asked"
+        ticker = self._recipe.ticker(self.backend, self.schedules.static, self) if ticks else None
+        return Worker(self.backend, runnables, self.events, worker_options, ticker)
 
     async def run_worker(
         self,

@@ -45,6 +45,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a worker's event loop may stand still before that is reported."""
     stall_limit: Positive = 600.0
     """How long before its leases are let go."""
+    schedules: tuple[dict[str, Any], ...] = ()
+    """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 
 
 class Config(Struct, frozen=True):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any
 
 from taskq.job import Delivery, Job
@@ -61,6 +62,12 @@ class Current:
     def headers(self) -> Mapping[str, str]:
         """What the caller sent beside the arguments."""
         return self.delivery.job.headers
+
+    @property
+    def tick(self) -> datetime | None:
+        """The moment at which the job's schedule was due, in UTC; None for a job that no tick brought about."""
+        text = self.delivery.job.headers.get("taskq-tick")
+        return None if text is None else datetime.fromisoformat(text)
 
     @property
     def attempt(self) -> int:

@@ -4,7 +4,7 @@
 
     TaskqError
     ├── ConfigError              found at import or start, never while running
-    │   ├── DuplicateTask · UnknownTask · UnknownScheme
+    │   ├── DuplicateTask · UnknownTask · UnknownScheme · InvalidSchedule
     │   └── MissingCapability    names the task, the need, the broker and the remedy
     ├── CodecError               EncodeError · DecodeError
     ├── BrokerError              always with __cause__ = the driver's error
@@ -42,6 +42,10 @@ class UnknownTask(ConfigError):
 
 class UnknownScheme(ConfigError):
     """No installed backend answers to this URL's scheme."""
+
+
+class InvalidSchedule(ConfigError):
+    """A schedule cannot be read, contradicts itself, is never due or does not fit its task."""
 
 
 class MissingCapability(ConfigError):

@@ -4,8 +4,10 @@ import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
 
+from msgspec import Struct
+
 from taskq.depends import dependencies_of
-from taskq.errors import ConfigError, DuplicateTask
+from taskq.errors import ConfigError, DuplicateTask, InvalidSchedule
 from taskq.options import (
     CallOptions,
     Executor,
@@ -18,6 +20,7 @@ from taskq.options import (
 )
 from taskq.outcome import Policy
 from taskq.retry import Retry
+from taskq.schedule import ScheduleOptions, Timetable, make_timetable
 from taskq.task import Definition, Home, Task, refuse_retries
 
 P = ParamSpec("P")
@@ -33,12 +36,33 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
 
+class ScheduleDecorator(Protocol):
+    """What ``@schedule(...)`` answers: takes a task, and answers it."""
+
+    def __call__(self, task: Task[P, R], /) -> Task[P, R]: ...
+
+
+class Scheduled(Struct, frozen=True):
+    """A task with when it is to run, and with which arguments."""
+
+    name: str
+    task: Task[..., Any]
+    timetable: Timetable
+    args: Mapping[str, Any]
+
+
 class Tasks:
     """A collection of tasks without an app: declare them anywhere, ``app.include()`` them where the app is."""
 
-    def __init__(self, added: "Callable[[Task[..., Any]], None] | None" = None) -> None:
+    def __init__(
+        self,
+        added: "Callable[[Task[..., Any]], None] | None" = None,
+        scheduled: Callable[[Scheduled], None] | None = None,
+    ) -> None:
         self.tasks: dict[str, Task[..., Any]] = {}
+        self.scheduled: dict[str, Scheduled] = {}
         self._added = added
+        self._scheduled = scheduled
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
@@ -62,6 +86,38 @@ class Tasks:
             self._added(task)
         self.tasks[task.name] = task
         return task
+
+    def schedule(
+        self,
+        when: str | None = None,
+        /,
+        *,
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> ScheduleDecorator:
+        """Run a task again and again: ``@app.schedule("0 3 * * *", tz="Europe/Berlin")`` above ``@app.task``.
+
+        ``when`` is cron text, or ``"every 10s"``; ``args`` are the task's arguments by name; ``name`` tells schedules
+        of one task apart. Raises InvalidSchedule.
+        """
+        timetable = make_timetable(when, options)
+
+        def decorate(task: Task[P, R], /) -> Task[P, R]:
+            if not isinstance(task, Task):  # pyright: ignore[reportUnnecessaryIsInstance] - not all are type-checked
+                raise InvalidSchedule("a schedule is made of a task: write @app.schedule(...) above @app.task")
+            self.add_schedule(Scheduled(name or task.name, task, timetable, args or {}))
+            return task
+
+        return decorate
+
+    def add_schedule(self, scheduled: Scheduled) -> None:
+        """Take a schedule in; raises InvalidSchedule when its name is taken, or its arguments do not fit."""
+        if scheduled.name in self.scheduled:
+            raise InvalidSchedule(f"there is a schedule named {scheduled.name} already: give one of them a name=")
+        if self._scheduled is not None:
+            self._scheduled(scheduled)
+        self.scheduled[scheduled.name] = scheduled
 
 
 def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:

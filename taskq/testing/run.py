@@ -82,7 +82,7 @@ async def _run_by_ticks(
     served: list[str] = []
     end = app.events.subscribe(WorkerStarted, lambda event: served.extend(event.queues))
     try:
-        async with app.working(queues=queues):
+        async with app.working(queues=queues, schedules=False):
             going_on = True
             while going_on:
                 await loop.settle()

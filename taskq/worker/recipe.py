@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from taskq.broker import Backend
 from taskq.codec import Codec
 from taskq.config import Settings
 from taskq.depends import Scoped
@@ -15,9 +17,11 @@ from taskq.errors import ConfigError, EncodeError, UnknownTask
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
 from taskq.report import Death, Redact
+from taskq.schedule import Schedule
 from taskq.task import Definition, Task
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.runner import Runnable
+from taskq.worker.ticker import HINTED_POLL, POLL, TickDesk, Ticker
 from taskq.worker.worker import WorkerOptions
 
 
@@ -46,6 +50,15 @@ class Recipe(Struct, frozen=True):
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
         return WorkerOptions(**{**defaults, **given})
+
+    def ticker(self, backend: Backend, schedules: Mapping[str, Schedule], desk: TickDesk) -> Ticker | None:
+        """Who fires these schedules and the stored ones; nobody without a Store."""
+        if backend.store is None:
+            return None
+        poll = POLL if backend.hints is None else HINTED_POLL
+        if getattr(asyncio.get_running_loop(), "is_virtual", False):
+            poll = inf
+        return Ticker(backend, backend.store, schedules, desk=desk, poll=poll)
 
     def executors(self) -> Executors:
         """Room for sync handlers, as the settings say."""

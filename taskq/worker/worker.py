@@ -17,6 +17,7 @@ from taskq.limits.keeper import Keeper
 from taskq.limits.renewal import Renewal
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
 from taskq.worker.admission import Admission
+from taskq.worker.claims import outclaimed
 from taskq.worker.contact import Contact
 from taskq.worker.control import HINTED_POLL, POLL, Control
 from taskq.worker.effects import Effects
@@ -25,6 +26,7 @@ from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
 from taskq.worker.settler import Settler
 from taskq.worker.slots import Slots
+from taskq.worker.ticker import Ticker
 from taskq.worker.watchdog import Watchdog
 
 SETTLE_MARGIN = 1.0
@@ -45,6 +47,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """When to end: when asked to; also when nothing is due or runs; also when nothing is scheduled either."""
     max_jobs: int | None = None
     """End after so many runs."""
+    schedules: bool = True
+    """Whether to fire schedules. A worker that ends by itself never does: it is there for what is there."""
     threads: bool = True
     """False under a virtual clock: everything happens in the loop, and nothing that only looks whether it should."""
 
@@ -53,24 +57,30 @@ class Worker:
     """One process's worker on one broker."""
 
     def __init__(
-        self, backend: Backend, runnables: Mapping[str, Runnable], events: Events, options: WorkerOptions
+        self,
+        backend: Backend,
+        runnables: Mapping[str, Runnable],
+        events: Events,
+        options: WorkerOptions,
+        ticker: Ticker | None = None,
     ) -> None:
         if options.until != "asked" and backend.admin is None:
             raise MissingCapability("a worker that ends by itself has to count what is left: this backend has no Admin")
         self._options = options
         self._backend = backend
         self._events = events
+        self._ticker = ticker
         self._held: dict[str, Run] = {}
         self._changed = asyncio.Event()
         self._abandoned = False
         self._grace = anyio.CancelScope()
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
-        effects = Effects(backend)
+        self._effects = effects = Effects(backend)
         keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions, effects.find, keeper),
+            Runner(runnables, backend.transactions, self._recall, keeper),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -181,6 +191,8 @@ class Worker:
                 else:
                     beside.start_soon(self._leases.run)
                 beside.start_soon(self._control.run)
+                if self._ticker is not None:
+                    beside.start_soon(self._ticker.run)
                 # The very first job may be one that blocks the loop.
                 await self._leases.begun.wait()
                 await self._control.look()
@@ -247,6 +259,12 @@ class Worker:
 
     def _finish_run(self, run: Run, outcome: Outcome | Decision) -> None:
         self._settler.finish(run, outcome)
+
+    async def _recall(self, run: Run) -> Decision | None:
+        """What was decided about this job before its handler could begin here."""
+        store = self._backend.store
+        outclaimed_by = None if store is None else await outclaimed(store, run)
+        return outclaimed_by or await self._effects.find(run)
 
     def _holds(self, id: str) -> bool:
         return any(run.delivery.job.id == id for run in self._held.values())

@@ -1,0 +1,28 @@
+"""A tick's job counts once. That a tick was fired is written down, but nothing can stop a worker that slept through it
+from enqueueing the same tick again when it wakes, after the first job has long ended and its id is free. Such a job is
+told at its start: the first job of a tick to start writes its name there, and another one does not run.
+"""
+
+from taskq.job import Ack, Job
+from taskq.outcome import Decision
+from taskq.schedule import LIFE
+from taskq.store import Store
+from taskq.worker.runner import Run
+
+CLAIMED = 86_400.0
+"""Seconds a tick stays claimed: no worker sleeps longer between a decision and its enqueue."""
+
+
+async def outclaimed(store: Store, run: Run) -> Decision | None:
+    """What becomes of a job whose tick belongs to another one; None: it is to run."""
+    job = run.delivery.job
+    life = job.headers.get(LIFE)
+    if life is None or await store.swap(_key(job), None, life.encode(), ttl=CLAIMED):
+        return None
+    if (await store.get(_key(job))).value in (life.encode(), None):
+        return None
+    return Decision(Ack(run.delivery.receipt), "discarded", "its tick has had a job already")
+
+
+def _key(job: Job) -> str:
+    return f"tick:{job.queue}:{job.id}"

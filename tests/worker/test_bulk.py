@@ -1,9 +1,15 @@
 """Many defers at once take part in whatever a single one would."""
 
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
 import pytest
 
 from taskq import App, Retry
+from taskq.call import Call
+from taskq.errors import BrokerUnavailable
 from taskq.testing import deferred, run_until_idle
+from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +24,7 @@ async def test_a_bulk_defer_inside_a_transactional_handler_commits_or_vanishes_w
     async def parent(fails: bool) -> None:
         await app.defer_many(child.call(number) for number in range(3))
         if fails:
-            raise ValueError
+            raise ValueError("no more")
 
     async with app:
         await parent.defer(True)
@@ -27,3 +33,70 @@ async def test_a_bulk_defer_inside_a_transactional_handler_commits_or_vanishes_w
         await parent.defer(False)
         await app.run_worker(max_jobs=1)
         assert [job.arguments for job in await deferred(app)] == [{"number": number} for number in range(3)]
+
+
+async def test_a_part_is_under_way_while_the_next_one_is_prepared(tap: Tap) -> None:
+    app = App("memory://")
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async def calls() -> AsyncIterator[Call[None]]:
+        for n in range(2_500):
+            if n == 1_500:
+                await tap.arrived.wait()
+                tap.open.set()
+            yield note.call(n)
+
+    async with app:
+        tap.open = anyio.Event()
+        await app.defer_many(calls())
+        assert tap.sizes("enqueue") == [1_000, 1_000, 500]
+        assert [job.arguments["n"] for job in await deferred(app)] == list(range(2_500))
+
+
+async def test_a_bulk_defer_that_fails_leaves_no_part_under_way(tap: Tap) -> None:
+    app = App("memory://")
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    def calls() -> Iterator[Call[None]]:
+        yield from map(note.call, range(1_500))
+        raise ValueError("no more")
+
+    async with app:
+        tap.broken = "before"
+        with pytest.raises(BrokerUnavailable):
+            await app.defer_many(map(note.call, range(2_500)))
+        with pytest.raises(ValueError, match="no more"):
+            await app.defer_many(calls())
+        tap.broken = "no"
+        tap.open = anyio.Event()
+        with pytest.raises(ValueError, match="no more"):
+            await app.defer_many(calls())
+        tap.open.set()
+        await anyio.wait_all_tasks_blocked()
+        assert await deferred(app) == []
+
+
+async def test_calls_may_be_read_from_the_transaction_they_are_deferred_in(url: str) -> None:
+    app = App(url)
+
+    @app.task
+    async def child(number: int) -> None: ...
+
+    @app.task(transaction=True)
+    async def parent() -> None:
+        async def calls() -> AsyncIterator[Call[None]]:
+            for number in range(2_100):
+                if number % 700 == 0:
+                    await child.defer(-number)
+                yield child.call(number)
+
+        await app.defer_many(calls())
+
+    async with app:
+        await parent.defer()
+        await app.run_worker(max_jobs=1)
+        assert len(await deferred(app)) == 2_103

@@ -1,10 +1,12 @@
 """Async tasks on the queue you already have."""
 
 from taskq.app import App
+from taskq.call import gather
 from taskq.codec import Codec
 from taskq.context import Current, current
 from taskq.depends import Depends
 from taskq.errors import Discard, RetryIn, Snooze, TaskqError
+from taskq.flow import Batch, BatchReport, BatchStatus, FlowHandle
 from taskq.handle import JobHandle
 from taskq.limits import Concurrency, RateLimit
 from taskq.report import Death
@@ -14,12 +16,16 @@ from taskq.tasks import Tasks
 
 __all__ = [
     "App",
+    "Batch",
+    "BatchReport",
+    "BatchStatus",
     "Codec",
     "Concurrency",
     "Current",
     "Death",
     "Depends",
     "Discard",
+    "FlowHandle",
     "JobHandle",
     "RateLimit",
     "Retry",
@@ -29,4 +35,5 @@ __all__ = [
     "TaskqError",
     "Tasks",
     "current",
+    "gather",
 ]

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from taskq.batcher import Batcher
 from taskq.broker import Admin, Backend, Finding, Record
-from taskq.bulk import each, enqueue_in_parts
-from taskq.call import Call
+from taskq.bulk import enqueue_in_parts
+from taskq.call import Call, Chain, Gather, Takes, each
 from taskq.checks import check_call, check_task
 from taskq.codec import Codec
 from taskq.config import Config, load_config
@@ -34,6 +34,8 @@ from taskq.errors import (
     Vetoed,
 )
 from taskq.events import Events, JobVetoed
+from taskq.flow import Batch, BatchReport, FlowHandle
+from taskq.flow.start import callbacks, start
 from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
 from taskq.limits.holding import Holding
@@ -41,7 +43,7 @@ from taskq.limits.outside import holding
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
 from taskq.portal import Portal, refuse_inside_a_loop
-from taskq.report import Redact
+from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
 from taskq.schedules import Schedules, check_schedule, configured
 from taskq.store import Store
@@ -108,7 +110,7 @@ class App:
         self._lifespan = lifespan
         pack, unpack = carry(context)
         layers = [*([unpack] if context else []), *middleware]
-        self._recipe = Recipe(self.registry.tasks, self.settings, self.codec, layers, on_dead, redact)
+        self._recipe = Recipe(self.registry.tasks, self.settings, self.codec, layers, on_dead, redact, self.prepare)
         self._defer_middleware = [*([pack] if context else []), *defer_middleware]
         self._lives: dict[asyncio.AbstractEventLoop, Live] = {}
         self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}
@@ -223,10 +225,18 @@ class App:
 
     async def enqueue(self, job: Job, tx: Any = None) -> Enqueued:
         """Enqueue a job as ``defer`` does, through the middleware; raises what ``defer`` raises."""
-        live = self._live
+        return await self.send(await self.prepare(job), tx)
+
+    async def prepare(self, job: Job) -> Job:
+        """The job as the defer middleware leaves it; raises Vetoed and PayloadTooLarge."""
         if self._defer_middleware:
             job = await self._pass(job)
-        _refuse_oversize(job, live.backend)
+        _refuse_oversize(job, self._live.backend)
+        return job
+
+    async def send(self, job: Job, tx: Any) -> Enqueued:
+        """Enqueue a prepared job, in this transaction or that of the running handler; raises what refuses it."""
+        live = self._live
         if tx is None:
             tx = self._open_transaction()
         if tx is None:
@@ -247,6 +257,30 @@ class App:
             yield
         finally:
             joined.reset(token)
+
+    async def defer(self, flow: Call[R] | Chain[R] | Gather[R]) -> FlowHandle[R]:
+        """Defer a chain or a gather: ``await app.defer(a.call(1).then(b))``.
+
+        What it begins with is enqueued now, the rest by the workers under fixed ids. Raises what ``defer`` of a task
+        raises, ConfigError for a gather of what cannot be in one, MissingCapability where the broker has no store.
+        """
+        return await start(self, flow)
+
+    def batch(
+        self,
+        id: str,
+        *,
+        then: Call[Any] | Chain[Any] | Takes[BatchReport, Any] | None = None,
+        finished: Call[Any] | Chain[Any] | Takes[BatchReport, Any] | None = None,
+        first_failure: Call[Any] | Chain[Any] | Takes[Death, Any] | None = None,
+        parent: str | None = None,
+    ) -> Batch:
+        """A batch of this id: to be made with ``async with``, or to be asked after.
+
+        ``then`` is enqueued when all members have returned, ``finished`` when all have ended, ``first_failure`` at the
+        first that ended in another way. With ``parent`` it is a member of that batch. Raises ConfigError.
+        """
+        return Batch(self, id, callbacks(id, then, finished, first_failure), parent)
 
     async def defer_each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
         """Defer any number of calls in bounded memory: one answer each, in order, with the error of a refused one.
@@ -301,11 +335,9 @@ class App:
 
     async def _prepared(self, call: Call[Any]) -> Job | TaskqError:
         try:
-            job = await self._pass(call.job) if self._defer_middleware else call.job
-            _refuse_oversize(job, self._live.backend)
+            return await self.prepare(call.start())
         except (Vetoed, PayloadTooLarge) as error:
             return error
-        return job
 
     def limited(self, limit: Holding) -> AbstractAsyncContextManager[None]:
         """Enter a limit outside of a job: ``async with app.limited(smtp.of("example.org")):``."""
@@ -337,6 +369,11 @@ class App:
         if found and self.backend.hints is not None:
             await self.backend.hints.publish(CANCEL, ref.id)
         return found
+
+    async def cancel_many(self, refs: Sequence[JobRef]) -> None:
+        """Ask for jobs to be cancelled; those that run hear of it when their leases are extended."""
+        for first in range(0, len(refs), 1000):
+            await self.admin.cancel(refs[first : first + 1000])
 
     async def pause(self, *queues: str, seconds: float | None = None) -> None:
         """Stop all workers fetching from these queues within a second, for so long or until resumed."""

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from taskq.broker import Backend
-from taskq.call import Call
+from taskq.call import Call, each
 from taskq.errors import MissingCapability, TaskqError
 from taskq.job import Enqueued, Job
-
-C = TypeVar("C")
 
 PART = 1000
 """Jobs in one call: enough to make the round trip cheap, few enough to bound memory."""
@@ -80,13 +78,3 @@ async def _enqueue(
         next(answers) if isinstance(prepared, Job) else Enqueued(name, added=False, error=prepared)
         for name, prepared in part
     ]
-
-
-async def each(calls: Iterable[C] | AsyncIterable[C]) -> AsyncIterator[C]:
-    """The elements of either kind of iterable, one at a time."""
-    if isinstance(calls, AsyncIterable):
-        async for call in calls:
-            yield call
-    else:
-        for call in calls:
-            yield call

@@ -1,12 +1,17 @@
 """What a handler may ask about the job it is running."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
+from taskq.errors import ConfigError
 from taskq.job import Delivery, Job
+from taskq.sequel import FLOW, Place, Plan, plan_of
+
+Prepare = Callable[[Job], Awaitable[Job]]
+"""What a job passes before it is enqueued; raises what refuses it."""
 
 _log = logging.getLogger("taskq.job")
 
@@ -16,13 +21,58 @@ joined: ContextVar[Mapping[object, Any]] = ContextVar("taskq.joined")
 """The transactions that the defers of this context take part in: the connection for each app."""
 
 
+class Startable(Protocol):
+    """A call or chain."""
+
+    def start(self) -> Job:
+        """Its first job."""
+        ...
+
+
+class OwnBatch:
+    """The batch of the running job."""
+
+    __slots__ = ("_plan", "_prepare", "added", "place")
+
+    def __init__(self, plan: Plan, place: Place, prepare: Prepare | None) -> None:
+        self._plan = plan
+        self._prepare = prepare
+        self.place = place
+        """Where the job stands in it."""
+        self.added: list[Job] = []
+
+    @property
+    def id(self) -> str:
+        """The batch's id: ``app.batch(current().batch.id)`` asks after it."""
+        return self.place.batch
+
+    async def add(self, calls: Iterable[Startable]) -> None:
+        """Add members, calls or chains, with this job's end: they are enqueued when it has returned, and then once.
+
+        A run that raises adds nothing, so that a retry doubles nothing. Raises ConfigError where that cannot be kept:
+        in a gather, or before the last job of a chain.
+        """
+        if self.place.collects or self._plan.next:
+            raise ConfigError("members are added by the members of a batch, and by the last job of a chain in one")
+        for call in calls:
+            job = call.start()
+            self.added.append(job if self._prepare is None else await self._prepare(job))
+
+
 class Current:
     """The running job. One of these lives for one run."""
 
-    __slots__ = ("arguments", "connection", "deadline", "delivery", "stopping")
+    __slots__ = ("_batch", "_prepare", "arguments", "connection", "deadline", "delivery", "stopping")
 
-    def __init__(self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        arguments: tuple[tuple[Any, ...], dict[str, Any]],
+        prepare: Prepare | None = None,
+    ) -> None:
         self.delivery = delivery
+        self._prepare = prepare
+        self._batch: OwnBatch | None = None
         self.arguments = arguments
         """Positional and keyword arguments, decoded; a middleware may replace them."""
         self.deadline: float | None = None
@@ -83,6 +133,15 @@ class Current:
     def fence(self) -> int:
         """Rises with every delivery of this job: ``UPDATE … WHERE fence < ?`` lets a stale run write nothing."""
         return self.delivery.fence
+
+    @property
+    def batch(self) -> OwnBatch | None:
+        """The batch that the job is a member of, to add others to it; None when it is in none."""
+        if self._batch is None and FLOW in self.delivery.job.headers:
+            plan = plan_of(self.delivery.job)
+            if plan is not None and plan.place is not None:
+                self._batch = OwnBatch(plan, plan.place, self._prepare)
+        return self._batch
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

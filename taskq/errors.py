@@ -14,7 +14,7 @@
     │   ├── JobFailed            type, message, traceback as text
     │   └── JobCancelled · JobExpired · JobTimeout · JobDiscarded · JobLost
     ├── DeferError               the call was understood and refused
-    │   ├── Conflict · Vetoed · LimitExceeded
+    │   ├── Conflict · Vetoed · BatchSealed · LimitExceeded
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
     └── ResultNotReady · ResultNotKept
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
@@ -141,6 +141,10 @@ class LimitExceeded(DeferError):
         super().__init__(message)
         self.after = after
         """Seconds after which it is worth another try."""
+
+
+class BatchSealed(DeferError):
+    """The batch takes no more members: it was sealed, has ended, or was cancelled."""
 
 
 class PartlyEnqueued(DeferError):

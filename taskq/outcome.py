@@ -4,17 +4,30 @@
 before what was asked of it (cancel, shutdown), which counts before what is merely true of it (late, lost).
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import Struct
 
 from taskq.broker import Guarantee
 from taskq.errors import Discard, LimitExceeded, RetryIn, Signal, Snooze
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
-from taskq.report import Death, End, Ended, History, Redact, history_of, lengthened, line_of, text_of
+from taskq.report import (
+    Death,
+    End,
+    Ended,
+    ErrorReport,
+    History,
+    Redact,
+    history_of,
+    lengthened,
+    line_of,
+    read_outcome,
+    text_of,
+)
 from taskq.retry import Retry
+from taskq.sequel import FLOW, FOLLOWS, Leave, Plan, begin, follow_up, plan_of
 
-FOLLOWS = "taskq-follows"
-"""Header of a follow-up: the id of the job whose end brought it about."""
 LONGEST_PARK = 60.0
 """Seconds between two tries of a job that is newer than the worker: while most workers are old, it is tried often."""
 PARKED_FOR = 86_400.0
@@ -28,6 +41,8 @@ class Returned(Struct, frozen=True):
     """The handler returned; ``value`` is its encoded result, None when none is kept."""
 
     value: bytes | None = None
+    adds: tuple[Job, ...] = ()
+    """What it adds to its batch."""
 
 
 class Raised(Struct, frozen=True):
@@ -112,6 +127,8 @@ class Decision(Struct, frozen=True):
     reason: str = ""
     effects: tuple[Job, ...] = ()
     """Enqueued before the settlement, under fixed ids, so that repeating them adds nothing."""
+    leaves: Leave | None = None
+    """The batch it leaves, when the above are enqueued."""
 
 
 def screen(delivery: Delivery, policy: Policy) -> Outcome | None:
@@ -129,8 +146,20 @@ def screen(delivery: Delivery, policy: Policy) -> Outcome | None:
 
 def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: float) -> Decision:
     """The one thing that happens to this delivery. ``chance`` in [0, 1) spreads retries."""
+    decision = _decide(outcome, delivery, policy, chance)
+    if decision.end is None or FLOW not in delivery.job.headers:
+        return decision
+    plan = plan_of(delivery.job)
+    if plan is None:
+        return decision
+    if isinstance(outcome, Returned):
+        return _gone_on(decision, delivery.job, plan, outcome)
+    return _broken_off(decision, delivery, plan)
+
+
+def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float) -> Decision:
     match outcome:
-        case Returned(value):
+        case Returned(value=value):
             return _ack(delivery, policy, "returned", value=value)
         case Raised(error):
             return _raised(error, delivery, policy, chance)
@@ -219,17 +248,43 @@ def _dead(
     errors = history.errors if error is None else lengthened(history, delivery, error, policy.redact)
     outcome = msgspec.json.encode(Ended(end, reason=reason, errors=errors))
     effects: tuple[Job, ...] = ()
-    if policy.on_dead is not None and FOLLOWS not in delivery.job.headers:
-        job = delivery.job
-        last = errors[-1] if errors else None
-        death = Death(job.id, job.task, job.queue, end, reason, delivery.attempt, last)
-        effects = (_follow_up(f"{job.id}.dead", policy.on_dead, death, job),)
+    # Who is told of deaths dies untold.
+    if policy.on_dead is not None and delivery.job.id != f"{delivery.job.headers.get(FOLLOWS)}.dead":
+        effects = (_told(policy.on_dead, _death(delivery, end, reason, errors), delivery.job),)
     settlement = DeadLetter(delivery.receipt, outcome, policy.keep_dead)
     return Decision(settlement, end, reason or text_of(error), effects)
 
 
-def _follow_up(id: str, following: FollowUp, argument: Struct, job: Job) -> Job:
-    body = msgspec.json.encode({"v": 1, "args": {following.argument: argument}})
+def _gone_on(decision: Decision, job: Job, plan: Plan, returned: Returned) -> Decision:
+    """The next of the chain is enqueued; behind the last one the batch is left."""
+    if plan.next:
+        following = begin(plan, returned.value or b"null", follows=job.id)
+        return msgspec.structs.replace(decision, effects=(following,))
+    leaves = None if plan.place is None else Leave(plan.place, succeeded=True, adds=returned.adds)
+    return msgspec.structs.replace(decision, leaves=leaves)
+
+
+def _broken_off(decision: Decision, delivery: Delivery, plan: Plan) -> Decision:
+    """What was to follow does not; who asked is told."""
+    job, settlement, effects = delivery.job, decision.settlement, decision.effects
+    assert decision.end is not None, "only an end breaks a chain off"  # noqa: S101
+    ended = read_outcome(settlement.outcome) if isinstance(settlement, DeadLetter) else None
+    errors = history_of(delivery).errors if ended is None else ended.errors
+    told = msgspec.json.encode(_death(delivery, decision.end, decision.reason, errors))
+    if plan.failed is not None:
+        effects = (*effects, follow_up(plan.failed, told, follows=job.id, id=f"{job.id}.failed"))
+    leaves = None if plan.place is None else Leave(plan.place, succeeded=False, death=told)
+    return msgspec.structs.replace(decision, effects=effects, leaves=leaves)
+
+
+def _death(delivery: Delivery, end: End, reason: str, errors: Sequence[ErrorReport]) -> Death:
+    job = delivery.job
+    return Death(job.id, job.task, job.queue, end, reason, delivery.attempt, errors[-1] if errors else None)
+
+
+def _told(following: FollowUp, death: Death, job: Job) -> Job:
+    body = msgspec.json.encode({"v": 1, "args": {following.argument: death}})
     # The caller's context goes with it; what the call said of its own retries and time-outs does not.
     carried = {name: text for name, text in job.headers.items() if not name.startswith("taskq-")}
-    return Job(id=id, task=following.task, body=body, queue=following.queue, headers={**carried, FOLLOWS: job.id})
+    headers = {**carried, FOLLOWS: job.id}
+    return Job(id=f"{job.id}.dead", task=following.task, body=body, queue=following.queue, headers=headers)

@@ -93,6 +93,18 @@ class Signature:
             self._refuse_taken(call.get(self._extra, {}), EncodeError)
         return call
 
+    @property
+    def first(self) -> str:
+        """The argument that a call with one value gives; raises ConfigError where there is no such call."""
+        name = next(iter(self._positional), None)
+        if name is None or self._required - {name}:
+            raise ConfigError(f"{self.name}(): it is to be called with one value, and its parameters are not such")
+        return name
+
+    def encode_nothing(self) -> bytes:
+        """The body of a call whose arguments are still to come."""
+        return self._codec.encode({"v": WIRE_VERSION, "args": {}})
+
     def encode(self, arguments: Mapping[str, Any]) -> bytes:
         """A call's body; raises EncodeError, with the argument's path, for what would not arrive as it was sent."""
         try:

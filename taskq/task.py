@@ -156,8 +156,31 @@ class Task(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """An inert call for ``app.defer_many``. Raises EncodeError for arguments that do not fit."""
-        member = self._member
-        return Call(job=self._job(args, kwargs), decode=member.decode, keep=member.keep, transaction=self._options.tx)
+        return self._inert(self._job(args, kwargs))
+
+    def receiving(self) -> Call[R]:
+        """A call whose first argument is still to come: in a chain, the result of what comes before.
+
+        Raises ConfigError for a task that cannot be called with one value, or whose keys depend on it.
+        """
+        signature, options = self._member.signature, self._options
+        if any(waits(limit) and limit.key is not None for limit in self.definition.limits):
+            raise ConfigError(f"task {self.name}: its Concurrency is by arguments, and they are still to come")
+        for name, spec in (("unique", options.unique), ("group", options.group)):
+            if spec is not False and not isinstance(spec, str):
+                raise ConfigError(f"task {self.name}: {name}= is made of arguments that are still to come: give a text")
+        return self._inert(self._made(None, signature.encode_nothing()), takes=signature.first)
+
+    def _inert(self, job: Job, takes: str = "") -> Call[R]:
+        member, commits = self._member, self.definition.transaction
+        return Call(
+            job=job,
+            decode=member.decode,
+            keep=member.keep,
+            transaction=self._options.tx,
+            takes=takes,
+            commits=commits,
+        )
 
     async def defer(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Hand the call to a worker: when this returns, the job is as durable as the broker declares.
@@ -209,20 +232,26 @@ class Task(Generic[P, R]):
         return Limits(asked, store_key) if asked else None
 
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
+        signature = self._member.signature
+        arguments = signature.bind(args, kwargs)
+        return self._made(arguments, signature.encode(arguments))
+
+    def _made(self, arguments: Mapping[str, Any] | None, body: bytes) -> Job:
+        """Without arguments: of a call whose keys have nothing to do with them."""
         member = self._member
         if self._options is not self._home.defaults:
             # It may have been made before there was a broker to ask.
             self._check(member)
         options, signature, codec = self._options, member.signature, member.codec
-        arguments = signature.bind(args, kwargs)
-        body = signature.encode(arguments)
         unique = group = None
         group_limit = options.group_limit
         if options.unique is not False or options.group is not False or self.definition.limits:
-            known = {**signature.defaults, **arguments}
+            known = {**signature.defaults, **(arguments or {})}
             unique = derive_key(options.unique, self.name, known, codec)
             group = derive_key(options.group, self.name, known, codec)
             for limit in self.definition.limits:
+                if arguments is None and not waits(limit):
+                    continue
                 # Of all of them, so that a key function that fails is refused here.
                 key = limit.store_key(self.name, key_text(limit, self.name, known, codec))
                 if waits(limit):

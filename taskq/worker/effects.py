@@ -5,96 +5,102 @@ decision is written down first: whoever finds it there carries out that one, and
 written down does not run again. Jobs without effects pay for none of this.
 """
 
+import asyncio
 from collections.abc import Sequence
 
-import msgspec
-from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.broker import Backend
-from taskq.job import Ack, DeadLetter, Job
-from taskq.outcome import FOLLOWS, Decision
-from taskq.report import End
+from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
+from taskq.flow.members import RESUMED, Membership
+from taskq.job import Ack, Job, JobRef
+from taskq.outcome import Decision
+from taskq.sequel import FLOW, FOLLOWS, Leave, plan_of
 from taskq.worker.runner import Run
 
-REMEMBERED = 7 * 86_400.0
-"""Seconds a decision stays written down: longer than a job may wait for its next delivery after a crash."""
-
 Decided = tuple[Run, Decision]
-
-
-class _Mark(Struct, frozen=True):
-    outcome: bytes | None
-    keep: float
-    dead: bool
-    end: End
-    reason: str
-    effects: tuple[Job, ...]
 
 
 class Effects:
     """Enqueues follow-ups; without a Store, one may run again when its job's worker died at the wrong moment."""
 
     def __init__(self, backend: Backend) -> None:
+        self._backend = backend
         self._broker = backend.broker
         self._store = backend.store
+        self._members = None if backend.store is None else Membership(backend.store, backend.broker)
 
     async def find(self, run: Run) -> Decision | None:
         """What was decided about this job in an earlier delivery that came to its end but not to its settlement."""
+        job, losses = run.delivery.job, run.delivery.losses
+        again = losses > 0 or RESUMED in job.headers
         if self._store is None or not (
-            (run.delivery.losses and run.policy.on_dead) or FOLLOWS in run.delivery.job.headers
+            FOLLOWS in job.headers or (losses and run.policy.on_dead) or (again and FLOW in job.headers)
         ):
             return None
-        value = (await self._store.get(_key(run))).value
-        return None if value is None else _restored(value, run)
+        found = await find_mark(self._store, run.delivery)
+        return await self._returned_before(run) if found is None and again else found
+
+    async def _returned_before(self, run: Run) -> Decision | None:
+        """A member that has left its batch has ended; only a result that is to be kept makes it run again."""
+        plan = plan_of(run.delivery.job)
+        if self._members is None or plan is None or plan.place is None or plan.next:
+            return None
+        if plan.place.collects or (run.policy.keep and run.delivery.losses):
+            return None
+        if not await self._members.has_returned(plan.place):
+            return None
+        leaves = Leave(plan.place, succeeded=True)
+        return Decision(Ack(run.delivery.receipt), "returned", "it had left its batch already", leaves=leaves)
 
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
-        """The same, with the decisions that count, when all that follows from them is enqueued."""
-        if not any(_marked(run, decision) for run, decision in decided):
+        """The same, with the decisions that count, when all that follows from them is done."""
+        if not any(decision.leaves or needs_mark(decision, run.delivery.job) for run, decision in decided):
             return decided
-        counting = [(run, await self._decided_once(run, decision)) for run, decision in decided]
-        effects = [job for _, decision in counting for job in decision.effects]
+        counting = await asyncio.gather(*(self._decided_once(run, decision) for run, decision in decided))
+        pairs = [(run, decision) for (run, _), decision in zip(decided, counting, strict=True)]
+        effects = [job for decision in counting for job in decision.effects]
         if effects:
             await self._broker.enqueue(effects)
-        return counting
+        await self._join_and_leave(pairs)
+        return pairs
 
     async def forget(self, decided: Sequence[Decided]) -> None:
-        """Now that these are settled, their marks would only bind a revived job. A follow-up's own mark stays."""
-        if self._store is None:
-            return
-        for run, decision in decided:
-            if decision.effects:
-                value = (await self._store.get(_key(run))).value
-                await self._store.swap(_key(run), value, None)
+        """Now that these are settled, their marks would only bind a revived job."""
+        if self._store is not None:
+            store = self._store
+            marked = [(run, decision) for run, decision in decided if needs_mark(decision, run.delivery.job)]
+            await asyncio.gather(*(forget(store, decision, run.delivery.job) for run, decision in marked))
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
-        if self._store is None or not _marked(run, decision):
+        if self._store is None or not needs_mark(decision, run.delivery.job):
             return decision
-        if await self._store.swap(_key(run), None, _written(decision), ttl=REMEMBERED):
-            return decision
-        value = (await self._store.get(_key(run))).value
-        return decision if value is None else _restored(value, run)
+        return await decide_once(self._store, decision, run.delivery)
 
+    async def _join_and_leave(self, pairs: Sequence[Decided]) -> None:
+        if self._members is None:
+            return
+        leaves = [await self._counting(run, decision.leaves) for run, decision in pairs if decision.leaves]
+        for run, decision in pairs:
+            if decision.leaves and decision.leaves.adds:
+                await self._members.add(decision.leaves.adds, again=run.delivery.losses > 0)
+        if leaves:
+            await self._members.leave(leaves)
+        for run, decision in pairs:
+            if decision.effects and decision.end == "returned":
+                await self._stop_in_cancelled(run.delivery.job, decision.effects)
 
-def _marked(run: Run, decision: Decision) -> bool:
-    return decision.end is not None and bool(decision.effects or FOLLOWS in run.delivery.job.headers)
+    async def _counting(self, run: Run, leaves: Leave) -> Leave:
+        """What a repeated run comes to does not count when the member had returned before."""
+        again = run.delivery.losses or RESUMED in run.delivery.job.headers
+        if leaves.succeeded or not again or self._members is None:
+            return leaves
+        return replace(leaves, succeeded=await self._members.has_returned(leaves.place))
 
-
-def _key(run: Run) -> str:
-    return f"end:{run.delivery.job.queue}:{run.delivery.job.id}"
-
-
-def _written(decision: Decision) -> bytes:
-    settlement = decision.settlement
-    assert isinstance(settlement, Ack | DeadLetter) and decision.end is not None, "only ends are marked"  # noqa: S101, PT018
-    dead = isinstance(settlement, DeadLetter)
-    mark = _Mark(settlement.outcome, settlement.keep, dead, decision.end, decision.reason, decision.effects)
-    return msgspec.msgpack.encode(mark)
-
-
-def _restored(value: bytes, run: Run) -> Decision:
-    mark = msgspec.msgpack.decode(value, type=_Mark)
-    receipt = run.delivery.receipt
-    settlement = (
-        DeadLetter(receipt, mark.outcome or b"", mark.keep) if mark.dead else Ack(receipt, mark.outcome, mark.keep)
-    )
-    return Decision(settlement, mark.end, mark.reason, mark.effects)
+    async def _stop_in_cancelled(self, job: Job, following: Sequence[Job]) -> None:
+        """A chain in a cancelled batch goes no further than to be told."""
+        plan, admin = plan_of(job), self._backend.admin
+        if plan is None or plan.place is None or admin is None or self._members is None:
+            return
+        if await self._members.is_cancelled(plan.place.batch):
+            await admin.cancel([JobRef(job.queue, job.id) for job in following])

@@ -12,6 +12,7 @@ from msgspec import Struct
 from taskq.broker import Backend
 from taskq.codec import Codec
 from taskq.config import Settings
+from taskq.context import Prepare
 from taskq.depends import Scoped
 from taskq.errors import ConfigError, EncodeError, UnknownTask
 from taskq.middleware import Middleware
@@ -34,6 +35,8 @@ class Recipe(Struct, frozen=True):
     middleware: Sequence[Middleware]
     on_dead: str | None
     redact: Redact | None
+    prepare: Prepare
+    """What a job passes that a handler adds to its batch."""
 
     def worker_options(self, given: Mapping[str, Any]) -> WorkerOptions:
         """The settings, and what is ``given`` instead."""
@@ -85,6 +88,7 @@ class Recipe(Struct, frozen=True):
             version=definition.version,
             upcast=definition.upcast,
             limits=task.limits,
+            prepare=self.prepare,
         )
 
     def follow_up(self, definition: Definition) -> FollowUp | None:

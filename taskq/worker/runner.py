@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Transactions
-from taskq.context import Current, running
+from taskq.context import Current, Prepare, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
-from taskq.job import Delivery
+from taskq.flow.members import numbered_behind
+from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
 from taskq.limits.limit import Limits
 from taskq.middleware import Handler
@@ -28,6 +29,7 @@ from taskq.outcome import (
     decide,
     screen,
 )
+from taskq.sequel import FLOW, KEPT, plan_of
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
@@ -44,6 +46,8 @@ class Runnable(Struct, frozen=True):
     version: int = 1
     upcast: Upcast | None = None
     limits: Limits | None = None
+    prepare: Prepare | None = None
+    """What a job passes that the handler adds to its batch."""
 
 
 class Run:
@@ -137,7 +141,7 @@ class Runner:
         run = Run(delivery, runnable.policy)
         timeout = runnable.timeout
         if delivery.job.headers:
-            run.policy, timeout = _overridden(runnable, delivery.job.headers)
+            run.policy, timeout = _overridden(runnable, delivery.job)
         refused = screen(delivery, run.policy)
         if refused is not None:
             return run, refused
@@ -154,7 +158,7 @@ class Runner:
             return run, Undecodable(error)
         run.runnable = runnable
         run.timeout = timeout
-        run.current = Current(delivery, arguments)
+        run.current = Current(delivery, arguments, runnable.prepare)
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:
@@ -174,7 +178,7 @@ class Runner:
             if runnable.transaction:
                 return await self._run_in_transaction(run, runnable, current)
             value = await runnable.handler(current)
-            return Returned(runnable.encode(value) if run.policy.keep else None)
+            return _returned(run, runnable, value)
         except asyncio.CancelledError:
             return run.asked or Raised(RuntimeError("the handler was cancelled by its own code"))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its outcome
@@ -191,9 +195,11 @@ class Runner:
             async with self._transactions.begin() as connection:
                 current.connection = connection
                 value = await runnable.handler(current)
-                outcome = Returned(runnable.encode(value) if run.policy.keep else None)
-                decision = decide(outcome, run.delivery, run.policy, chance=0.0)
-                (settled,) = await self._transactions.join(connection).settle([decision.settlement])
+                decision = decide(_returned(run, runnable, value), run.delivery, run.policy, chance=0.0)
+                broker = self._transactions.join(connection)
+                if decision.effects:
+                    await broker.enqueue(decision.effects)
+                (settled,) = await broker.settle([decision.settlement])
                 if not settled:
                     raise _Void  # noqa: TRY301 - leaving the context by a raise is what rolls back
         except _Void:
@@ -209,13 +215,26 @@ class _Void(Exception):
     """The receipt was void: somebody else has the job, so the transaction must not commit."""
 
 
-def _overridden(runnable: Runnable, headers: Mapping[str, str]) -> tuple[Policy, float | None]:
+def _returned(run: Run, runnable: Runnable, value: object) -> Returned:
+    return Returned(runnable.encode(value) if run.policy.keep else None, _added(run))
+
+
+def _added(run: Run) -> tuple[Job, ...]:
+    batch = run.current.batch if run.current is not None and FLOW in run.delivery.job.headers else None
+    return () if batch is None or not batch.added else numbered_behind(batch.place, batch.added)
+
+
+def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, float | None]:
     """Policy and time-out with what the call itself said; a header that makes no sense says nothing."""
-    policy, timeout = runnable.policy, runnable.timeout
+    policy, timeout, headers = runnable.policy, runnable.timeout, job.headers
     if ATTEMPTS in headers:
         with suppress(ValueError, ConfigError):
             retry = msgspec.structs.replace(policy.retry, attempts=int(headers[ATTEMPTS]))
             policy = msgspec.structs.replace(policy, retry=retry)
+    if FLOW in headers:
+        plan = plan_of(job)
+        if plan is not None and plan.keeps:
+            policy = msgspec.structs.replace(policy, keep=max(policy.keep, KEPT))
     if TIMEOUT in headers:
         with suppress(ValueError, ConfigError):
             timeout = check_option("timeout", float(headers[TIMEOUT]))

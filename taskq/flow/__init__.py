@@ -1,0 +1,17 @@
+"""Chains, gathers and batches, on the two seams: one story a file.
+
+::
+
+    marks      ends that are decided once, written down before their effects
+    record     what is stored of a batch, and under which keys
+    members    joining a batch and leaving it; the last one out enqueues the callbacks
+    start      a chain or gather into jobs
+    batch      a batch in its producer's hands, and in those of who waits for it
+    handle     a chain or gather that was deferred
+"""
+
+from taskq.flow.batch import Batch, BatchStatus
+from taskq.flow.handle import FlowHandle
+from taskq.flow.record import BatchReport
+
+__all__ = ["Batch", "BatchReport", "BatchStatus", "FlowHandle"]

@@ -1,0 +1,248 @@
+"""A batch in the hands of its producer, and of whoever waits for it."""
+
+import asyncio
+from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from datetime import timedelta
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from taskq.call import Call, Chain, each
+from taskq.errors import BatchSealed, ConfigError, PartlyEnqueued, ResultNotReady, TaskqError
+from taskq.flow.members import Membership, numbered, ref_of
+from taskq.flow.record import (
+    CHUNK,
+    OPEN,
+    BatchReport,
+    Record,
+    batch_key,
+    change,
+    check_id,
+    check_key,
+    chunk_key,
+    failed_key,
+    read_record,
+    report_of,
+    sizes_of,
+)
+from taskq.flow.start import Host, prepare_all, refuse_member
+from taskq.job import Job, JobRef
+from taskq.sequel import Plan
+
+_SLOWEST = 1.0
+"""Seconds between two looks of who waits for a batch."""
+
+
+class BatchStatus(Struct, frozen=True):
+    """How far a batch is."""
+
+    id: str
+    total: int
+    """Members so far."""
+    pending: int
+    failed: int
+    """Those that have failed, and not been revived and returned since."""
+    sealed: bool
+    cancelled: bool
+    over: float | None
+    """When it ended, in seconds since the epoch; None: it has not."""
+
+
+class Batch:
+    """Many jobs, then one: ``async with app.batch("import", then=…) as batch: await batch.add(calls)``.
+
+    Also a handle: ``await app.batch("import").status()`` asks after one that somebody else has made.
+    """
+
+    def __init__(self, host: Host, id: str, plans: Mapping[str, Plan], parent: str | None = None) -> None:
+        self.id = check_id(id)
+        self._host = host
+        self._plans = plans
+        self._parent = parent
+        self._streams = count()
+        self._known: Mapping[str, int] | None = None
+        """While it is open: the chunks that an earlier run has begun, and how many members each has."""
+        self._sealed = False
+
+    def __repr__(self) -> str:
+        return f"Batch({self.id})"
+
+    @property
+    def _members(self) -> Membership:
+        return Membership(self._host.store, self._host.backend.broker)
+
+    # Making
+
+    async def __aenter__(self) -> Self:
+        """Begin it, or go on where a producer has died.
+
+        Raises ConfigError for a batch in itself, BatchSealed for one in a batch that takes no more members.
+        """
+        plans = {
+            event: replace(plan, next=tuple([replace(s, job=await self._host.prepare(s.job)) for s in plan.next]))
+            for event, plan in self._plans.items()
+        }
+        parent = None
+        if self._parent is not None:
+            await self._refuse_cycle(self._parent)
+            parent = await self._members.join(self._parent, self.id)
+        known = await self._members.open(self.id, Record(plans=plans, parent=parent))
+        self._known = await sizes_of(self._host.store, self.id) if known else {}
+        self._sealed = known and OPEN not in (await self._host.store.get(batch_key(self.id))).members
+        self._streams = count()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Seal it; after an exception it stays open, for a producer that goes on, or for :meth:`cancel`."""
+        self._known = None
+        if error is None:
+            self._sealed = True
+            await self._members.seal(self.id)
+
+    async def add(
+        self,
+        calls: Iterable[Call[Any] | Chain[Any]] | AsyncIterable[Call[Any] | Chain[Any]],
+        *,
+        key: str | None = None,
+    ) -> int:
+        """Add any number of members in bounded memory, and answer how many.
+
+        The m-th call of the n-th ``add`` (or of the one with this ``key``) is one member, however often it is added: a
+        producer that begins again with the same calls in the same order doubles and misses none. Raises
+        PartlyEnqueued for members that were refused, when all the others are added: they have failed; BatchSealed
+        outside of ``async with``; ConfigError for what cannot be a member.
+        """
+        if self._known is None:
+            raise BatchSealed(f"batch {self.id}: members are added inside of `async with app.batch(…)`")
+        stream = str(next(self._streams)) if key is None else check_key(key)
+        added, number, part = 0, 0, list[Job]()
+        errors: dict[int, TaskqError] = {}
+        async for call in each(calls):
+            refuse_member(call)
+            part.append(await prepare_all(self._host, call.start()))
+            if len(part) == CHUNK:
+                errors |= await self._add_chunk(stream, number, part)
+                added, number, part = added + len(part), number + 1, []
+        if part:
+            errors |= await self._add_chunk(stream, number, part)
+            added, number = added + len(part), number + 1
+        if f"{stream}/{number}" in self._known:
+            raise self._changed(f"it ends at {added:,} calls, before what was added then")
+        if errors:
+            first = next(iter(errors.values()))
+            raise PartlyEnqueued(f"{len(errors)} of {added} members were refused, the first one: {first}", errors)
+        return added
+
+    async def _add_chunk(self, stream: str, number: int, part: Sequence[Job]) -> Mapping[int, TaskqError]:
+        assert self._known is not None, "asked by add()"  # noqa: S101
+        jobs = numbered(self.id, stream, number, part)
+        chunk = f"{stream}/{number}"
+        before = self._known.get(chunk)
+        if before is None and self._sealed:
+            raise BatchSealed(f"batch {self.id} has been sealed: it takes no more members")
+        if before not in (None, len(jobs)):
+            raise self._changed(f"of call {number * CHUNK} and those behind it there were {before} then")
+        errors = await self._members.add(jobs, again=before is not None)
+        if await self._members.is_cancelled(self.id):
+            await self._cancel_jobs([JobRef(job.queue, job.id) for job in jobs])
+            raise BatchSealed(f"batch {self.id} was cancelled: it takes no more members")
+        return {index: errors[job.id] for index, job in enumerate(jobs, number * CHUNK) if job.id in errors}
+
+    def _changed(self, how: str) -> ConfigError:
+        return ConfigError(
+            f"batch {self.id}: its producer was begun again with other calls than before ({how}); begin it with the "
+            "same calls in the same order, or give each stream of calls a key="
+        )
+
+    async def _refuse_cycle(self, parent: str) -> None:
+        above: str | None = parent
+        while above is not None:
+            if above == self.id:
+                raise ConfigError(f"batch {self.id} cannot be in a batch that is in itself")
+            entry = await self._host.store.get(batch_key(above))
+            record = read_record(entry.value)
+            if record is None:
+                raise ConfigError(f"there is no batch {above!r} for batch {self.id} to be in")
+            if above == parent and (record.cancelled or not entry.members) and await self._is_new():
+                raise BatchSealed(f"batch {parent} has ended: it takes no more members")
+            above = None if record.parent is None else record.parent.batch
+
+    async def _is_new(self) -> bool:
+        return (await self._host.store.get(batch_key(self.id))).value is None
+
+    # Looking and waiting
+
+    async def status(self) -> BatchStatus | None:
+        """How far it is; None when there is no such batch, or it ended more than a week ago."""
+        store = self._host.store
+        entry = await store.get(batch_key(self.id))
+        record = read_record(entry.value)
+        if record is None:
+            return None
+        report = await report_of(store, self.id)
+        chunks = [member for member in entry.members if "/" in member]
+        pending = sum([await store.discard(chunk_key(self.id, chunk), ()) for chunk in chunks])
+        pending += sum(member.startswith("@") for member in entry.members)
+        return BatchStatus(
+            id=self.id,
+            total=report.total,
+            pending=pending,
+            failed=report.failed,
+            sealed=OPEN not in entry.members,
+            cancelled=record.cancelled,
+            over=record.over,
+        )
+
+    async def wait(self, timeout: float | timedelta | None = None) -> BatchReport:
+        """Its counts when it has ended; raises ResultNotReady when time is over. Looks once a second at least."""
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        loop = asyncio.get_running_loop()
+        until = None if seconds is None else loop.time() + seconds
+        pause = 0.02
+        while True:
+            record = read_record((await self._host.store.get(batch_key(self.id))).value)
+            if record is not None and record.over is not None:
+                return await report_of(self._host.store, self.id)
+            if until is not None and loop.time() >= until:
+                raise ResultNotReady(f"batch {self.id} has not ended within {timeout} s")
+            # Nobody tells: the store has no waiting.
+            await asyncio.sleep(pause if until is None else min(pause, max(0.0, until - loop.time())))
+            pause = min(_SLOWEST, pause * 2)
+
+    def __await__(self) -> Generator[Any, None, BatchReport]:
+        """``await batch`` is ``await batch.wait()``."""
+        return self.wait().__await__()
+
+    async def failures(self) -> Sequence[JobRef]:
+        """The members that have failed: jobs, most of them dead letters now, that can be revived."""
+        members = (await self._host.store.get(failed_key(self.id))).members
+        return [ref_of(self.id, member) for member in sorted(members) if not member.startswith("@")]
+
+    # Ending it
+
+    async def cancel(self) -> bool:
+        """Seal it and cancel its members, the batches in it, too; False when there is none, or it has ended.
+
+        It ends when they have: ``finished`` is told then, ``succeeded`` never.
+        """
+        store = self._host.store
+        record = await change(store, self.id, lambda record: replace(record, cancelled=record.over is None))
+        if record is None or not record.cancelled:
+            return False
+        for member in (await store.get(batch_key(self.id))).members:
+            if member.startswith("@"):
+                await Batch(self._host, member[1:], {}).cancel()
+            elif member != OPEN:
+                live = (await store.get(chunk_key(self.id, member))).members
+                await self._cancel_jobs([ref_of(self.id, name) for name in live])
+        self._sealed = True
+        await self._members.seal(self.id)
+        return True
+
+    async def _cancel_jobs(self, refs: Sequence[JobRef]) -> None:
+        await self._host.cancel_many(refs)

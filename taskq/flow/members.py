@@ -1,0 +1,243 @@
+"""Joining a batch and leaving it. Whoever leaves last enqueues what was to follow, under fixed ids.
+
+Every step may be repeated, as any of it may be the last thing that a process did: a member is added before its job is
+enqueued, discarded before its job is settled, and who was discarded once cannot come back.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import groupby
+
+from msgspec import Raw
+from msgspec.structs import replace
+
+from taskq.broker import Broker
+from taskq.errors import ConfigError, Conflict, TaskqError
+from taskq.flow.marks import marked_outcome
+from taskq.flow.record import (
+    CHUNK,
+    KEPT,
+    OPEN,
+    PENDING,
+    Record,
+    batch_key,
+    change,
+    chunk_key,
+    encoded,
+    failed_key,
+    first_key,
+    parts_key,
+    read_record,
+    report_of,
+    written,
+)
+from taskq.job import Enqueued, Job, JobRef
+from taskq.report import Death, read_outcome
+from taskq.sequel import Leave, Place, begin, plan_of, renamed
+from taskq.store import Store
+
+LONGEST = 200
+"""Characters of a job's id."""
+RESUMED = "taskq-resumed"
+"""Header of a member's job that is perhaps enqueued for the second time: it looks first whether it has ended."""
+
+
+class Membership:
+    """The batches of one backend."""
+
+    def __init__(self, store: Store, broker: Broker) -> None:
+        self._store = store
+        self._broker = broker
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        """Enqueue any number of jobs, in as many calls as the broker needs."""
+        size = self._broker.traits.max_batch
+        parts = [await self._broker.enqueue(jobs[start : start + size]) for start in range(0, len(jobs), size)]
+        return [answer for part in parts for answer in part]
+
+    # Opening and sealing
+
+    async def open(self, id: str, record: Record) -> bool:
+        """Make a batch that cannot end before it is sealed; True when there is one of this id already."""
+        key = batch_key(id)
+        # First the member: a record without it is that of a batch that was sealed.
+        await self._store.add(key, [OPEN])
+        now = (await self._store.get(key)).now
+        return not await self._store.swap(key, None, written(replace(record, opened=now)), ttl=PENDING)
+
+    async def seal(self, id: str) -> None:
+        """From now on the batch ends with its last member; at once, if there is none."""
+        await self._discard(id, "", [OPEN])
+
+    # Joining
+
+    async def admit(self, jobs: Sequence[Job], *, again: bool) -> Sequence[Job]:
+        """Make jobs of one chunk members; answers those to enqueue. ``again``: it may have been done before."""
+        place = _place(jobs[0])
+        members = {_place(job).member: job for job in jobs}
+        await asyncio.gather(
+            self._store.add(batch_key(place.batch), [place.chunk]),
+            self._hold(parts_key(place.batch), [f"{place.chunk}={len(jobs)}"]),
+        )
+        if again and place.chunk not in (await self._store.get(batch_key(place.batch))).members:
+            return []
+        key = chunk_key(place.batch, place.chunk)
+        await self._hold(key, list(members))
+        if not again:
+            return jobs
+        live = (await self._store.get(key)).members
+        return [replace(job, headers={**job.headers, RESUMED: "1"}) for name, job in members.items() if name in live]
+
+    async def _hold(self, key: str, members: Sequence[str]) -> None:
+        """Add members to a key with an end, and with a value: without one it would forget whom it has discarded."""
+        await self._store.swap(key, None, b"1", ttl=PENDING)
+        await self._store.add(key, members)
+
+    async def join(self, parent: str, id: str) -> Place:
+        """Make a batch a member of another."""
+        place = Place(parent, "", f"@{id}")
+        await self._hold(parts_key(parent), [f"{place.member}=1"])
+        await self._store.add(batch_key(parent), [place.member])
+        return place
+
+    async def add(self, jobs: Sequence[Job], *, again: bool) -> dict[str, TaskqError]:
+        """Admit numbered members and enqueue them; answers why some were not, by their ids.
+
+        Those have failed. A member whose unique key is held is represented by the holder, and has returned; but not
+        where its result is needed.
+        """
+        errors: dict[str, TaskqError] = {}
+        for _, chunk in groupby(jobs, lambda job: _place(job).chunk):
+            admitted = await self.admit(list(chunk), again=again)
+            leaves: list[Leave] = []
+            for job, answer in zip(admitted, await self.enqueue(admitted), strict=True):
+                place, error = _place(job), answer.error
+                if error is None and answer.id != job.id:
+                    if place.collects:
+                        error = Conflict(f"job {answer.id} holds the unique key of job {job.id}", answer.id)
+                    else:
+                        leaves.append(Leave(place, succeeded=True))
+                if error is not None:
+                    errors[job.id] = error
+                    leaves.append(Leave(place, succeeded=False, death=encoded(_refused(job, error))))
+            if leaves:
+                await self.leave(leaves)
+        return errors
+
+    async def is_cancelled(self, id: str) -> bool:
+        """Whether somebody has asked for the batch to be cancelled."""
+        record = read_record((await self._store.get(batch_key(id))).value)
+        return record is not None and record.cancelled
+
+    async def has_returned(self, place: Place) -> bool:
+        """Whether a member has left its batch for good, and not by failing."""
+        if place.member in (await self._store.get(chunk_key(place.batch, place.chunk))).members:
+            return False
+        if (await self._store.get(batch_key(place.batch))).value is None:
+            return False
+        return place.member not in (await self._store.get(failed_key(place.batch))).members
+
+    # Leaving
+
+    async def leave(self, leaves: Sequence[Leave]) -> None:
+        """Members leave their batches; the callbacks of those that are over are enqueued before this returns."""
+        await asyncio.gather(*(self._fail(leave) for leave in leaves if not leave.succeeded))
+        chunks: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        returned: defaultdict[str, list[str]] = defaultdict(list)
+        for leave in leaves:
+            place = leave.place
+            chunks[place.batch, place.chunk].append(place.member)
+            if leave.succeeded:
+                returned[place.batch].append(place.member)
+        # One that had failed, was revived and has returned has failed no more.
+        await asyncio.gather(*(self._store.discard(failed_key(batch), names) for batch, names in returned.items()))
+        await asyncio.gather(*(self._discard(batch, chunk, names) for (batch, chunk), names in chunks.items()))
+
+    async def _fail(self, leave: Leave) -> None:
+        batch, member = leave.place.batch, leave.place.member
+        await self._hold(failed_key(batch), [member])
+        first = first_key(batch)
+        await self._store.swap(first, None, member.encode(), ttl=PENDING)
+        if (await self._store.get(first)).value != member.encode():
+            return
+        record = read_record((await self._store.get(batch_key(batch))).value)
+        if record is not None and not record.cancelled:
+            await self._call_back(batch, record, "first_failure", leave.death)
+
+    async def _discard(self, id: str, chunk: str, members: Sequence[str]) -> None:
+        if chunk:
+            key = chunk_key(id, chunk)
+            if await self._store.discard(key, members):
+                return
+            members = [chunk]
+        if not await self._store.discard(batch_key(id), members):
+            await self.conclude(id)
+        if chunk:
+            # What has left the batch cannot come back to it, so that nobody asks who was in it.
+            await self._store.swap(chunk_key(id, chunk), b"1", None)
+
+    async def conclude(self, id: str) -> None:
+        """Do what is to be done when nobody is left: also again, when one that had failed has returned."""
+        entry = await self._store.get(batch_key(id))
+        record = read_record(entry.value)
+        if record is None or record.succeeded:
+            return
+        report = await report_of(self._store, id)
+        succeeds = not report.failed and not record.cancelled
+        if record.over is None:
+            await self._call_back(id, record, "finished", encoded(report))
+        if succeeds:
+            results = await self._results(record) if record.gathers else encoded(report)
+            await self._call_back(id, record, "succeeded", results)
+        if record.parent is not None:
+            death = Death(id, "", "", "failed", f"{report.failed} of its {report.total} members failed", 1)
+            await self.leave([Leave(record.parent, succeeds, death=encoded(death))])
+        over = entry.now if record.over is None else record.over
+        await change(self._store, id, lambda now: replace(now, over=over, succeeded=succeeds), ttl=KEPT)
+
+    async def _call_back(self, id: str, record: Record, event: str, value: bytes) -> None:
+        plan = record.plans.get(event)
+        if plan is not None:
+            await self._broker.enqueue([begin(plan, value, follows=id, id=f"{id}.{event}")])
+
+    async def _results(self, record: Record) -> bytes:
+        found = await asyncio.gather(*(marked_outcome(self._store, ref) for ref in record.results))
+        return encoded([Raw(b"null") if outcome is None else read_outcome(outcome).value for outcome in found])
+
+
+def numbered(batch: str, prefix: str, chunk: int, jobs: Sequence[Job], *, collects: bool = False) -> list[Job]:
+    """The jobs of one chunk, each under the id and with the place that its number gives it."""
+    return [
+        renamed(job, f"{batch}.{name}", Place(batch, f"{prefix}/{chunk}", f"{name}@{job.queue}", collects))
+        for name, job in ((f"{prefix}.{index}", job) for index, job in enumerate(jobs, chunk * CHUNK))
+    ]
+
+
+def numbered_behind(place: Place, jobs: Sequence[Job]) -> tuple[Job, ...]:
+    """What a member adds, numbered behind it; raises ConfigError for an id that has grown too long."""
+    prefix = place.member.partition("@")[0]
+    chunks = [
+        numbered(place.batch, prefix, number, jobs[number * CHUNK : (number + 1) * CHUNK])
+        for number in range(-(-len(jobs) // CHUNK))
+    ]
+    added = tuple(job for chunk in chunks for job in chunk)
+    if added and len(added[-1].id) > LONGEST:
+        raise ConfigError(f"batch {place.batch}: members add members too many levels deep: their ids grow with each")
+    return added
+
+
+def ref_of(batch: str, member: str) -> JobRef:
+    """Where the job of a member is to be found."""
+    name, _, queue = member.partition("@")
+    return JobRef(queue, f"{batch}.{name}")
+
+
+def _refused(job: Job, error: TaskqError) -> Death:
+    return Death(job.id, job.task, job.queue, "failed", f"it was not enqueued: {error}", 0)
+
+
+def _place(job: Job) -> Place:
+    plan = plan_of(job)
+    assert plan is not None and plan.place is not None, "only members are admitted"  # noqa: S101, PT018
+    return plan.place

@@ -1,0 +1,170 @@
+"""A chain or gather into jobs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from msgspec.structs import replace
+
+from taskq.broker import Backend
+from taskq.call import Call, Chain, Gather, Takes, new_id, received
+from taskq.errors import ConfigError
+from taskq.flow.handle import FlowHandle
+from taskq.flow.members import Membership, numbered
+from taskq.flow.record import CHUNK, Record
+from taskq.handle import Desk, JobHandle
+from taskq.job import Enqueued, Job, JobRef
+from taskq.sequel import FLOW, KEPT, Plan, Step, plan_of, planned
+from taskq.store import Store
+
+R = TypeVar("R")
+
+
+class Host(Desk, Protocol):
+    """What flows need of their app."""
+
+    @property
+    def backend(self) -> Backend: ...
+    @property
+    def store(self) -> Store: ...
+    async def prepare(self, job: Job) -> Job:
+        """The job as its defer middleware leaves it; raises what refuses it."""
+        ...
+
+    async def cancel_many(self, refs: Sequence[JobRef]) -> None:
+        """Ask for jobs to be cancelled."""
+        ...
+
+    async def send(self, job: Job, tx: Any) -> Enqueued:
+        """Enqueue a prepared job; raises what refuses it."""
+        ...
+
+
+async def prepare_all(host: Host, job: Job) -> Job:
+    """A job and what follows it, as they would be deferred one by one."""
+    plan = plan_of(job)
+    prepared = await host.prepare(job)
+    return prepared if plan is None else planned(prepared, await prepare_plan(host, plan))
+
+
+async def prepare_plan(host: Host, plan: Plan) -> Plan:
+    """As :func:`prepare_all`, for what follows."""
+    steps = tuple([replace(step, job=await host.prepare(step.job)) for step in plan.next])
+    failed = None if plan.failed is None else replace(plan.failed, job=await host.prepare(plan.failed.job))
+    return replace(plan, next=steps, failed=failed)
+
+
+def refuse_member(member: Call[Any] | Chain[Any]) -> None:
+    """Raises ConfigError for what cannot leave a batch with its end."""
+    calls = [member] if isinstance(member, Call) else [member.head, *member.rest]
+    first, last = calls[0], calls[-1]
+    if isinstance(last, Call) and last.commits:
+        raise ConfigError(
+            f"task {last.job.task}: a batch is left before the end is settled, and transaction=True settles within the "
+            "transaction: leave it out, or let the member enqueue it"
+        )
+    if isinstance(first, Call) and first.transaction is not None:
+        raise ConfigError(f"task {first.job.task}: members are enqueued outside of any tx=: leave it out")
+
+
+async def start(host: Host, flow: Call[R] | Chain[R] | Gather[R]) -> FlowHandle[R]:
+    """Enqueue what a flow begins with; the rest is enqueued by workers."""
+    chain: Chain[R] = flow if isinstance(flow, Chain) else Chain(head=flow)
+    if isinstance(chain.head, Gather):
+        return await _start_gather(host, chain, chain.head)
+    job = await prepare_all(host, chain.start())
+    answer = await host.send(job, chain.head.transaction)
+    jobs = [replace(job, id=answer.id), *_behind(job)]
+    keep = KEPT if FLOW in job.headers else 0.0
+    calls = [chain.head, *chain.rest]
+    handles = [_handle(host, call, job, keep) for call, job in zip(calls, jobs, strict=True)]
+    return FlowHandle(handles[-1].id, handles)
+
+
+async def _start_gather(host: Host, chain: Chain[R], gather: Gather[Any]) -> FlowHandle[R]:
+    for member in gather.members:
+        refuse_member(member)
+    firsts = [await prepare_all(host, member.start()) for member in gather.members]
+    name = f"{firsts[0].id if firsts else new_id()}.all"
+    plan = named(await prepare_plan(host, chain.plan()), f"{name}.succeeded")
+    chunks = [
+        numbered(name, "0", number, firsts[number * CHUNK : (number + 1) * CHUNK], collects=True)
+        for number in range(-(-len(firsts) // CHUNK))
+    ]
+    lines = [[job, *_behind(job)] for chunk in chunks for job in chunk]
+    members = Membership(host.store, host.backend.broker)
+    if not plan.next and plan.failed is None:
+        # Nobody waits for all of them but the caller, who can ask each.
+        await members.enqueue([_alone(job) for chunk in chunks for job in chunk])
+    else:
+        await _open_and_seal(members, name, chunks, plan, [line[-1] for line in lines])
+    each = [
+        [_handle(host, call, job) for call, job in zip(_calls(member), line, strict=True)]
+        for member, line in zip(gather.members, lines, strict=True)
+    ]
+    handles = [handle for line in each for handle in line]
+    if not chain.rest:
+        return FlowHandle(name, handles, [line[-1] for line in each])
+    rest = [_handle(host, call, step.job) for call, step in zip(chain.rest, plan.next, strict=True)]
+    return FlowHandle(rest[-1].id, [*handles, *rest])
+
+
+async def _open_and_seal(
+    members: Membership, id: str, chunks: Sequence[Sequence[Job]], plan: Plan, lasts: Sequence[Job]
+) -> None:
+    plans = {"succeeded": plan} if plan.next else {}
+    if plan.failed is not None:
+        plans["first_failure"] = Plan(next=(plan.failed,))
+    results = tuple(JobRef(job.queue, job.id) for job in lasts)
+    known = await members.open(id, Record(plans=plans, results=results, gathers=True))
+    errors = [error for chunk in chunks for error in (await members.add(chunk, again=known)).values()]
+    await members.seal(id)
+    if errors:
+        raise errors[0]
+
+
+def callbacks(
+    id: str,
+    succeeded: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
+    finished: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
+    first_failure: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
+) -> Mapping[str, Plan]:
+    """What a batch brings about, under ids made of its own."""
+    given = {"succeeded": succeeded, "finished": finished, "first_failure": first_failure}
+    return {event: _callback(f"{id}.{event}", flow) for event, flow in given.items() if flow is not None}
+
+
+def _callback(id: str, flow: Call[Any] | Chain[Any] | Takes[Any, Any]) -> Plan:
+    chain = flow if isinstance(flow, Chain) else Chain[Any](head=received(flow))
+    if isinstance(chain.head, Gather):
+        raise ConfigError("a gather cannot be a batch's callback: let it be a task that defers it")
+    plan = chain.plan()
+    return named(replace(plan, next=(Step(chain.head.job, chain.head.takes), *plan.next)), id)
+
+
+def named(plan: Plan, id: str) -> Plan:
+    """The plan with the ids that its jobs will have, the first of them this one."""
+    steps = [
+        replace(step, job=replace(step.job, id=f"{id}.{number}" if number else id))
+        for number, step in enumerate(plan.next)
+    ]
+    return replace(plan, next=tuple(steps))
+
+
+def _alone(job: Job) -> Job:
+    """A member that nothing waits for but the caller."""
+    return planned(job, replace(plan_of(job) or Plan(), place=None))
+
+
+def _behind(job: Job) -> list[Job]:
+    plan = plan_of(job)
+    return [] if plan is None else [step.job for step in plan.next]
+
+
+def _calls(member: Call[Any] | Chain[Any]) -> list[Call[Any]]:
+    if isinstance(member, Call):
+        return [member]
+    return [call for call in (member.head, *member.rest) if isinstance(call, Call)]
+
+
+def _handle(desk: Desk, call: Call[R], job: Job, keep: float = KEPT) -> JobHandle[R]:
+    return JobHandle(desk, JobRef(job.queue, job.id), call.decode, max(call.keep, keep), added=True)

@@ -116,6 +116,13 @@ class App:
         self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}
         self._portal = Portal(self._opened)
 
+    def wrap(self, run: Middleware, defer: DeferMiddleware) -> None:
+        """Put a layer around everything that wraps handlers and defers already; raises ConfigError once it is open."""
+        if self._lives:
+            raise ConfigError("wrap the app before it is opened: layers are put around tasks when a worker starts")
+        self._recipe = replace(self._recipe, middleware=[run, *self._recipe.middleware])
+        self._defer_middleware = [defer, *self._defer_middleware]
+
     # Tasks
 
     def include(self, tasks: Tasks) -> None:

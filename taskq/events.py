@@ -27,6 +27,8 @@ class JobStarted(JobEvent, frozen=True, kw_only=True):
 
     wait: float
     """Seconds between becoming due and being fetched."""
+    losses: int
+    """How many workers died under it before."""
 
 
 class JobFinished(JobEvent, frozen=True, kw_only=True):
@@ -64,6 +66,21 @@ class JobVetoed(Event, frozen=True, kw_only=True):
 
     task: str
     reason: str
+
+
+class JobsFetched(Event, frozen=True, kw_only=True):
+    """A fetch was answered."""
+
+    jobs: int
+    """0: the broker had none."""
+    seconds: float
+
+
+class JobsSettled(Event, frozen=True, kw_only=True):
+    """The broker confirmed settlements."""
+
+    jobs: int
+    seconds: float
 
 
 class LoopStalled(Event, frozen=True, kw_only=True):

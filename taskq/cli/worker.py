@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any, NoReturn, cast
 
@@ -14,6 +15,7 @@ import click
 from taskq.app import App
 from taskq.cli import logs
 from taskq.cli.durations import duration
+from taskq.cli.listen import Address, address, serve
 from taskq.cli.load import APP, load_app
 from taskq.cli.processes import Crew, processes_options, run_supervised
 from taskq.cli.reload import run_reloading
@@ -60,6 +62,9 @@ Signals:
     show_default=True,
     help="debug also tells when a job starts, info when it ends.",
 )
+@click.option(
+    "--listen", type=address, metavar="[HOST:]PORT", help="Serve /livez, /readyz and /metrics there; host: 127.0.0.1."
+)
 @processes_options
 def worker(
     target: str,
@@ -71,6 +76,7 @@ def worker(
     reload: bool,
     log_format: str,
     log_level: str,
+    listen: Address | None,
     crew: Crew | None,
 ) -> int:
     """Run the jobs of MODULE:app until asked to stop."""
@@ -86,13 +92,15 @@ def worker(
     given = {"queues": queues, "slots": slots, "grace": grace}
     until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}
-    failure = anyio.run(_work, app, given, until, backend_options=options)
+    failure = anyio.run(_work, app, given, until, listen, backend_options=options)
     if failure is not None:
         raise failure
     return 0
 
 
-async def _work(app: App, given: Mapping[str, Any], until: Mapping[str, Any]) -> TaskqError | None:
+async def _work(
+    app: App, given: Mapping[str, Any], until: Mapping[str, Any], listen: Address | None
+) -> TaskqError | None:
     def reread(worker: Worker) -> None:
         try:
             app.reread()
@@ -109,12 +117,16 @@ async def _work(app: App, given: Mapping[str, Any], until: Mapping[str, Any]) ->
 
         def started(worker: Worker) -> None:
             signals.meet(worker)
+            if listen is not None:
+                serving.enter_context(serve(app, worker, listen, next_free=SUPERVISED in os.environ))
             app.events.subscribe(WorkerStarted, lambda _: notify(READY=1, **{GRACE: worker.options.grace}))
             if SUPERVISED in os.environ:
                 _drain_with_supervisor(worker)
 
+        serving = ExitStack()
         try:
-            await app.run_worker(**given, **until, started=started)
+            with serving:
+                await app.run_worker(**given, **until, started=started)
         except TaskqError as error:
             # Not raised in here: the group would wrap it.
             return error

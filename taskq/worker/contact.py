@@ -25,6 +25,11 @@ class Contact:
         """True between the first failure and the next success."""
         return self._lost_at is not None
 
+    @property
+    def lost_for(self) -> float:
+        """Seconds since the first failure; 0.0 while the broker answers."""
+        return 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+
     def fail(self, error: BrokerError) -> None:
         """A call failed."""
         self._failures += 1

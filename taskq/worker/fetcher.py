@@ -8,6 +8,7 @@ import anyio
 
 from taskq.broker import Broker
 from taskq.errors import BrokerError
+from taskq.events import Events, JobsFetched
 from taskq.job import Delivery
 from taskq.worker.contact import Contact
 from taskq.worker.slots import Slots
@@ -28,6 +29,7 @@ class Fetcher:
         broker: Broker,
         slots: Slots,
         contact: Contact,
+        events: Events,
         *,
         lease: float,
         held: Collection[object],
@@ -40,6 +42,7 @@ class Fetcher:
         self._broker = broker
         self._slots = slots
         self._contact = contact
+        self._events = events
         self._lease = lease
         self._held = held
         """Everything fetched and not yet settled: a slow broker slows the fetching by itself."""
@@ -97,6 +100,8 @@ class Fetcher:
                 await self._contact.back_off()
                 continue
             self._contact.succeed()
+            if JobsFetched in self._events.listeners:
+                self._events.emit(JobsFetched(jobs=len(deliveries), seconds=self._loop.time() - began))
             if len(deliveries) == room:
                 self._measure(began)
             self._deliver(deliveries)

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from taskq.broker import Broker
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
-from taskq.events import Events, JobAgain, JobFinished, SettlementRefused
+from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
 from taskq.worker.contact import Contact
@@ -86,6 +87,7 @@ class Settler:
         while batch := self._without_lost(batch):
             try:
                 batch = await self._carry_out(batch)
+                began = time.monotonic()
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
             except BrokerUnavailable as error:
                 self._contact.fail(error)
@@ -100,6 +102,8 @@ class Settler:
                 return
             else:
                 self._contact.succeed()
+                if JobsSettled in self._events.listeners:
+                    self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
                 for (run, _), settled in zip(batch, answers, strict=True):
                     if not settled:
                         self._events.emit(SettlementRefused(**job_fields(run)))

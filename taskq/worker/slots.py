@@ -145,5 +145,6 @@ class Slots:
             run.deadline = run.current.deadline = run.started + run.timeout
             self._deadlines.watch(run.deadline)
         if JobStarted in self._events.listeners:
-            self._events.emit(JobStarted(**job_fields(run), wait=run.delivery.now - run.delivery.due))
+            wait = run.delivery.now - run.delivery.due
+            self._events.emit(JobStarted(**job_fields(run), wait=wait, losses=run.delivery.losses))
         return await self._runner.run(run)

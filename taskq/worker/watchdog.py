@@ -32,6 +32,8 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._beaten = time.monotonic()
+        self.lag = 0.0
+        """Seconds the loop last took to answer."""
         self._stopped = threading.Event()
         self.begun = asyncio.Event()
         """Set once the watch has begun."""
@@ -55,7 +57,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         report_at = self._warning
-        self._beat()
+        self._beat(time.monotonic())
         self._loop.call_soon_threadsafe(self.begun.set)
         while not self._stopped.wait(self._warning / 2):
             if self.stalled >= report_at:
@@ -64,12 +66,13 @@ class Watchdog:
             elif self.stalled < self._warning:
                 report_at = self._warning
             try:
-                self._loop.call_soon_threadsafe(self._beat)
+                self._loop.call_soon_threadsafe(self._beat, time.monotonic())
             except RuntimeError:
                 return  # The loop is closed: nobody is left to watch.
 
-    def _beat(self) -> None:
+    def _beat(self, asked: float) -> None:
         self._beaten = time.monotonic()
+        self.lag = self._beaten - asked
 
     def _where(self) -> LoopStalled:
         frame = sys._current_frames().get(self._thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented for this

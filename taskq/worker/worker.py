@@ -25,6 +25,7 @@ from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run, Runnable, Runner, job_fields
 from taskq.worker.settler import Settler
+from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
 from taskq.worker.ticker import Ticker
 from taskq.worker.watchdog import Watchdog
@@ -72,7 +73,7 @@ class Worker:
         self._ticker = ticker
         self._held: dict[str, Run] = {}
         self._changed = asyncio.Event()
-        self._abandoned = False
+        self._started = self._abandoned = False
         self._grace = anyio.CancelScope()
         """How long what runs at a drain may go on."""
         self._contact = Contact(events)
@@ -119,6 +120,7 @@ class Worker:
             backend.broker,
             self._slots,
             self._contact,
+            events,
             lease=options.lease,
             held=self._held,
             queues=lambda: [queue for queue in self._options.queues if queue not in self._control.paused],
@@ -126,6 +128,19 @@ class Worker:
             allowance=self._allowance,
             enough=self._enough if options.until != "asked" else None,
             wait=WAIT if options.threads else inf,
+        )
+
+    def look(self) -> Sight:
+        """What it is doing; any thread may ask."""
+        return Sight(
+            started=self._started,
+            draining=self._fetcher.stopped,
+            slots=self._slots.size,
+            running=len(self._slots.running),
+            held=len(self._held),
+            lag=self._watchdog.lag,
+            stalled=self._watchdog.stalled,
+            out_of_contact=self._contact.lost_for,
         )
 
     @property
@@ -196,6 +211,7 @@ class Worker:
                 # The very first job may be one that blocks the loop.
                 await self._leases.begun.wait()
                 await self._control.look()
+                self._started = True
                 self._events.emit(WorkerStarted(queues=tuple(self._options.queues), slots=self._options.slots))
                 await self._work()
             finally:

@@ -1,0 +1,161 @@
+"""What is counted and measured, as OpenTelemetry instruments: subscribers of events, and looks at a worker."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from taskq.broker import QueueStats
+from taskq.events import (
+    BrokerLost,
+    Events,
+    JobAgain,
+    JobEvent,
+    JobFinished,
+    JobsFetched,
+    JobsSettled,
+    JobStarted,
+    LeaseLost,
+    LoopStalled,
+    SettlementRefused,
+)
+from taskq.worker.sight import Sight
+
+SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+JOBS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+
+NAMES = {
+    "taskq.job.wait": ("s", "From the moment a job was due to its fetch"),
+    "taskq.job.run": ("s", "How long a job's handler ran"),
+    "taskq.jobs.finished": ("{job}", "Jobs that ended for good, by how"),
+    "taskq.jobs.again": ("{run}", "Runs after which the job runs again, by whether they counted as attempts"),
+    "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
+    "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
+    "taskq.settlements.refused": ("{job}", "Ends that came too late: the job had been fetched again"),
+    "taskq.fetch.jobs": ("{job}", "Jobs of one fetch"),
+    "taskq.fetch.empty": ("{fetch}", "Fetches that found nothing"),
+    "taskq.settle.jobs": ("{job}", "Settlements of one call"),
+    "taskq.settle.duration": ("s", "How long the broker took to confirm settlements"),
+    "taskq.broker.lost": ("{outage}", "Times the broker stopped answering"),
+    "taskq.loop.stalls": ("{stall}", "Times the event loop was reported to stand still"),
+    "taskq.loop.lag": ("s", "How long the event loop last took to answer"),
+    "taskq.slots": ("{slot}", "Jobs that may run at once"),
+    "taskq.slots.used": ("{slot}", "Jobs that run"),
+    "taskq.jobs.held": ("{job}", "Jobs fetched and not yet settled"),
+    "taskq.queue.jobs": ("{job}", "Jobs of a queue, by state"),
+    "taskq.queue.oldest": ("s", "How long the longest-waiting ready job has waited"),
+    "taskq.queue.backlog": ("s", "Ready jobs times the mean run of the queue's jobs here: the work that waits"),
+}
+"""Every instrument, with its unit and what it says."""
+
+Attributes = Mapping[str, str]
+
+
+class Metrics:
+    """The instruments of one process."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        self._meter = metrics.get_meter("taskq", meter_provider=provider)
+        self._wait = self._histogram("taskq.job.wait", SECONDS)
+        self._run = self._histogram("taskq.job.run", SECONDS)
+        self._settle = self._histogram("taskq.settle.duration", SECONDS)
+        self._fetched = self._histogram("taskq.fetch.jobs", JOBS)
+        self._settled = self._histogram("taskq.settle.jobs", JOBS)
+        self._finished = self._counter("taskq.jobs.finished")
+        self._again = self._counter("taskq.jobs.again")
+        self._rescued = self._counter("taskq.jobs.rescued")
+        self._lost = self._counter("taskq.leases.lost")
+        self._refused = self._counter("taskq.settlements.refused")
+        self._empty = self._counter("taskq.fetch.empty")
+        self._outages = self._counter("taskq.broker.lost")
+        self._stalls = self._counter("taskq.loop.stalls")
+        self._runs: dict[str, tuple[int, float]] = {}
+        """Of each queue: how many runs, and how long they took together."""
+
+    def follow(self, events: Events) -> None:
+        """Count what happens from now on."""
+        events.subscribe(JobStarted, self._on_started)
+        events.subscribe(JobFinished, self._on_finished)
+        events.subscribe(JobAgain, self._on_again)
+        events.subscribe(JobsFetched, self._on_fetched)
+        events.subscribe(JobsSettled, self._on_settled)
+        events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))
+        events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
+        events.subscribe(BrokerLost, lambda _: self._outages.add(1))
+        events.subscribe(LoopStalled, lambda event: self._stalls.add(1, {"taskq.task": event.task or ""}))
+
+    def watch(self, look: Callable[[], Sight]) -> None:
+        """Measure a worker whenever somebody collects."""
+        self._gauge("taskq.slots", lambda: [Observation(look().slots)])
+        self._gauge("taskq.slots.used", lambda: [Observation(look().running)])
+        self._gauge("taskq.jobs.held", lambda: [Observation(look().held)])
+        self._gauge("taskq.loop.lag", lambda: [Observation(max(look().lag, look().stalled - 1.0))])
+
+    def count(self, stats: Callable[[], Sequence[QueueStats]]) -> None:
+        """Measure queues whenever somebody collects; ``stats`` is called from the collecting thread."""
+        self._gauge("taskq.queue.jobs", lambda: list(_by_state(stats())))
+        self._gauge("taskq.queue.oldest", lambda: [Observation(one.oldest, _queue(one.queue)) for one in stats()])
+        self._gauge("taskq.queue.backlog", lambda: [Observation(self._work(one), _queue(one.queue)) for one in stats()])
+
+    def _work(self, stats: QueueStats) -> float:
+        runs, seconds = self._runs.get(stats.queue, (0, 0.0))
+        return stats.ready * seconds / runs if runs else 0.0
+
+    def _on_started(self, event: JobStarted) -> None:
+        attributes = _job(event)
+        self._wait.record(max(0.0, event.wait), attributes)
+        if event.losses:
+            self._rescued.add(1, attributes)
+
+    def _on_finished(self, event: JobFinished) -> None:
+        attributes = _job(event)
+        self._finished.add(1, {**attributes, "taskq.end": event.end})
+        self._note_run(event, event.run)
+
+    def _on_again(self, event: JobAgain) -> None:
+        self._again.add(1, {**_job(event), "taskq.counted": "yes" if event.counted else "no"})
+        self._note_run(event, event.run)
+
+    def _note_run(self, event: JobEvent, seconds: float) -> None:
+        if seconds:
+            self._run.record(seconds, _job(event))
+            runs, total = self._runs.get(event.queue, (0, 0.0))
+            self._runs[event.queue] = (runs + 1, total + seconds)
+
+    def _on_fetched(self, event: JobsFetched) -> None:
+        self._fetched.record(event.jobs)
+        if not event.jobs:
+            self._empty.add(1)
+
+    def _on_settled(self, event: JobsSettled) -> None:
+        self._settled.record(event.jobs)
+        self._settle.record(event.seconds)
+
+    def _histogram(self, name: str, boundaries: Sequence[float]) -> metrics.Histogram:
+        unit, text = NAMES[name]
+        return self._meter.create_histogram(name, unit, text, explicit_bucket_boundaries_advisory=boundaries)
+
+    def _counter(self, name: str) -> metrics.Counter:
+        unit, text = NAMES[name]
+        return self._meter.create_counter(name, unit, text)
+
+    def _gauge(self, name: str, observe: Callable[[], Iterable[Observation]]) -> None:
+        def callback(_: CallbackOptions) -> Iterable[Observation]:
+            return observe()
+
+        unit, text = NAMES[name]
+        self._meter.create_observable_gauge(name, [callback], unit, text)
+
+
+def _job(event: JobEvent) -> Attributes:
+    return {"messaging.destination.name": event.queue, "taskq.task": event.task}
+
+
+def _queue(name: str) -> Attributes:
+    return {"messaging.destination.name": name}
+
+
+def _by_state(stats: Sequence[QueueStats]) -> Iterable[Observation]:
+    for one in stats:
+        for state, jobs in (("later", one.later), ("ready", one.ready), ("leased", one.leased), ("dead", one.dead)):
+            yield Observation(jobs, {**_queue(one.queue), "taskq.state": state})

@@ -1,0 +1,37 @@
+"""What a worker is doing right now, as one value that any thread may ask for."""
+
+from msgspec import Struct
+
+
+class Sight(Struct, frozen=True, kw_only=True):
+    """A worker at one moment; seconds."""
+
+    started: bool
+    """It has begun to fetch."""
+    draining: bool
+    slots: int
+    running: int
+    held: int
+    """Deliveries it has fetched and not settled."""
+    lag: float
+    """How long the event loop last took to answer."""
+    stalled: float
+    """For how long the event loop has not answered."""
+    out_of_contact: float
+    """For how long the broker has not answered; 0.0 while it does."""
+
+
+def trouble_alive(sight: Sight, patience: float) -> str | None:
+    """Why the process should be restarted, or None: its event loop has not turned for longer than ``patience``."""
+    return f"the event loop has stood still for {sight.stalled:.1f} s" if sight.stalled > patience else None
+
+
+def trouble_ready(sight: Sight, lease: float) -> str | None:
+    """Why it should not be counted on for work, or None."""
+    if not sight.started:
+        return "it has not begun to fetch"
+    if sight.draining:
+        return "it is draining"
+    if sight.out_of_contact > lease:
+        return f"the broker has not answered for {sight.out_of_contact:.1f} s"
+    return None

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from heapq import nsmallest
+from itertools import chain
 
 from taskq.broker import QueueStats, Record, Revival
 from taskq.errors import BrokerRejected
 from taskq.job import JobRef, State
+from taskq_redis.extender import each
 from taskq_redis.keys import encoded
 from taskq_redis.rows import Decoders, record_of
 from taskq_redis.scripts import Script
@@ -51,7 +53,8 @@ class RedisAdmin:
         """Costs a look at each job that may be in the state asked for."""
         ids: set[str] = set()
         for place in _PLACES[state]:
-            ids |= {name for name in await self._ids(queue, place) if after is None or name > after}
+            for partition in self._tools.keys.partitions(queue):
+                ids |= {name for name in await self._ids(partition, place) if after is None or name > after}
         records: list[Record] = []
         while len(records) < limit and ids:
             part = nsmallest(min(limit, _CHUNK), ids)
@@ -72,28 +75,42 @@ class RedisAdmin:
     async def _each(self, script: Script, refs: Sequence[JobRef]) -> list[Reply]:
         """What a script answers for each job, whatever queues they are of."""
         answers: list[Reply] = [None] * len(refs)
-        places: dict[str, list[int]] = {}
+        wanted: dict[str, list[int]] = {}
         for at, ref in enumerate(refs):
-            places.setdefault(ref.queue, []).append(at)
-        for queue, found in places.items():
+            for partition in self._tools.keys.partitions(ref.queue):
+                wanted.setdefault(partition, []).append(at)
+        for partition, found in wanted.items():
             for first in range(0, len(found), _CHUNK):
                 part = found[first : first + _CHUNK]
-                keys, ids = self._tools.keys.queue(queue), [encoded(refs[at].id) for at in part]
+                keys, ids = self._tools.keys.queue(partition), [encoded(refs[at].id) for at in part]
                 for at, answer in zip(part, _list(await self._tools.client.run(script, keys, *ids)), strict=True):
-                    answers[at] = answer
+                    # The partitions that do not hold it have nothing to say of it.
+                    answers[at] = answers[at] if answer in (0, b"unknown") else answer
         return answers
 
     async def _stats(self, queue: str) -> QueueStats:
-        match await self._tools.client.run(self._tools.scripts.stats, self._tools.keys.queue(queue)):
+        partitions = self._tools.keys.partitions(queue)
+        counts = await each([self._count(partition) for partition in partitions])
+        later, ready, leased, dead = (sum(count[at] for count in counts) for at in range(4))
+        oldest = max(0, *(count[4] for count in counts)) / 1e6
+        return QueueStats(queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=oldest)
+
+    async def _count(self, partition: str) -> tuple[int, int, int, int, int]:
+        match await self._tools.client.run(self._tools.scripts.stats, self._tools.keys.queue(partition)):
             case [int(later), int(ready), int(leased), int(dead), int(waited)]:
-                return QueueStats(
-                    queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=max(0, waited) / 1e6
-                )
+                return later, ready, leased, dead, waited
             case reply:
                 raise BrokerRejected(f"a script answered {reply!r}")
 
     async def _look(self, queue: str, ids: Sequence[str]) -> list[Record]:
-        keys = self._tools.keys.queue(queue)
+        """The jobs of these ids that are there, by rising id where these do."""
+        partitions = self._tools.keys.partitions(queue)
+        found = await each([self._look_into(partition, queue, ids) for partition in partitions])
+        order = {name: at for at, name in enumerate(ids)}
+        return sorted(chain.from_iterable(found), key=lambda record: order[record.job.id])
+
+    async def _look_into(self, partition: str, queue: str, ids: Sequence[str]) -> list[Record]:
+        keys = self._tools.keys.queue(partition)
         reply = await self._tools.client.run(self._tools.scripts.look, keys, *map(encoded, ids))
         match reply:
             case [int(now), [*found]]:
@@ -105,9 +122,9 @@ class RedisAdmin:
         rows = await self._tools.client.scan(self._tools.keys.rows)
         return sorted({self._tools.keys.queue_of(row) for row in rows})
 
-    async def _ids(self, queue: str, place: str) -> set[str]:
-        """The ids in one of a queue's sorted sets, whose members may begin with more than the id."""
-        key, cursor = self._tools.keys.one(queue, place), b"0"
+    async def _ids(self, partition: str, place: str) -> set[str]:
+        """The ids in one of a partition's sorted sets, whose members may begin with more than the id."""
+        key, cursor = self._tools.keys.one(partition, place), b"0"
         found: set[str] = set()
         while True:
             reply = _list(await self._tools.client.call(key, b"ZSCAN", key, cursor, b"COUNT", _CHUNK))

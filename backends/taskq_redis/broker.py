@@ -1,6 +1,7 @@
 """The four verbs: each is one script call for every queue and thousand jobs, all of a call in one write."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Coroutine, Sequence
 from math import inf
 from secrets import token_hex
@@ -25,7 +26,7 @@ from taskq_redis.rows import (
 )
 from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
-from taskq_redis.waiting import PATIENCE, Waiting, Wish
+from taskq_redis.waiting import Waiting, Wish
 from taskq_redis.wire import Reply
 
 _CHUNK_BYTES = 4 << 20
@@ -39,7 +40,7 @@ class RedisBroker:
         self._traits = traits
         self._encode = msgpack.Encoder()
         self._decode = Decoders()
-        self._waiting = Waiting(listener, self._leave)
+        self._waiting = Waiting(listener, self._leave, self._calls)
         self._setbacks = Setbacks(tools.client.name)
         self._abandoned: set[asyncio.Future[Any]] = set()
 
@@ -50,9 +51,9 @@ class RedisBroker:
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
         answers: list[Enqueued] = [Enqueued(job.id, True) for job in jobs]
         chunks: list[Coroutine[Any, Any, None]] = []
-        for queue, lines in self._lines(jobs, answers).items():
+        for partition, lines in self._lines(jobs, answers).items():
             for first, end in _chunks([len(jobs[at].body) for at, _ in lines]):
-                chunks.append(self._enqueue(queue, lines[first:end], jobs, answers))
+                chunks.append(self._enqueue(partition, lines[first:end], jobs, answers))
         await each(chunks)
         return answers
 
@@ -102,17 +103,17 @@ class RedisBroker:
     # Steps
 
     def _lines(self, jobs: Sequence[Job], answers: list[Enqueued]) -> dict[str, list[tuple[int, Line]]]:
-        """The jobs as the script takes them, by queue; what is refused gets its answer here."""
+        """The jobs as the script takes them, by partition; what is refused gets its answer here."""
         lines: dict[str, list[tuple[int, Line]]] = {}
         for at, job in enumerate(jobs):
-            refused = refusal(job, self._tools.settings.max_size)
+            refused = refusal(job, self._tools.settings.max_size, self._tools.keys.count)
             if refused is None:
                 try:
                     self._tools.keys.queue(job.queue)
                     line = line_of(job, self._encode)
                     for text in (job.id, job.unique, job.group, job.tenant):
                         encoded(text or "")
-                    lines.setdefault(job.queue, []).append((at, line))
+                    lines.setdefault(self._tools.keys.partition(job), []).append((at, line))
                     continue
                 except UnicodeEncodeError as error:
                     refused = BrokerRejected(f"job {job.id!r}: text that is not valid Unicode cannot be stored")
@@ -123,10 +124,10 @@ class RedisBroker:
         return lines
 
     async def _enqueue(
-        self, queue: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]
+        self, partition: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]
     ) -> None:
         client, script, settings = self._tools.client, self._tools.scripts.enqueue, self._tools.settings
-        keys, packed = self._tools.keys.queue(queue), self._encode.encode([line for _, line in lines])
+        keys, packed = self._tools.keys.queue(partition), self._encode.encode([line for _, line in lines])
         if settings.wait_replicas:
             said = await client.run_replicated(
                 script, keys, packed, replicas=settings.wait_replicas, patience=settings.patience
@@ -146,10 +147,11 @@ class RedisBroker:
     async def _claim(self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None) -> list[Delivery]:
         """What can be leased now. One call for all queues, where all are on one server."""
         taken: list[Delivery] = []
-        calls = [[queue] for queue in queues] if self._tools.clustered else [list(queues)]
+        partitions = self._partitions(queues)
+        calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
         moment = inf
         for named in calls:
-            patience = PATIENCE if wish is not None and not taken else 0
+            patience = wish.patience if wish is not None and not taken else 0
             member, waits = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
             if wish is not None and patience:
                 wish.waits = True
@@ -171,7 +173,7 @@ class RedisBroker:
             self._waiting.found_nothing(wish, moment)
         return taken
 
-    def _delivered(self, queues: Sequence[str], reply: Reply) -> tuple[list[Delivery], float, tuple[int, Look]]:
+    def _delivered(self, partitions: Sequence[str], reply: Reply) -> tuple[list[Delivery], float, tuple[int, Look]]:
         """The deliveries, in how many seconds the next job becomes due if this fetch keeps the time, and what the
         server says of the look before this one and of this one."""
         match reply:
@@ -182,11 +184,13 @@ class RedisBroker:
         deliveries: list[Delivery] = []
         moved, seconds = iter(items), now / 1e6
         decode_row, decode_call = self._decode.row, self._decode.call.decode
-        for queue, count in zip(queues, counts, strict=True):
+        for partition, count in zip(partitions, counts, strict=True):
+            queue = partition.partition("#")[0]
             for _ in range(_number(count)):
                 name, row, call, error = next(moved), next(moved), next(moved), next(moved)
                 delivery = delivery_of(
                     queue,
+                    partition,
                     text(name).decode(),
                     decode_row(text(row)),
                     decode_call(text(call)),
@@ -196,31 +200,43 @@ class RedisBroker:
                 deliveries.append(delivery)
         return deliveries, (moment - now) / 1e6 if moment else inf, (before, Look(since, latest))
 
-    async def _unless_abandoned(self, claiming: Coroutine[Any, Any, Reply], queues: Sequence[str]) -> Reply:
+    async def _unless_abandoned(self, claiming: Coroutine[Any, Any, Reply], partitions: Sequence[str]) -> Reply:
         """The reply; when the caller is cancelled before it comes, what it leases is given back."""
         task = asyncio.get_running_loop().create_task(claiming)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            returning = asyncio.get_running_loop().create_task(self._give_back(task, queues))
+            returning = asyncio.get_running_loop().create_task(self._give_back(task, partitions))
             self._abandoned.add(returning)
             returning.add_done_callback(self._abandoned.discard)
             raise
 
-    async def _give_back(self, claiming: Awaitable[Reply], queues: Sequence[str]) -> None:
+    async def _give_back(self, claiming: Awaitable[Reply], partitions: Sequence[str]) -> None:
         try:
-            taken, _, _ = self._delivered(queues, await claiming)
+            taken, _, _ = self._delivered(partitions, await claiming)
             await self.settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
         except BrokerError:
             # Nobody's failure: the leases will end by themselves.
             return
 
+    def _calls(self, queues: Sequence[str]) -> int:
+        """How many calls a look into them takes."""
+        return len(queues) * self._tools.keys.count if self._tools.clustered else 1
+
+    def _partitions(self, queues: Sequence[str]) -> list[str]:
+        """The partitions of queues: those of one queue in any order, so that none of them is always the last."""
+        keys = self._tools.keys
+        if keys.count == 1:
+            return list(queues)
+        return [partition for queue in queues for partition in random.sample(keys.partitions(queue), keys.count)]
+
     async def _leave(self, wish: Wish) -> None:
         leave, keys = self._tools.scripts.leave, self._tools.keys
-        calls = [[queue] for queue in wish.queues] if self._tools.clustered else [list(wish.queues)]
+        partitions = self._partitions(wish.queues)
+        calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
         try:
-            for queues in calls:
-                await self._tools.client.run(leave, keys.queues(queues), wish.bell.member)
+            for named in calls:
+                await self._tools.client.run(leave, keys.queues(named), wish.bell.member)
         except BrokerError:
             # The server stops counting on it by itself.
             return

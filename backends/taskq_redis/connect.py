@@ -43,7 +43,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         servers, found = await _found(target, chosen)
         stack.push_async_callback(_shielded, servers)
         standing.check(found, target.name)
-        keys, loaded = Keys(chosen.namespace), scripts.load()
+        keys, loaded = Keys(chosen.namespace, chosen.partitions), scripts.load()
         client = Client(servers, target.name)
         tools = Tools(client, loaded, keys, chosen, found.clustered)
         listener = Listener(servers.connect, keys, target.name, clustered=found.clustered, patience=chosen.patience)
@@ -103,7 +103,7 @@ def _traits(found: Standing, chosen: Settings) -> Traits:
         idempotent=True,
         dedup_window=chosen.dedup_window,
         unique=True,
-        ordered=True,
+        ordered=chosen.partitions == 1,
         groups=True,
         exclusive=True,
         fenced=True,

@@ -26,6 +26,7 @@ def doctor(servers: Servers, name: str, chosen: Settings) -> Doctor:
 
     async def examine() -> Sequence[Finding]:
         findings: list[Finding] = []
+        clustered = False
         try:
             for node, lane in (await servers.masters()).items():
                 found, info = await standing.look(lane), await standing.info(lane)
@@ -42,11 +43,19 @@ def doctor(servers: Servers, name: str, chosen: Settings) -> Doctor:
                         _clock(info, time.time()),
                     )
                 ]
+                clustered = found.clustered
         except DRIVER_ERRORS as error:
             raise translated(error, name) from error
-        return findings
+        return [*findings, _partitions(chosen, clustered=clustered)]
 
     return examine
+
+
+def _partitions(chosen: Settings, *, clustered: bool) -> Finding:
+    message = f"each queue has {chosen.partitions}"
+    if chosen.partitions > 1 and not clustered:
+        return Finding("partitions", "warning", f"{message}, all on one server", "leave partitions out of the URL")
+    return Finding("partitions", "ok", message)
 
 
 def _version(info: Mapping[str, str]) -> Finding:

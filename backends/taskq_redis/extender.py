@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import msgpack
 
@@ -19,6 +19,8 @@ CHUNK = 1000
 
 TOKEN = 16
 """The length of a receipt's random part."""
+
+T = TypeVar("T")
 
 _ANSWERS = {ord("h"): Lease.HELD, ord("l"): Lease.LOST, ord("c"): Lease.CANCELLED}
 
@@ -72,14 +74,16 @@ async def by_queue(tools: Tools, receipts: Sequence[str]) -> list[tuple[str, lis
     ]
 
 
-async def each(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Carry out all of them, and raise the first error when each has ended."""
+async def each(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them answer; the first error is raised when each has ended."""
     if len(calls) == 1:
-        return await calls[0]
+        return [await calls[0]]
+    found: list[T] = []
     for answer in await asyncio.gather(*calls, return_exceptions=True):
-        if answer is not None:
+        if isinstance(answer, BaseException):
             raise answer
-    return None
+        found.append(answer)
+    return found
 
 
 def text(reply: Reply) -> bytes:

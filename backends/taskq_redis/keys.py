@@ -1,27 +1,45 @@
-"""The names of everything that is stored: all of one queue, and all of one store key, under one hash tag."""
+"""The names of everything that is stored: all of a queue's partition, and all of a store key, under one hash tag."""
 
 from collections.abc import Sequence
+from zlib import crc32
 
 from taskq.errors import BrokerRejected
+from taskq.job import Job
 
 NAMES = (
     *("row", "call", "ready", "later", "leased", "dead", "unique", "parked", "places"),
     *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched", "latest"),
 )
-"""What a queue has, in the order in which its scripts take it."""
+"""What each partition of a queue has, in the order in which its scripts take it."""
 
 _REMEMBERED = 10_000
 
 
 class Keys:
-    """The keys of one namespace. Neither ``:`` nor ``/`` is in a namespace, so no two names are the same key."""
+    """The keys of one namespace. Neither ``:`` nor ``/`` is in a namespace, so no two names are the same key.
 
-    def __init__(self, namespace: str) -> None:
+    The first partition of a queue is called as the queue, so that a queue can be split while it holds jobs; the others
+    are called ``queue#1`` and so on, as no queue may be.
+    """
+
+    def __init__(self, namespace: str, partitions: int = 1) -> None:
         self._namespace = namespace
+        self.count = partitions
         self._queues: dict[str, list[bytes]] = {}
 
+    def partitions(self, queue: str) -> list[str]:
+        """The names of a queue's partitions."""
+        return [queue, *(f"{queue}#{number}" for number in range(1, self.count))]
+
+    def partition(self, job: Job) -> str:
+        """Where a job belongs: members of a group meet there, rivals for a unique key, and of the rest equal ids."""
+        if self.count == 1:
+            return job.queue
+        number = crc32((job.group or job.unique or job.id).encode()) % self.count
+        return f"{job.queue}#{number}" if number else job.queue
+
     def queue(self, queue: str) -> list[bytes]:
-        """What the scripts of a queue take."""
+        """What the scripts of a queue take, or of one partition of it."""
         found = self._queues.get(queue)
         if found is None:
             if len(self._queues) >= _REMEMBERED:
@@ -49,7 +67,7 @@ class Keys:
 
     def queue_of(self, row: bytes) -> str:
         """The queue of a row key."""
-        return row.decode()[len(self._namespace) + 2 : -len("}:row")]
+        return row.decode()[len(self._namespace) + 2 : -len("}:row")].partition("#")[0]
 
     def channel(self, channel: str) -> bytes:
         """Where hints of a channel are told."""

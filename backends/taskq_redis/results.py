@@ -4,6 +4,7 @@ import asyncio
 
 from taskq.errors import BrokerRejected
 from taskq.job import JobRef
+from taskq_redis.extender import each
 from taskq_redis.keys import encoded
 from taskq_redis.listener import Listener
 from taskq_redis.rows import microseconds
@@ -36,10 +37,16 @@ class RedisResults:
             self._listener.remove(bell)
 
     async def _look(self, ref: JobRef, member: bytes, patience: float) -> bytes | None:
-        keys = self._tools.keys.queue(ref.queue)
-        found = await self._tools.client.run(
-            self._tools.scripts.outcome, keys, encoded(ref.id), member, microseconds(patience)
+        """The outcome, wherever the job was; if there is none yet, all partitions will tell."""
+        partitions = self._tools.keys.partitions(ref.queue)
+        return next(
+            filter(None, await each([self._look_at(partition, ref.id, member, patience) for partition in partitions])),
+            None,
         )
+
+    async def _look_at(self, partition: str, id: str, member: bytes, patience: float) -> bytes | None:
+        keys, script = self._tools.keys.queue(partition), self._tools.scripts.outcome
+        found = await self._tools.client.run(script, keys, encoded(id), member, microseconds(patience))
         if found is None or isinstance(found, bytes):
             return found
         raise BrokerRejected(f"a script answered {found!r}")

@@ -100,8 +100,13 @@ def line_of(job: Job, encode: msgpack.Encoder) -> Line:
     return (job.id, text_of(call), job.priority, delay, run_at, None if more == _NOTHING else more)
 
 
-def refusal(job: Job, max_size: int) -> BrokerRejected | None:
+def refusal(job: Job, max_size: int, partitions: int) -> BrokerRejected | None:
     """Why a job cannot be stored."""
+    if partitions > 1 and job.group is not None and job.unique is not None:
+        return BrokerRejected(
+            f"job {job.id} has both a group and a unique key, which may be at home in different partitions of its "
+            "queue: do without one of them, or without partitions"
+        )
     if len(job.body) > max_size:
         return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
     moments = (job.delay, job.run_at or 0.0, job.expires_in or 0.0)
@@ -126,13 +131,13 @@ def settlement_of(id: str, token: str, settlement: Settlement) -> tuple[object, 
             return (id, token, "nack", after, settlement.counted, error)
 
 
-def receipt_of(token: str, queue: str, id: str) -> str:
-    """It names its queue and job, so that what is done with it finds their slot."""
-    return f"{token}{len(queue):x}.{queue}{id}"
+def receipt_of(token: str, partition: str, id: str) -> str:
+    """It names its partition and job, so that what is done with it finds their slot."""
+    return f"{token}{len(partition):x}.{partition}{id}"
 
 
 def receipt_parts(receipt: str, width: int) -> tuple[str, str, str] | None:
-    """The token, queue and id of a receipt; None for what is no receipt of this backend."""
+    """The token, partition and id of a receipt; None for what is no receipt of this backend."""
     length, _, rest = receipt[width:].partition(".")
     try:
         size = int(length, 16)
@@ -173,14 +178,14 @@ def job_of(queue: str, id: str, row: Row, call: Call) -> Job:
     )
 
 
-def delivery_of(queue: str, id: str, row: Row, call: Call, error: bytes | None, now: float) -> Delivery:
+def delivery_of(queue: str, partition: str, id: str, row: Row, call: Call, error: bytes | None, now: float) -> Delivery:
     more = row.more or _NOTHING
     return Delivery(
         job=job_of(queue, id, row, call),
         attempt=row.attempt,
         losses=row.losses,
         fence=row.fence,
-        receipt=receipt_of(row.token, queue, id),
+        receipt=receipt_of(row.token, partition, id),
         now=now,
         due=row.due / 1e6,
         expires_at=None if more.xa is None else more.xa / 1e6,

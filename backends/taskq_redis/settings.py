@@ -13,6 +13,8 @@ from taskq.errors import ConfigError
 Kind = Literal["single", "sentinel", "cluster"]
 Host = tuple[str, int]
 
+_PARTITIONS = 64
+
 _SPELLINGS = (
     "redis://host:6379/0, rediss://…, unix:///path, redis+sentinel://host,host/service or redis+cluster://host,host"
 )
@@ -29,6 +31,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for which the id of an ended job is not added again; each such id is kept meanwhile."""
     wait_replicas: int = 0
     """How many replicas must have a job before its enqueue is answered."""
+    partitions: int = 1
+    """Hash tags over which each queue is split, so that one queue can use several nodes of a cluster."""
     patience: float = 5.0
     """Seconds after which a server that does not answer counts as lost."""
 
@@ -82,6 +86,8 @@ def read(url: str, options: Mapping[str, object]) -> tuple[Target, Settings]:
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         known = ", ".join(Settings.__struct_fields__)
         raise ConfigError(f"{parts.scheme}://…: {error}; write {_SPELLINGS}, with the options {known}") from error
+    if not 1 <= settings.partitions <= _PARTITIONS:
+        raise ConfigError(f"partitions is at least 1 and at most {_PARTITIONS}: every look-up asks each of them")
     if settings.max_size < 1 or settings.dedup_window < 0 or settings.wait_replicas < 0 or settings.patience <= 0:
         raise ConfigError("max_size and patience are above 0, dedup_window and wait_replicas at least 0")
     if not settings.namespace or not settings.namespace.replace("_", "a").replace("-", "a").isalnum():

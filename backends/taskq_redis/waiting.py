@@ -9,35 +9,46 @@ from typing import Any
 from taskq_redis.listener import Bell, Listener
 
 LOOK = 2.0
-"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second."""
+"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second. A look
+that takes more than two calls has a second for each."""
 
 DEAF = 0.5
 """The same while no message can arrive."""
-
-PATIENCE = 3_000_000
-"""Microseconds for which a script counts on a fetch that it was told waits: longer than between two looks."""
 
 
 class Wish:
     """A fetch's place among those that wait on the server; it outlives the fetch, for the next one to go on with."""
 
-    __slots__ = ("bell", "look_at", "queues", "waits")
+    __slots__ = ("bell", "look_at", "period", "queues", "waits")
 
-    def __init__(self, queues: tuple[str, ...], bell: Bell) -> None:
+    def __init__(self, queues: tuple[str, ...], bell: Bell, period: float) -> None:
         self.queues = queues
         self.bell = bell
+        self.period = period
         self.waits = False
         """The server may count on it."""
         self.look_at = -inf
         """By the loop's clock: before that there is no need to ask."""
 
+    @property
+    def patience(self) -> int:
+        """Microseconds for which a script counts on it when it waits: longer than between two looks."""
+        return int(1.5e6 * self.period)
+
 
 class Waiting:
     """The wishes of one broker."""
 
-    def __init__(self, listener: Listener, leave: Callable[[Wish], Coroutine[Any, Any, None]]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        leave: Callable[[Wish], Coroutine[Any, Any, None]],
+        calls: Callable[[Sequence[str]], int],
+    ) -> None:
+        """``calls`` says how many calls a look into some queues takes."""
         self._listener = listener
         self._leave = leave
+        self._calls = calls
         self._idle: dict[tuple[str, ...], list[Wish]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -50,7 +61,7 @@ class Waiting:
         """One for these queues, which may be waiting already."""
         key = tuple(queues)
         idle = self._idle.get(key)
-        wish = idle.pop() if idle else Wish(key, self._listener.bell())
+        wish = idle.pop() if idle else Wish(key, self._listener.bell(), max(LOOK, self._calls(queues)))
         if not idle:
             self._idle.pop(key, None)
         wish.bell.passed = None
@@ -67,7 +78,7 @@ class Waiting:
     def found_nothing(self, wish: Wish, moment: float) -> None:
         """The next look is needed in ``moment`` seconds at the latest."""
         # Two clocks are compared: a timer may ring a little before the moment has come.
-        period = LOOK if self._listener.hears else DEAF
+        period = wish.period if self._listener.hears else DEAF
         wish.look_at = asyncio.get_running_loop().time() + min(period, max(moment, 0.001))
 
     async def close(self) -> None:

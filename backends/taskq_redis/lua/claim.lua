@@ -103,9 +103,9 @@ for queue = 0, queues - 1 do
     redis.call('ZADD', key.waiting, now + patience, member)
     redis.call('PEXPIRE', key.waiting, patience / 1000)
     -- One of all that wait keeps the time, so that a due moment wakes one.
-    local keeper = redis.call('GET', key.keeper)
+    local keeper = keeper_and_rest()
     if not keeper or keeper == member then
-      redis.call('SET', key.keeper, member, 'PX', patience / 1000)
+      redis.call('SET', key.keeper, string.format('%s %.0f', member, now + patience), 'PX', patience / 1000)
       for _, name in ipairs({ key.later, key.leased }) do
         local head = tonumber(redis.call('ZRANGE', name, 0, 0, 'WITHSCORES')[2])
         if head and (moment == 0 or head < moment) then moment = head end

@@ -17,12 +17,11 @@
 --   kept     zset  id by the moment its outcome lapses
 --   ended    zset  id by the end of its dedup window
 --   waiting  zset  'channel number' of fetches that found nothing, by the moment they stop counting on being told
---   keeper   string: the one of them that wakes up by itself when the next job becomes due
+--   keeper   string: the one of them that wakes up by itself when the next job becomes due, and until when it would not
 --   watched  hash  id → '|channel number' of everybody who waits for its outcome
 --   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.
 local WIDTH = 19
-local SOON = 3000000 -- a waiting fetch looks again at least this often, so nothing is told that is further away
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -305,12 +304,15 @@ local function wake()
   until not first[1] or (tonumber(first[2]) > now and tell(first[1]))
 end
 
--- Something becomes due at this moment: tell the fetch that keeps the time.
+local function keeper_and_rest()
+  return string.match(redis.call('GET', key.keeper) or '', '^(%S+ %d+) (%d+)$')
+end
+
+-- Something becomes due at this moment: tell the fetch that keeps the time, if it would not look before.
 local function ring(moment)
-  if moment > now + SOON then return end
-  local keeper = redis.call('GET', key.keeper)
+  local keeper, rest = keeper_and_rest()
   if not keeper then return wake() end
-  if not tell(keeper) then
+  if moment <= tonumber(rest) and not tell(keeper) then
     redis.call('DEL', key.keeper)
     wake()
   end
@@ -327,7 +329,7 @@ end
 -- A fetch waits no longer; what it would have noticed another one has to.
 local function leave(member)
   redis.call('ZREM', key.waiting, member)
-  local kept_time = redis.call('GET', key.keeper) == member
+  local kept_time = keeper_and_rest() == member
   if kept_time then redis.call('DEL', key.keeper) end
   if kept_time or redis.call('ZCARD', key.ready) > 0 then wake() end
 end

@@ -50,6 +50,7 @@ from taskq.store import Store
 from taskq.task import Definition, Task
 from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, resume
+from taskq.worker.presence import present
 from taskq.worker.recipe import Recipe
 from taskq.worker.worker import Worker, WorkerOptions
 
@@ -445,6 +446,10 @@ class App:
             )
             if started is not None:
                 started(worker)
+            await self._work(worker)
+
+    async def _work(self, worker: Worker) -> None:
+        async with present(worker, self.backend):
             await worker.run()
 
     @asynccontextmanager
@@ -453,7 +458,7 @@ class App:
         async with self._live.scope.inner("worker") as scope:
             worker = await self.make_worker(scope, **options)
             # Not a task group: it would wrap whatever the body raises into a group.
-            running = asyncio.get_running_loop().create_task(worker.run())
+            running = asyncio.get_running_loop().create_task(self._work(worker))
             try:
                 yield worker
                 worker.drain()

@@ -20,7 +20,9 @@ from taskq.cli.resume import resume
 from taskq.cli.rollout import rollout
 from taskq.cli.signatures import signatures
 from taskq.cli.stats import stats
+from taskq.cli.top import top
 from taskq.cli.worker import worker
+from taskq.cli.workers import workers_group
 from taskq.errors import TaskqError
 
 
@@ -36,6 +38,8 @@ def program() -> None:
 COMMANDS = (
     worker,
     rollout,
+    workers_group,
+    top,
     defer,
     stats,
     jobs,

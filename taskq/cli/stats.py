@@ -32,7 +32,7 @@ def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
             paused_now = {"paused": queue.queue in paused, "resumes_at": paused.get(queue.queue)}
             write_json(msgspec.structs.asdict(queue) | paused_now)
     elif found:
-        write_table(TITLES, [_row(queue, paused) for queue in found])
+        write_table(TITLES, [row(queue, paused) for queue in found])
     else:
         click.echo("No queue holds a job.")
 
@@ -46,7 +46,8 @@ async def _look(url: str | None, queues: Sequence[str]) -> tuple[Sequence[QueueS
         return [*found, *(await app.admin.stats(silent) if silent else ())], paused
 
 
-def _row(queue: QueueStats, paused: Paused) -> Sequence[object]:
+def row(queue: QueueStats, paused: Paused) -> Sequence[object]:
+    """A queue as a line of a table."""
     until = paused.get(queue.queue)
     mark = f"paused for {readable(until - time.time())}" if until is not None else "paused"
     oldest = readable(queue.oldest) if queue.oldest else ""

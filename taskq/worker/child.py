@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import anyio
 from anyio.abc import Process
 
 from taskq.worker.notify import GRACE, SOCKET
+from taskq.worker.sight import memory_of
 
 SUPERVISED = "TASKQ_SUPERVISED"
 """Set in the environment of a worker whose stdin ends with its supervisor."""
@@ -66,8 +66,4 @@ class Child:
     @property
     def memory(self) -> int:
         """Bytes of resident memory; 0 when it has ended, or where the system does not tell."""
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return memory_of(str(self.pid))

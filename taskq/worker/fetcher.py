@@ -60,7 +60,8 @@ class Fetcher:
         self._loop = asyncio.get_running_loop()
         self.stopped = False
         """Whether it was told to fetch no more; a last fetch may still be under way."""
-        self._quiet = False
+        self.is_quiet = False
+        """Whether it was told to fetch nothing for now."""
         self._refill = 0.0
         self._ended, self._asked_at = 0, self._loop.time()
 
@@ -77,7 +78,7 @@ class Fetcher:
 
     def quiet(self, quiet: bool) -> None:
         """Fetch no more for now, or again."""
-        self._quiet = quiet
+        self.is_quiet = quiet
         self.wake()
 
     async def run(self) -> None:
@@ -86,7 +87,7 @@ class Fetcher:
             queues, room = self._queues(), self._room()
             if self._allowance() <= 0:
                 return
-            if not room or not queues or self._quiet:
+            if not room or not queues or self.is_quiet:
                 self._wake.clear()
                 await self._wake.wait()
                 continue

@@ -135,6 +135,7 @@ class Worker:
         return Sight(
             started=self._started,
             draining=self._fetcher.stopped,
+            quiet=self._fetcher.is_quiet,
             slots=self._slots.size,
             running=len(self._slots.running),
             held=len(self._held),

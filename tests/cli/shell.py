@@ -76,6 +76,7 @@ class Program:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
         self._coming: queue.Queue[str | None] = queue.Queue()
+        self.pid = process.pid
         self.said: list[str] = []
         threading.Thread(target=self._listen, daemon=True).start()
 

@@ -1,0 +1,196 @@
+"""Limits on servers: as on memory, by the servers' clocks, between connections that know nothing of each other."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import anyio
+import pytest
+
+from taskq import App, Concurrency, RateLimit
+from taskq.connect import connect
+from taskq.errors import JobDiscarded
+from taskq.events import JobAgain
+from taskq.limits.keeper import Keeper
+from taskq.limits.line import Asked
+from taskq.limits.rates import Leaky
+from taskq.store import Entry, Store
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import valkey as valkey
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
+from tests.servers.tenants import queue_on
+from tests.worker.moves import SOON, heard
+
+pytestmark = pytest.mark.anyio
+
+WAITING = 10_000 if "TASKQ_TEST_LONG" in os.environ else 300
+
+
+@pytest.fixture(params=["sqlite", "valkey", "valkey_cluster", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/taskq.db"
+    server: Any = request.getfixturevalue(request.param)
+    return queue_on(server[0] if isinstance(server, list) else server)
+
+
+def apps_with(url: str, handler: Callable[..., Awaitable[object]], **options: Any) -> Sequence[App]:
+    """Two apps with the same task: two workers, two connections."""
+    apps = [App(url, slots=20), App(url, slots=20)]
+    for app in apps:
+        app.task(name="task", **options)(handler)
+    return apps
+
+
+async def work_off(apps: Sequence[App], calls: Sequence[tuple[object, ...]]) -> list[JobAgain]:
+    """Let both work until nothing is left, also of what is due later; answers what was to run again."""
+    again = [events for app in apps for events in [heard(app, JobAgain)]]
+    async with apps[0], apps[1]:
+        await apps[0].defer_many(apps[0].find_task("task").call(*call) for call in calls)
+        async with anyio.create_task_group() as group:
+            for app in apps:
+                group.start_soon(lambda app=app: app.run_worker(until="empty"))
+    return [event for events in again for event in events]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_any_number_of_jobs_wait_for_one_place_without_being_refused_and_use_it_at_once(url: str) -> None:
+    ended: list[float] = []
+    gaps: list[float] = []
+    running = 0
+
+    async def send(_n: int) -> None:
+        nonlocal running
+        running += 1
+        assert running == 1
+        if ended:
+            gaps.append(time.monotonic() - ended[-1])
+        await asyncio.sleep(0)
+        running -= 1
+        ended.append(time.monotonic())
+
+    again = await work_off(apps_with(url, send, limits=Concurrency(1)), [(n,) for n in range(WAITING)])
+    assert len(ended) == WAITING
+    assert again == []
+    print(f"{WAITING} jobs, one place: it stood free for {median(gaps) * 1e3:.1f} ms, at most {max(gaps) * 1e3:.0f} ms")  # noqa: T201 - for the report
+    assert median(gaps) < 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_a_rate_is_kept_between_workers_and_refuses_a_job_once(url: str) -> None:
+    began: list[float] = []
+
+    async def call(_n: int) -> None:
+        began.append(time.monotonic())
+
+    # Half of them have their turn so late that they go back into the queue.
+    n, per = WAITING // 2, 1.4
+    since = time.monotonic()
+    again = await work_off(apps_with(url, call, limits=RateLimit(n, per=per)), [(n,) for n in range(WAITING)])
+    assert len(began) == WAITING
+    # A handler begins no sooner than it was granted, and the first grant came later than this.
+    assert began[-1] - since >= (ceil(WAITING / n) - 1) * per
+    assert WAITING // 3 <= len(again) <= WAITING
+    print(f"{WAITING} jobs: {len(again) / WAITING:.2f} refusals a job, {began[-1] - since:.2f} s")  # noqa: T201 - for the report
+
+
+async def test_as_03_two_workers_race_for_each_newsletter_and_one_of_them_sends(url: str) -> None:
+    sending: Counter[int] = Counter()
+    sent: Counter[int] = Counter()
+
+    async def send(newsletter: int) -> None:
+        sending[newsletter] += 1
+        assert sending[newsletter] == 1
+        await anyio.sleep(0.02)
+        sending[newsletter] -= 1
+        sent[newsletter] += 1
+
+    skip = Concurrency(1, key=("newsletter",), overlap="skip")
+    apps = apps_with(url, send, limits=skip, keep=60)
+    async with apps[0], apps[1], apps[0].working(), apps[1].working():
+        for newsletter in range(10):
+            # Two ticks of cron, on two hosts.
+            ticks = await asyncio.gather(*(app.find_task("task").defer(newsletter) for app in apps))
+            outcomes = await asyncio.gather(*(tick.result(SOON) for tick in ticks), return_exceptions=True)
+            # Who did not send said why; who came when the other had ended was no overlap.
+            skipped = [outcome for outcome in outcomes if outcome is not None]
+            assert all(isinstance(outcome, JobDiscarded) and "skipped_overlap" in str(outcome) for outcome in skipped)
+            assert sent[newsletter] == 2 - len(skipped)
+
+
+async def test_places_in_handlers_are_shared_between_workers(url: str) -> None:
+    smtp = Concurrency(2, name="smtp")
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    async def send(domain: str) -> None:
+        async with smtp.of(domain, wait=SOON):
+            running[domain] += 1
+            most[domain] = max(most[domain], running[domain])
+            await anyio.sleep(0.002)
+            running[domain] -= 1
+
+    assert await work_off(apps_with(url, send), [(domain,) for domain in "ab" * 10]) == []
+    assert most == {"a": 2, "b": 2}
+
+
+class Counting:
+    """A store that counts the swaps it is asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.add, self.discard = store.add, store.discard
+        self.swaps = 0
+
+    async def get(self, key: str) -> Entry:
+        return await self._store.get(key)
+
+    async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
+        self.swaps += 1
+        return await self._store.swap(key, old, new, ttl=ttl)
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+async def test_eight_connections_need_at_most_two_swaps_an_acquisition_of_one_key(url: str, at_once: int) -> None:
+    many, each, rate = 8, 10, Leaky(1e9, 1e-9)
+    async with AsyncExitStack() as stack:
+        stores: list[Counting] = []
+        for _ in range(many):
+            backend = await stack.enter_async_context(connect(url))
+            assert backend.store is not None
+            stores.append(Counting(backend.store))
+
+        async def client(keeper: Keeper) -> None:
+            for _ in range(each):
+                assert (await keeper.ask(rate, "limit:one", Asked())).granted
+
+        keepers = [Keeper(store, 30) for store in stores]
+        await asyncio.gather(*(client(keeper) for keeper in keepers for _ in range(at_once)))
+    assert sum(store.swaps for store in stores) <= 2 * many * each * at_once
+
+
+async def test_another_loops_handle_of_the_store_sees_the_same_keys(url: str) -> None:
+    async with connect(url) as backend:
+        assert backend.store is not None
+        open_store = backend.open_store
+        assert open_store is not None
+        await backend.store.add("limit:k", ["here"], ttl=60)
+
+        async def elsewhere() -> bool:
+            async with open_store() as store:
+                assert (await store.get("limit:k")).members == {"here"}
+                return await store.add("limit:k", ["there"], ttl=60, ceiling=2)
+
+        assert await asyncio.to_thread(lambda: asyncio.run(elsewhere()))
+        assert (await backend.store.get("limit:k")).members == {"here", "there"}

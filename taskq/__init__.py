@@ -3,7 +3,9 @@
 from taskq.app import App
 from taskq.call import gather
 from taskq.codec import Codec
+from taskq.collect import Collect
 from taskq.context import Current, current
+from taskq.debounce import Debounce
 from taskq.depends import Depends
 from taskq.errors import Discard, RetryIn, Snooze, TaskqError
 from taskq.flow import Batch, BatchReport, BatchStatus, FlowHandle
@@ -20,9 +22,11 @@ __all__ = [
     "BatchReport",
     "BatchStatus",
     "Codec",
+    "Collect",
     "Concurrency",
     "Current",
     "Death",
+    "Debounce",
     "Depends",
     "Discard",
     "FlowHandle",

@@ -18,9 +18,11 @@ from taskq.bulk import enqueue_in_parts
 from taskq.call import Call, Chain, Gather, Takes, each
 from taskq.checks import check_call, check_task
 from taskq.codec import Codec
+from taskq.collect import Collector, Item
 from taskq.config import Config, load_config
 from taskq.connect import connect
 from taskq.context import Current, joined, running
+from taskq.debounce import Debounce, in_its_burst
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
@@ -64,6 +66,7 @@ class Live(Struct, frozen=True):
 
     backend: Backend
     batcher: Batcher
+    collector: Collector | None
     scope: Scoped
     loop: asyncio.AbstractEventLoop
 
@@ -207,11 +210,12 @@ class App:
             for schedule in self.schedules.static.values():
                 check_schedule(schedule, backend)
             batcher = Batcher(backend.broker)
+            collector = None if backend.store is None else Collector(backend.store, self.enqueue)
             # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
             flusher = loop.create_task(batcher.run())
             stack.push_async_callback(_end, flusher)
             scope = await stack.enter_async_context(Scoped("app", None, self.overrides))
-            self._lives[loop] = live = Live(backend, batcher, scope, loop)
+            self._lives[loop] = live = Live(backend, batcher, collector, scope, loop)
             stack.callback(self._lives.pop, loop)
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
@@ -289,6 +293,18 @@ class App:
         first that ended in another way. With ``parent`` it is a member of that batch. Raises ConfigError.
         """
         return Batch(self, id, callbacks(id, then, finished, first_failure), parent)
+
+    async def in_its_burst(self, job: Job, debounce: Debounce) -> Job:
+        """The job as a debounced call enqueues it."""
+        return await in_its_burst(job, debounce, self.store)
+
+    async def collect(self, item: Item) -> Enqueued:
+        """Collect an item, as ``defer`` of a task with ``collect=`` does; raises what that raises."""
+        if self._live.collector is None:
+            raise MissingCapability(f"task {item.window.task}: what it collects needs a store")
+        if self._open_transaction() is not None:
+            raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
+        return await self._live.collector.add(item)
 
     async def defer_each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
         """Defer any number of calls in bounded memory: one answer each, in order, with the error of a refused one.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taskq.broker import Backend, Finding, Traits
+from taskq.debounce import bounded
 from taskq.errors import MissingCapability
 from taskq.limits.limit import waits
 from taskq.options import CallOptions
@@ -19,6 +20,9 @@ def missing(definition: Definition, options: CallOptions, backend: Backend) -> S
         (options.group is not False and not traits.groups, "groups", companion),
         (any(map(waits, definition.limits)) and not traits.groups, "groups for its Concurrency", companion),
         (bool(definition.limits) and backend.store is None, "a store for its limits", companion),
+        (bounded(options.debounce) and backend.store is None, "a store for its debounce with at_most", companion),
+        (definition.collect is not None and backend.store is None, "a store for what it collects", companion),
+        (definition.collect is not None and not traits.unique, "unique keys for what it collects", companion),
         (options.id is not None and not traits.idempotent, "ids of one's own", companion),
         (options.priority != 0 and not traits.ordered, "priorities", "use a queue for each priority"),
         (bool(definition.keep) and backend.results is None, "kept results", companion),

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Guarantee
+from taskq.debounce import Debounce
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME, OnConflict
 from taskq.limits.limit import Limit, check_limits
@@ -30,6 +31,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "idempotent": (True, False, "guarded"),
     "transaction": (True, False),
 }
+_DEBOUNCED = frozenset({"delay", "run_at", "on_conflict", "unique_until"})
 _TASK = re.compile(r"[A-Za-z_][\w.:<>-]{0,199}")
 
 
@@ -53,6 +55,8 @@ class Options(TypedDict, total=False):
     """With a held key: ``return`` the holder, ``replace`` the waiting holder's call, or ``raise`` Conflict."""
     unique_until: Literal["start", "success", "end"] | Seconds
     """What frees the key: see ``taskq.job.Job.unique_until``."""
+    debounce: Seconds | Debounce
+    """Calls of one unique key (default: equal arguments) run once, so long after the last of them."""
     group: KeySpec
     """Jobs of one group run at most ``group_limit`` at once; spelled like ``unique``."""
     group_limit: int
@@ -109,6 +113,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     unique: KeySpec = False
     on_conflict: OnConflict = "return"
     unique_until: Literal["start", "success", "end"] | float = "end"
+    debounce: Debounce | None = None
     group: KeySpec = False
     group_limit: int = 1
     tenant: str | None = None
@@ -129,6 +134,11 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
         changed.setdefault("run_at", None)
     elif changed.get("run_at") is not None:
         changed["delay"] = 0.0
+    if "debounce" in changed:
+        changed |= {"delay": changed["debounce"].seconds[0], "on_conflict": "replace", "unique_until": "start"}
+        changed.setdefault("unique", base.unique or True)
+    if (base.debounce or "debounce" in given) and not _DEBOUNCED.isdisjoint(given):
+        raise ConfigError(f"debounce says when a call runs and what the next one does: drop {', '.join(_DEBOUNCED)}")
     merged = msgspec.structs.replace(base, **changed)
     if ("on_conflict" in given or "unique_until" in given) and merged.unique is False:
         raise ConfigError("on_conflict and unique_until say what to do with a unique key: give unique=, too")
@@ -182,6 +192,8 @@ def check_option(name: str, value: Any) -> Any:
             if not isinstance(value, datetime) or value.tzinfo is None:
                 raise ConfigError(f"run_at={value!r}: give a datetime with a time zone, as in datetime.now(UTC)")
             return value.timestamp()
+        case "debounce":
+            return value if isinstance(value, Debounce) else Debounce(value)
         case "unique_until":
             return value if value in ("start", "success", "end") else seconds(value, name)
         case "on_conflict" | "delivery" | "executor" | "idempotent" | "transaction":

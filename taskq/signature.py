@@ -59,6 +59,7 @@ class Signature:
             annotations[self._extra] = GenericAlias(dict, (str, hints.get(self._extra, Any)))
         self._loose: list[tuple[str, shapes.Type]] = []
         self._dated: list[str] = []
+        self._lists = False
         # The wire's order is the order in which decode() hands values to the function.
         for name in (*self._positional, *(n for n in variadic if n), *self._keyword):
             annotation = annotations.get(name, Any)
@@ -68,6 +69,7 @@ class Signature:
             if any(isinstance(part, shapes.DateTimeType | shapes.TimeType) for part in parts(shape)):
                 self._dated.append(name)
             required = name in self._required
+            self._lists = isinstance(shape, shapes.ListType)
             fields.append((name, annotation, msgspec.field() if required else msgspec.field(default=msgspec.UNSET)))
         self.arguments = msgspec.defstruct("Arguments", fields, kw_only=True)
         """A call's arguments on the wire."""
@@ -76,6 +78,11 @@ class Signature:
         )
         self.returns: Any = hints.get("return", Any)
         codec.check_type(type(None) if self.returns is None else self.returns, f"{self.name}(): its result")
+
+    @property
+    def takes_a_list(self) -> bool:
+        """Whether it takes one argument, a list."""
+        return len(self.names) == 1 and self._lists
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, without defaults; raises EncodeError for a call the function would not take."""

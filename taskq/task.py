@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from taskq.call import Call, new_id
 from taskq.codec import Codec
+from taskq.collect import Collect, Item
+from taskq.debounce import Debounce, bounded
 from taskq.depends import Dependency
-from taskq.errors import ConfigError
+from taskq.errors import ConfigError, EncodeError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
@@ -53,6 +55,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     on_dead: str | None = None
     middleware: Sequence[Middleware] = ()
     limits: tuple[Limit, ...] = ()
+    collect: Collect | None = None
     dependencies: Mapping[str, Dependency] = {}
     version: int = 1
     upcast: Upcast | None = None
@@ -62,6 +65,8 @@ class Client(Desk, Protocol):
     """What a task needs of the app it belongs to."""
 
     async def enqueue(self, job: Job, tx: Any) -> Enqueued: ...
+    async def collect(self, item: Item) -> Enqueued: ...
+    async def in_its_burst(self, job: Job, debounce: Debounce) -> Job: ...
     async def run_inline(self, job: Job) -> Any: ...
     def check_call(self, definition: Definition, options: CallOptions) -> None: ...
 
@@ -110,7 +115,9 @@ class Task(Generic[P, R]):
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """A plain call, without a queue; a sync function runs in a thread."""
-        function: Callable[P, Any] = self.definition.function
+        function: Callable[..., Any] = self.definition.function
+        if self.definition.collect is not None:
+            args, kwargs = self._gathered(args, kwargs)  # type: ignore[assignment]
         missing = [name for name in self.definition.dependencies if name not in kwargs]
         if missing:
             raise ConfigError(f"task {self.name}: {missing[0]!r} is provided to workers; pass it, or use run_inline()")
@@ -146,6 +153,8 @@ class Task(Generic[P, R]):
         Raises ConfigError for unknown, unfit or contradicting options, MissingCapability for what an open app's broker
         cannot do: before anything is sent.
         """
+        if self.definition.collect is not None:
+            raise ConfigError(f"task {self.name}: what is collected runs together, so no call has options of its own")
         merged = merge(self._options, options)
         if "attempts" in options:
             refuse_retries(self.definition)
@@ -173,6 +182,10 @@ class Task(Generic[P, R]):
 
     def _inert(self, job: Job, takes: str = "") -> Call[R]:
         member, commits = self._member, self.definition.transaction
+        if self.definition.collect is not None:
+            raise ConfigError(f"task {self.name}: what is collected has no job of its own: defer each item")
+        if bounded(self._options.debounce):
+            raise ConfigError(f"task {self.name}: a debounce with at_most looks at the Store: defer each call")
         return Call(
             job=job,
             decode=member.decode,
@@ -190,9 +203,14 @@ class Task(Generic[P, R]):
         the call may then be repeated safely. Costs one round trip, shared with the defers made meanwhile.
         """
         member = self._member
-        job = self._job(args, kwargs)
-        enqueued = await member.client.enqueue(job, self._options.tx)
-        ref = JobRef(job.queue, enqueued.id)
+        if self.definition.collect is None:
+            job = self._job(args, kwargs)
+            if bounded(self._options.debounce):
+                job = await member.client.in_its_burst(job, self._options.debounce)
+            enqueued = await member.client.enqueue(job, self._options.tx)
+        else:
+            enqueued = await member.client.collect(self._item(self.definition.collect, args, kwargs))
+        ref = JobRef(self.queue, enqueued.id)
         return JobHandle(member.client, ref, member.decode, member.keep, added=enqueued.added)
 
     def defer_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
@@ -202,7 +220,11 @@ class Task(Generic[P, R]):
 
     async def run_inline(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run here and now as a worker would: arguments over the wire, dependencies, middleware. No retries."""
-        result: R = await self._member.client.run_inline(self._job(args, kwargs))
+        if self.definition.collect is not None:
+            job = self._job(*self._gathered(args, kwargs))
+        else:
+            job = self._job(args, kwargs)
+        result: R = await self._member.client.run_inline(job)
         return result
 
     @property
@@ -214,6 +236,8 @@ class Task(Generic[P, R]):
     def _check(self, member: Membership) -> None:
         check_names(self._options.unique, self.name, member.signature.names)
         check_names(self._options.group, self.name, member.signature.names)
+        if self.definition.collect is not None and not member.signature.takes_a_list:
+            raise ConfigError(f"task {self.name} collects: let it take one argument, a list of items")
         check_arguments(self.definition.limits, self.name, member.signature.names)
         if self._options.group is not False and any(map(waits, self.definition.limits)):
             raise ConfigError(f"task {self.name}: a Concurrency waits by groups, so it cannot have a group= as well")
@@ -230,6 +254,19 @@ class Task(Generic[P, R]):
             return limit.store_key(name, key_text(limit, name, known, member.codec))
 
         return Limits(asked, store_key) if asked else None
+
+    def _gathered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a run with this one item."""
+        if len(args) != 1 or kwargs:
+            raise EncodeError(f"{self.name}: it collects items: pass one, by position")
+        return ([args[0]],), {}
+
+    def _item(self, collect: Collect, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Item:
+        member = self._member
+        job = self._job(*self._gathered(args, kwargs))
+        (argument,) = member.signature.names
+        window = msgspec.structs.replace(job, body=member.signature.encode({argument: []}))
+        return Item(collect, collect.key_text(self.name, args[0], member.codec), member.codec.encode(args[0]), window)
 
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         signature = self._member.signature

@@ -1,13 +1,15 @@
 """Collections of tasks: what ``@app.task`` and ``@tasks.task`` do."""
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, Protocol, TypeVar, Unpack, overload
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, ParamSpec, Protocol, Required, TypeVar, Unpack, overload
 
 from msgspec import Struct
 
+from taskq.collect import Collect
 from taskq.depends import dependencies_of
 from taskq.errors import ConfigError, DuplicateTask, InvalidSchedule
+from taskq.limits.limit import Limit
 from taskq.options import (
     CallOptions,
     Executor,
@@ -25,6 +27,7 @@ from taskq.task import Definition, Home, Task, refuse_retries
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
 
 
 class TaskDecorator(Protocol):
@@ -51,6 +54,40 @@ class Scheduled(Struct, frozen=True):
     args: Mapping[str, Any]
 
 
+class CollectDecorator(Protocol):
+    """What ``@task(collect=...)`` answers: takes a function of a list, and makes a task of one item."""
+
+    @overload
+    def __call__(self, function: Callable[[list[A]], Coroutine[Any, Any, R]], /) -> Task[[A], R]: ...
+    @overload
+    def __call__(self, function: Callable[[list[A]], R], /) -> Task[[A], R]: ...
+
+
+class CollectOptions(TaskOptions, total=False):
+    """What a task may say that collects its calls."""
+
+    collect: Required[Collect]
+    """One run for all calls of a key that gather in a time."""
+
+
+_UNCOLLECTABLE = frozenset(
+    {"unique", "on_conflict", "unique_until", "debounce", "delay", "run_at", "expires_in", "group", "group_limit"}
+    | {"tenant", "transaction", "version", "upcast"}
+)
+
+
+def refuse_uncollectable(name: str, options: Mapping[str, Any], limits: Sequence[Limit]) -> None:
+    """Raises ConfigError for options that make no sense for one run with the items of many calls."""
+    if not isinstance(options["collect"], Collect):
+        raise ConfigError(f"{name}(): collect={options['collect']!r}: give Collect(size=..., wait=...)")
+    for option in sorted(_UNCOLLECTABLE.intersection(options)):
+        raise ConfigError(f"{name}(): collect= decides when its items run together, so {option}= has no place there")
+    if options.get("delivery") == "at_most_once":
+        raise ConfigError(f"{name}(): a run with many items that may not be repeated would lose them all")
+    if any(limit.key is not None for limit in limits):
+        raise ConfigError(f"{name}(): a run with many items has no single key: give limits without key=")
+
+
 class Tasks:
     """A collection of tasks without an app: declare them anywhere, ``app.include()`` them where the app is."""
 
@@ -70,6 +107,8 @@ class Tasks:
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+    @overload
+    def task(self, **options: Unpack[CollectOptions]) -> CollectDecorator: ...
     def task(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
         """Make a task of a function: ``@tasks.task`` or ``@tasks.task(queue="mail", timeout=30)``."""
 
@@ -123,7 +162,7 @@ class Tasks:
 def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
     """A task that belongs to no app yet; raises ConfigError for options that make no sense."""
     for name in options:
-        refuse_unknown(name, TaskOptions)
+        refuse_unknown(name, CollectOptions)
     for name in ("id", "tx", "attempts"):
         if name in options:
             # Attempts of a call travel with its job, where no deploy changes them.
@@ -144,6 +183,9 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         guarantee=rest.get("delivery", "at_least_once"),
         max_losses=rest.get("max_losses", 3),
     )
+    collect = rest.get("collect")
+    if collect is not None:
+        refuse_uncollectable(function.__qualname__, options, rest.get("limits", ()))
     definition = Definition(
         name=rest.get("name") or check_task(f"{function.__module__}.{function.__qualname__}"),
         function=function,
@@ -157,6 +199,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         on_dead=rest.get("on_dead"),
         middleware=rest.get("middleware", ()),
         limits=rest.get("limits", ()),
+        collect=collect,
         dependencies=dependencies_of(function),
         version=rest.get("version", 1),
         upcast=rest.get("upcast"),

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from taskq.broker import Backend
 from taskq.codec import Codec
+from taskq.collect import collecting
 from taskq.config import Settings
 from taskq.context import Prepare
 from taskq.depends import Scoped
@@ -78,11 +79,14 @@ class Recipe(Struct, frozen=True):
         policy = msgspec.structs.replace(
             task.policy(self.settings.keep_dead), on_dead=self.follow_up(definition), redact=self.redact
         )
+        handler = await build_handler(definition, executors, scope, self.middleware)
+        if definition.collect is not None:
+            handler = collecting(handler, task.signature.decode, next(iter(task.signature.names)))
         return Runnable(
             policy=policy,
             decode=task.signature.decode,
             encode=self.codec.encode,
-            handler=await build_handler(definition, executors, scope, self.middleware),
+            handler=handler,
             timeout=definition.timeout,
             transaction=definition.transaction,
             version=definition.version,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from taskq import App, Concurrency, RateLimit, Task
+from taskq import App, Collect, Concurrency, RateLimit, Task
 from taskq.errors import MissingCapability, PartlyEnqueued, PayloadTooLarge
+from taskq.tasks import make_task
 from taskq.testing.run import run_until_idle
 from tests.bad_input.weaker import Weaker
 
@@ -22,7 +23,7 @@ async def handler(key: str = "") -> int:
 
 def app_without(taken: str, **options: Any) -> tuple[App, Task[..., Any]]:
     app = App(f"weaker://{taken}")
-    return app, app.task(name="mail.send", **options)(handler)
+    return app, app.registry.add(make_task(handler, {"name": "mail.send", **options}))
 
 
 @asynccontextmanager
@@ -59,6 +60,18 @@ async def test_an_app_does_not_open_where_a_task_needs_what_is_not_promised(
     with pytest.raises(MissingCapability) as caught:
         await app.__aenter__()
     assert str(caught.value) == f"task {task.name}: it needs {need}, which Weaker does not promise: {remedy}"
+
+
+@pytest.mark.parametrize("taken", ["store", "unique"])
+async def test_an_app_that_collects_does_not_open_without_store_and_unique_keys(taken: str) -> None:
+    app = App(f"weaker://{taken}")
+
+    @app.task(name="count", collect=Collect())
+    async def count(views: list[int]) -> int:
+        return len(views)
+
+    with pytest.raises(MissingCapability, match=f"task count: it needs .*{taken}.* for what it collects.*{COMPANION}"):
+        await app.__aenter__()
 
 
 async def test_a_task_that_comes_after_the_opening_is_refused_at_once() -> None:

@@ -43,7 +43,7 @@ def test_an_unknown_option_is_answered_with_the_one_that_was_meant(name: str, me
 
 
 def test_an_option_like_no_other_is_answered_with_all_there_are() -> None:
-    with pytest.raises(ConfigError, match="unknown option 'zzz'; known: attempts, delay, expires_in"):
+    with pytest.raises(ConfigError, match="unknown option 'zzz'; known: attempts, debounce, delay, expires_in"):
         merged(zzz=1)
 
 

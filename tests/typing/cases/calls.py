@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import assert_type
 
-from taskq import App, Depends, JobHandle, Tasks
+from taskq import App, Collect, Depends, JobHandle, Tasks
 from taskq.call import Call
 
 
@@ -90,6 +90,23 @@ async def results_are_those_of_the_function() -> None:
     assert [count + 1, text, rendered.upper(), number, raw.hex()]
     (await handle.result()).upper()  # E
     handle.resullt()  # E
+
+
+@app.task(collect=Collect(size=500, wait=300))
+async def count(views: list[int]) -> float:
+    return sum(views)
+
+
+@app.task(collect=Collect(key=("post",)), queue="counts")
+def count_in_a_thread(views: list[dict[str, str]]) -> int:
+    return len(views)
+
+
+async def what_is_collected_is_deferred_by_the_item() -> None:
+    assert_type(await count.defer(3), JobHandle[float])
+    assert_type(await count_in_a_thread.defer({"post": "1"}), JobHandle[int])
+    await count.defer([3])  # E
+    await count.defer()  # E
 
 
 async def a_plain_call_is_a_plain_call() -> None:

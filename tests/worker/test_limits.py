@@ -125,28 +125,6 @@ async def test_limits_of_one_name_count_together(clock: VirtualClock) -> None:
     assert began[1] - began[0] > 20
 
 
-async def test_workers_of_many_processes_share_one_rate(url: str) -> None:
-    """Two apps are two connections; each is refused by what the other was granted."""
-    apps = [App(url, slots=20), App(url, slots=20)]
-    began: list[float] = []
-
-    async def call() -> None:
-        began.append(time.monotonic())
-
-    for app in apps[: 1 if url.startswith("memory") else 2]:
-        app.task(name="call", limits=RateLimit(20, per=0.5))(call)
-    first, second = apps[0], apps[-1 if not url.startswith("memory") else 0]
-    async with first:
-        await first.defer_many(first.find_task("call").call() for _ in range(60))
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: first.run_worker(until="empty"))
-            if second is not first:
-                group.start_soon(lambda: second.run_worker(until="empty"))
-    assert len(began) == 60
-    # The store's clock counts; what lies between its answer and the handler is the machine's.
-    assert most_within(began, 0.35) <= 20
-
-
 async def test_of_one_key_at_most_so_many_run_and_nothing_is_refused(url: str) -> None:
     app = App(url, slots=20)
     again = heard(app, JobAgain)

@@ -165,6 +165,7 @@ class Task(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """An inert call for ``app.defer_many``. Raises EncodeError for arguments that do not fit."""
+        self._refuse_inert()
         return self._inert(self._job(args, kwargs))
 
     def receiving(self) -> Call[R]:
@@ -172,6 +173,7 @@ class Task(Generic[P, R]):
 
         Raises ConfigError for a task that cannot be called with one value, or whose keys depend on it.
         """
+        self._refuse_inert()
         signature, options = self._member.signature, self._options
         if any(waits(limit) and limit.key is not None for limit in self.definition.limits):
             raise ConfigError(f"task {self.name}: its Concurrency is by arguments, and they are still to come")
@@ -180,12 +182,14 @@ class Task(Generic[P, R]):
                 raise ConfigError(f"task {self.name}: {name}= is made of arguments that are still to come: give a text")
         return self._inert(self._made(None, signature.encode_nothing()), takes=signature.first)
 
-    def _inert(self, job: Job, takes: str = "") -> Call[R]:
-        member, commits = self._member, self.definition.transaction
+    def _refuse_inert(self) -> None:
         if self.definition.collect is not None:
             raise ConfigError(f"task {self.name}: what is collected has no job of its own: defer each item")
         if bounded(self._options.debounce):
             raise ConfigError(f"task {self.name}: a debounce with at_most looks at the Store: defer each call")
+
+    def _inert(self, job: Job, takes: str = "") -> Call[R]:
+        member, commits = self._member, self.definition.transaction
         return Call(
             job=job,
             decode=member.decode,

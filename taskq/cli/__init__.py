@@ -18,6 +18,7 @@ from taskq.cli.jobs import jobs
 from taskq.cli.pause import pause
 from taskq.cli.resume import resume
 from taskq.cli.rollout import rollout
+from taskq.cli.schedules import schedules
 from taskq.cli.signatures import signatures
 from taskq.cli.stats import stats
 from taskq.cli.top import top
@@ -48,6 +49,7 @@ COMMANDS = (
     dead,
     pause,
     resume,
+    schedules,
     check,
     signatures,
     doctor,

@@ -174,7 +174,7 @@ def verdict(listed: Listed, began: float, ran: Ran) -> str | None:
     fired = {job_id(schedule.name, decided.tick) for decided in state.history if decided.verdict == "fired"}
     here = Counter({job: times for job, times in ran.items() if job.startswith(f"{schedule.name}@")})
     # A job may be cancelled while it waits.
-    unheard = set() if schedule.timetable.overlap == "cancel_previous" else fired - here.keys()
+    unheard: set[str] = set() if schedule.timetable.overlap == "cancel_previous" else fired - here.keys()
     if unheard or here.keys() - fired or any(times > 1 for times in here.values()):
         return f"fired {sorted(fired)}, ran {here}"
     return None

@@ -18,7 +18,7 @@ from msgspec import Struct
 from taskq import App
 from taskq.call import Call
 from taskq.errors import BrokerError
-from taskq.testing.history import Answered, Happened, Invoked, Journal, Killed, Started, read_all
+from taskq.testing.history import Answered, Ended, Happened, Invoked, Journal, Killed, Started, read_all
 from taskq.testing.verdict import Verdict, check
 from tests.e2e.worker import Point, declare
 from tests.servers.process import state
@@ -94,6 +94,13 @@ class Fleet:
     def alive(self, place: int) -> bool:
         """Whether there is a running process in this place."""
         return place in self._members and self._members[place][1].poll() is None
+
+    def busy(self) -> list[int]:
+        """The places in which a job runs now."""
+        journals = read_all(self.directory)
+        runs = {name: [isinstance(line.what, Started) - isinstance(line.what, Ended) for line in lines]
+                for name, lines in journals.items()}  # fmt: skip
+        return [place for place, (name, _) in self._members.items() if sum(runs.get(name, [])) > 0]
 
     def order(self, place: int, point: Point, passing: int, what: signal.Signals = signal.SIGKILL) -> None:
         """Let the process in this place die at a point, or stop with SIGSTOP; a later order replaces this one."""

@@ -106,15 +106,18 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
     url: str, tmp_path: Path, rounds: Rounds, report: Report
 ) -> None:
     chance = random.Random(SEED)
-    crew = Crew(url=url, grace=0.2)
+    # There is room for what the one hands over.
+    crew = Crew(url=url, slots=4, grace=0.2)
     ends: list[float] = []
     with Fleet(tmp_path, crew) as fleet:
         fleet.revive()
         async with client(fleet) as customer:
-            for _ in range(rounds(6, 200)):
-                await customer.defer(customer.calls("work", [[chance.uniform(0.02, 1.0)] for _ in range(16)]))
+            for _ in range(rounds(4, 200)):
+                before = fleet.count(Started)
+                await customer.defer(customer.calls("work", [[chance.uniform(1.5, 2.0)] for _ in range(12)]))
+                await fleet.started(before + 12)
                 await anyio.sleep(chance.uniform(0.0, 0.3))
-                place, asked = chance.randrange(crew.workers), anyio.current_time()
+                place, asked = chance.choice(fleet.busy()), anyio.current_time()
                 fleet.terminate(place)
                 # One that has not begun to work has nothing to hand over.
                 assert await fleet.ended(place) in (0, -signal.SIGTERM)
@@ -123,6 +126,7 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
             await customer.drained()
         verdict = fleet.judge()
         counted = fleet.count(Fetched, lambda fetched: fetched.attempt > 1 or fetched.losses > 0)
+    assert verdict.handovers
     report(f"drain-{url.partition(':')[0]}", drain_report(url, crew, ends, verdict, counted))
     assert verdict.holds, str(verdict)
     assert verdict.causes.keys() == {"given back"}

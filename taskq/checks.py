@@ -49,13 +49,16 @@ def check_task(
         for problem in (missing(definition, options, backend) if backend is not None else ())
     ]
     repeats = definition.policy.guarantee == "at_least_once" and not definition.transaction
+    shared = backend is not None and not backend.broker.traits.exclusive
     if repeats and not definition.idempotent:
+        when = "at any time, and twice at once" if shared else "after a crash"
         said = "says idempotent=False" if definition.idempotent is False else "does not say whether it is idempotent"
         message = (
-            f"it may run more than once after a crash, and {said}: make it so and say idempotent=True, guard its "
+            f"it may run more than once {when}, and {said}: make it so and say idempotent=True, guard its "
             'effects by a key and say idempotent="guarded", or choose delivery="at_most_once"'
         )
-        findings.append(Finding(definition.name, "error" if strict else "warning", message))
+        refused = strict or (shared and definition.idempotent is False)
+        findings.append(Finding(definition.name, "error" if refused else "warning", message))
     return findings
 
 

@@ -66,6 +66,10 @@ class Expired(Struct, frozen=True):
     """Too late to start."""
 
 
+class NotDue(Struct, frozen=True):
+    """Its moment is further off than the broker can hold a job back."""
+
+
 class Lost(Struct, frozen=True):
     """Its worker died under it, and the task runs at most once."""
 
@@ -95,7 +99,9 @@ class Undecodable(Struct, frozen=True):
     error: Exception
 
 
-Outcome = Returned | Raised | Interrupted | Cancelled | Expired | Lost | Poisonous | Unknown | Limited | Undecodable
+Outcome = (
+    Returned | Raised | Interrupted | Cancelled | Expired | NotDue | Lost | Poisonous | Unknown | Limited | Undecodable
+)
 
 
 class FollowUp(Struct, frozen=True):
@@ -139,6 +145,8 @@ def screen(delivery: Delivery, policy: Policy) -> Outcome | None:
         return Lost()
     if delivery.losses >= policy.max_losses or delivery.attempt > policy.retry.attempts:
         return Poisonous()
+    if delivery.due > delivery.now:
+        return NotDue()
     if delivery.expires_at is not None and delivery.now > delivery.expires_at:
         return Expired()
     return None
@@ -171,6 +179,8 @@ def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float)
             return _ack(delivery, policy, "cancelled")
         case Expired():
             return _ack(delivery, policy, "expired")
+        case NotDue():
+            return Decision(Nack(delivery.receipt, delivery.due - delivery.now, counted=False), None, "not due yet")
         case Lost():
             return _dead(delivery, policy, "lost", reason="its worker died under it, and the task runs at most once")
         case Poisonous():

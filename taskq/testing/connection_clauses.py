@@ -118,7 +118,8 @@ async def _live_and_end(backend: Backend, queue: str) -> None:
     unique = [
         a_job(queue, f"u{until}", unique=f"k{until}", unique_until=until) for until in ("start", "success", "end")
     ]
-    unique += [a_job(queue, "u-replaced", unique="kend", on_conflict="replace", delay=0.01)]
+    if broker.traits.unique:
+        unique += [a_job(queue, "u-replaced", unique="kend", on_conflict="replace", delay=0.01)]
     groups = [a_job(queue, f"g{n}", group=f"g{n % 2}", group_limit=1 + n % 2) for n in range(6)]
     later = [a_job(queue, "later", delay=0.05), a_job(queue, "urgent", priority=9, headers={"h": "1"}, tenant="t")]
     await broker.enqueue([*plain, *unique, *groups, *later])

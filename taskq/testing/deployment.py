@@ -5,6 +5,7 @@
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -95,7 +96,8 @@ async def wait_until(check: Callable[[], Awaitable[T]]) -> T:
 async def pass_lease(broker: Broker, queue: str) -> None:
     """Return when a lease of :data:`SHORT` seconds that began before this call is over, by the backend's clock."""
     witness = f"{queue}-witness"
-    await add(broker, a_job(witness))
+    # An id of its own each time: a broker may know one for a while after it ended.
+    await add(broker, a_job(witness, uuid4().hex))
     await take(broker, witness, lease=SHORT)
     await ack(broker, await take_one(broker, witness))
 

@@ -162,7 +162,9 @@ class FetchClauses:
         with anyio.fail_after(SOON):
             again = await other.broker.fetch([queue], 1, lease=LONG, wait=2 * SOON)
         assert names(again) == ["a"]
-        assert again[0].due >= first.now + SHORT - 0.01
+        # Who does not count exactly may not know when a lease ended, either.
+        lease = SHORT if backend.broker.traits.exact_attempts else 0.0
+        assert again[0].due >= first.now + lease - 0.01
 
     async def test_c_f3_a_late_settlement_counts_until_another_fetch(self, backend: Backend, queue: str) -> None:
         await add(backend.broker, a_job(queue))

@@ -117,7 +117,9 @@ class SettleClauses:
         await add(backend.broker, a_job(queue))
         receipt = (await take_one(backend.broker, queue)).receipt
         assert list(await backend.broker.settle([Nack(receipt, LONG), Ack(receipt)])) == [True, False]
-        assert not (await backend.broker.enqueue([a_job(queue)]))[0].added
+        assert await nothing(backend.broker, queue)
+        if backend.broker.traits.idempotent:
+            assert not (await backend.broker.enqueue([a_job(queue)]))[0].added
 
     async def test_c_s5_of_racing_settlements_one_counts(self, backend: Backend, other: Backend, queue: str) -> None:
         await add(backend.broker, a_job(queue))

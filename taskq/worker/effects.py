@@ -61,7 +61,9 @@ class Effects:
         pairs = [(run, decision) for (run, _), decision in zip(decided, counting, strict=True)]
         effects = [job for decision in counting for job in decision.effects]
         if effects:
-            await self._broker.enqueue(effects)
+            for answer in await self._broker.enqueue(effects):
+                if answer.error is not None:
+                    raise answer.error
         await self._join_and_leave(pairs)
         return pairs
 

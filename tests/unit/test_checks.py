@@ -3,11 +3,14 @@
 from typing import Any, get_args
 
 import pytest
+from msgspec.structs import replace
 
+from taskq import memory
 from taskq.broker import Durability, Traits
 from taskq.checks import check_task, durable
 from taskq.task import Task
 from taskq.tasks import make_task
+from tests.bad_input.weaker import Weaker
 
 
 async def handler() -> None: ...
@@ -38,6 +41,19 @@ def test_a_task_that_says_it_is_not_idempotent_is_warned_of() -> None:
 
     assert level == "warning"
     assert "says idempotent=False" in message
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("idempotent", "level"), [(False, "error"), (None, "warning"), (True, None)])
+async def test_a_broker_that_may_deliver_twice_at_once_refuses_what_says_it_cannot_stand_it(
+    idempotent: bool | None, level: str | None
+) -> None:
+    checked = task(**({} if idempotent is None else {"idempotent": idempotent}))
+    async with memory.connect("memory://") as backend:
+        shared = replace(backend, broker=Weaker(backend.broker, replace(backend.broker.traits, exclusive=False)))
+        findings = check_task(checked.definition, checked.defaults, shared, strict=False)
+    assert [finding.level for finding in findings] == ([] if level is None else [level])
+    assert all("at any time, and twice at once" in finding.message for finding in findings)
 
 
 def test_strict_makes_an_error_of_it() -> None:

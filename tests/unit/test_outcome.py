@@ -17,6 +17,7 @@ from taskq.outcome import (
     Interrupted,
     Limited,
     Lost,
+    NotDue,
     Outcome,
     Poisonous,
     Policy,
@@ -188,6 +189,12 @@ def test_past_its_expiry_it_is_acked_as_expired() -> None:
 
     assert screen(on, POLICY) == Expired()
     assert acked(decided(Expired(), on)).end == "expired"
+
+
+def test_before_its_moment_it_waits_for_the_rest_and_does_not_count() -> None:
+    early = delivery(due=2000.0, expires_at=2060.0)
+    assert screen(early, POLICY) == NotDue()
+    again(decided(NotDue(), early), 1000.0, counted=False)
 
 
 def test_cancelled_by_a_user_is_acked_as_cancelled() -> None:

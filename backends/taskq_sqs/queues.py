@@ -1,0 +1,154 @@
+"""The queues on the service: where each is, made if asked for, and its calls in batches."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from taskq.errors import BrokerRejected
+from taskq_sqs.batches import Answer, Batches, Fields
+from taskq_sqs.client import Client
+from taskq_sqs.faults import code_of
+from taskq_sqs.names import FIFO, Names
+from taskq_sqs.settings import Settings
+
+RETENTION = 1_209_600
+"""Seconds, the longest there is: what waits longer is lost."""
+MAX_RECEIVES = 20
+"""After so many the service itself sets a message aside: far beyond what a worker lets a job lose."""
+
+T = TypeVar("T")
+
+
+class Named(Struct):
+    """A request that names a queue."""
+
+    QueueName: str
+
+
+class Found(Struct):
+    """Where a queue is."""
+
+    QueueUrl: str
+
+
+class Of(Struct):
+    """A request about a queue."""
+
+    QueueUrl: str
+    AttributeNames: Sequence[str] = ()
+
+
+class Attributed(Struct):
+    """The attributes of a queue."""
+
+    Attributes: Mapping[str, str] = {}
+
+
+class _Batch(Struct):
+    QueueUrl: str
+    Entries: Sequence[Fields]
+
+
+class _Make(Struct):
+    QueueName: str
+    Attributes: Mapping[str, str]
+
+
+class Queues:
+    """From names to addresses, looked up once each."""
+
+    def __init__(self, client: Client, names: Names, settings: Settings) -> None:
+        self.client = client
+        self.names = names
+        self.settings = settings
+        self._urls: dict[str, str] = {}
+        self._lock = asyncio.Lock()
+        self._batches: dict[tuple[str, str], Batches] = {}
+
+    async def url(self, name: str) -> str:
+        """Where it is. Raises BrokerRejected, naming the remedy, when it is missing."""
+        found = self._urls.get(name)
+        if found is not None:
+            return found
+        async with self._lock:
+            if name not in self._urls:
+                self._urls[name] = await self.find(name) or await self._missing(name)
+            return self._urls[name]
+
+    async def find(self, name: str) -> str | None:
+        """The same, asked anew; None when it is missing."""
+        try:
+            return (await self.client.call("GetQueueUrl", Named(name), Found)).QueueUrl
+        except BrokerRejected as error:
+            if error.__cause__ is not None and code_of(error.__cause__) == "QueueDoesNotExist":
+                return None
+            raise
+
+    async def call(self, action: str, name: str, request: Struct, answer: type[T], *, wait: float = 0.0) -> T:
+        """A call about a queue; one that turns out to be gone is looked up again next time."""
+        try:
+            return await self.client.call(action, request, answer, wait=wait)
+        except BrokerRejected as error:
+            if error.__cause__ is not None and code_of(error.__cause__) == "QueueDoesNotExist":
+                self._urls.pop(name, None)
+                raise BrokerRejected(_absent(name)) from error.__cause__
+            raise
+
+    def batches(self, action: str, name: str) -> Batches:
+        """The calls of one kind to one queue."""
+        key = (action, name)
+        if key not in self._batches:
+            self._batches[key] = Batches(action, partial(self._send, action, name), self.settings.max_size)
+        return self._batches[key]
+
+    async def make(self, name: str, attributes: Mapping[str, str]) -> str:
+        """Make a queue with these attributes, or find the one that has them."""
+        return (await self.client.call("CreateQueue", _Make(name, attributes), Found)).QueueUrl
+
+    async def attributes(self, url: str) -> Mapping[str, str]:
+        """What a queue is set to."""
+        return (await self.client.call("GetQueueAttributes", Of(url, ["All"]), Attributed)).Attributes
+
+    async def declared(self, name: str) -> dict[str, str]:
+        """The attributes that a queue of this name is to have; its dead letters' queue has to be there."""
+        attributes = {"MessageRetentionPeriod": str(RETENTION), "ReceiveMessageWaitTimeSeconds": "20"}
+        if name.endswith(FIFO):
+            attributes |= {"FifoQueue": "true", "DeduplicationScope": "messageGroup"}
+            attributes |= {"FifoThroughputLimit": "perMessageGroupId"}
+        queue = self.names.queue_of(name)
+        if queue is not None and name != self.names.dead(queue):
+            dead = await self.attributes(await self.url(self.names.dead(queue)))
+            redrive = {"deadLetterTargetArn": dead.get("QueueArn", ""), "maxReceiveCount": MAX_RECEIVES}
+            attributes["RedrivePolicy"] = msgspec.json.encode(redrive).decode()
+        return attributes
+
+    async def _missing(self, name: str) -> str:
+        if not self.settings.create:
+            raise BrokerRejected(_absent(name))
+        queue = self.names.queue_of(name)
+        if queue is not None and (dead := self.names.dead(queue)) not in self._urls:
+            self._urls[dead] = await self.make(dead, await self.declared(dead))
+        return self._urls.get(name) or await self.make(name, await self.declared(name))
+
+    async def _send(self, action: str, name: str, entries: Sequence[Fields]) -> Answer:
+        return await self.call(action, name, _Batch(await self.url(name), entries), Answer)
+
+
+def _absent(name: str) -> str:
+    return (
+        f"there is no SQS queue {name!r} in this account and region: run `taskq sqs apply`, or add create=1 to the URL "
+        "for development"
+    )
+
+
+async def each(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them answer; raises the first error when each has ended."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -236,6 +236,18 @@ Doctor = Callable[[], Awaitable[Sequence[Finding]]]
 """Looks at the servers as they are now and changes nothing; says as ``ok``, too, what was looked at."""
 
 
+class Setup(Protocol):
+    """Makes what a backend needs on its servers, when an operator asks for it."""
+
+    async def plan(self, queues: Sequence[str]) -> Sequence[str]:
+        """What :meth:`apply` would do for these queues, a line for each step; none when all is as declared."""
+        ...
+
+    async def apply(self, queues: Sequence[str]) -> Sequence[str]:
+        """Do it, and answer what was done. Removes nothing."""
+        ...
+
+
 class Backend(Struct, frozen=True, kw_only=True):
     """What a backend's ``connect(url, **options)`` hands over: the parts it has. What it lacks it cannot do."""
 
@@ -250,3 +262,4 @@ class Backend(Struct, frozen=True, kw_only=True):
     transactions: Transactions | None = None
     admin: Admin | None = None
     doctor: Doctor | None = None
+    setup: Setup | None = None

@@ -10,11 +10,13 @@ from taskq_sqs import settings
 from taskq_sqs.account import find_account
 from taskq_sqs.broker import SqsBroker
 from taskq_sqs.client import Client
+from taskq_sqs.doctor import doctor
 from taskq_sqs.extender import extending
 from taskq_sqs.message import MAX_DELAY, MAX_LEASE
 from taskq_sqs.names import names_of
 from taskq_sqs.queues import Queues
 from taskq_sqs.settings import Settings
+from taskq_sqs.setup import SqsSetup
 
 _BATCH = 1_000
 """Jobs a call; they go in tens, side by side."""
@@ -32,13 +34,14 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     chosen = settings.read(url, options)
     account = await find_account(chosen)
     client = Client(account, await account.signer(), chosen.patience)
-    broker = SqsBroker(Queues(client, names_of(chosen), chosen), _traits(chosen))
+    queues = Queues(client, names_of(chosen), chosen)
+    broker = SqsBroker(queues, _traits(chosen))
 
     def extender() -> AbstractAsyncContextManager[Extender]:
         return extending(account, chosen)
 
     try:
-        yield Backend(broker=broker, extender=extender)
+        yield Backend(broker=broker, extender=extender, doctor=doctor(queues), setup=SqsSetup(queues))
     finally:
         with CancelScope(shield=True):
             await broker.close()

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from taskq.errors import BrokerRejected
 from taskq_sqs.batches import Answer, Batches, Fields
-from taskq_sqs.client import Client
+from taskq_sqs.client import Client, Nothing
 from taskq_sqs.faults import code_of
 from taskq_sqs.names import FIFO, Names
 from taskq_sqs.settings import Settings
@@ -56,6 +56,20 @@ class _Batch(Struct):
 class _Make(Struct):
     QueueName: str
     Attributes: Mapping[str, str]
+
+
+class _Change(Struct):
+    QueueUrl: str
+    Attributes: Mapping[str, str]
+
+
+class _List(Struct):
+    QueueNamePrefix: str
+    MaxResults: int = 1000
+
+
+class _Listed(Struct):
+    QueueUrls: Sequence[str] = ()
 
 
 class Queues:
@@ -113,29 +127,40 @@ class Queues:
         """What a queue is set to."""
         return (await self.client.call("GetQueueAttributes", Of(url, ["All"]), Attributed)).Attributes
 
-    async def declared(self, name: str) -> dict[str, str]:
-        """The attributes that a queue of this name is to have; its dead letters' queue has to be there."""
-        attributes = {"MessageRetentionPeriod": str(RETENTION), "ReceiveMessageWaitTimeSeconds": "20"}
-        if name.endswith(FIFO):
-            attributes |= {"FifoQueue": "true", "DeduplicationScope": "messageGroup"}
-            attributes |= {"FifoThroughputLimit": "perMessageGroupId"}
-        queue = self.names.queue_of(name)
-        if queue is not None and name != self.names.dead(queue):
-            dead = await self.attributes(await self.url(self.names.dead(queue)))
-            redrive = {"deadLetterTargetArn": dead.get("QueueArn", ""), "maxReceiveCount": MAX_RECEIVES}
-            attributes["RedrivePolicy"] = msgspec.json.encode(redrive).decode()
-        return attributes
+    async def change(self, url: str, attributes: Mapping[str, str]) -> None:
+        """Set a queue to these attributes; the others stay."""
+        await self.client.call("SetQueueAttributes", _Change(url, attributes), Nothing)
+
+    async def known(self) -> list[str]:
+        """The names of all queues with our prefix."""
+        urls = (await self.client.call("ListQueues", _List(f"{self.names.prefix}-"), _Listed)).QueueUrls
+        return [url.rpartition("/")[2] for url in urls]
 
     async def _missing(self, name: str) -> str:
         if not self.settings.create:
             raise BrokerRejected(_absent(name))
         queue = self.names.queue_of(name)
-        if queue is not None and (dead := self.names.dead(queue)) not in self._urls:
-            self._urls[dead] = await self.make(dead, await self.declared(dead))
-        return self._urls.get(name) or await self.make(name, await self.declared(name))
+        if queue is None or name == self.names.dead(queue):
+            return await self.make(name, declared(name, None))
+        dead = self.names.dead(queue)
+        if dead not in self._urls:
+            self._urls[dead] = await self.make(dead, declared(dead, None))
+        return await self.make(name, declared(name, await self.attributes(self._urls[dead])))
 
     async def _send(self, action: str, name: str, entries: Sequence[Fields]) -> Answer:
         return await self.call(action, name, _Batch(await self.url(name), entries), Answer)
+
+
+def declared(name: str, dead: Mapping[str, str] | None) -> dict[str, str]:
+    """The attributes that a queue of this name is to have, beside one with these for its dead letters."""
+    attributes = {"MessageRetentionPeriod": str(RETENTION), "ReceiveMessageWaitTimeSeconds": "20"}
+    if name.endswith(FIFO):
+        attributes |= {"FifoQueue": "true", "DeduplicationScope": "messageGroup"}
+        attributes |= {"FifoThroughputLimit": "perMessageGroupId"}
+    if dead is not None:
+        redrive = {"deadLetterTargetArn": dead.get("QueueArn", ""), "maxReceiveCount": MAX_RECEIVES}
+        attributes["RedrivePolicy"] = msgspec.json.encode(redrive).decode()
+    return attributes
 
 
 def _absent(name: str) -> str:

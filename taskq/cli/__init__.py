@@ -20,6 +20,7 @@ from taskq.cli.resume import resume
 from taskq.cli.rollout import rollout
 from taskq.cli.schedules import schedules
 from taskq.cli.signatures import signatures
+from taskq.cli.sqs import sqs
 from taskq.cli.stats import stats
 from taskq.cli.top import top
 from taskq.cli.worker import worker
@@ -42,6 +43,7 @@ COMMANDS = (
     workers_group,
     top,
     defer,
+    sqs,
     stats,
     jobs,
     job,

@@ -1,0 +1,46 @@
+"""What SQS may do to its callers on a bad day loses no job; and what calls cost on a good one."""
+
+import os
+from collections import Counter
+
+import anyio
+import pytest
+
+from taskq import App
+from taskq.retry import Retry
+from taskq.testing.faults import Rates, sqs_front
+from tests.backends.sqs.deployment import Tenant
+from tests.servers.process import Process
+
+pytestmark = pytest.mark.anyio
+
+BAD = Rates(double=0.05, shuffle=0.2, late=0.03, expire=0.02, partly=0.03, throttle=0.02, fail=0.02, cut=0.01)
+JOBS = 20_000 if os.environ.get("TASKQ_TEST_LONG") else 1_500
+
+
+@pytest.mark.long
+async def test_a_bad_day_loses_no_job(sqs: Process) -> None:
+    runs: Counter[int] = Counter()
+    async with sqs_front(sqs.url, BAD, seed=1) as front:
+        app = App(Tenant(sqs, front.url, patience=2).url, lease=5, slots=200)
+
+        @app.task(idempotent=True, retry=Retry.fixed(50, 0.01))
+        async def note(n: int) -> None:
+            runs[n] += 1
+            if runs[n] == 1 and n % 20 == 0:
+                raise ConnectionError("by the test")
+
+        async with app, app.working():
+            for first in range(0, JOBS, 500):
+                left: list[int] = list(range(first, first + 500))
+                while left:
+                    answers = [answer async for answer in app.defer_each([note.call(n) for n in left])]
+                    left = [n for n, answer in zip(left, answers, strict=True) if answer.error is not None]
+            wanted = {n: 2 if n % 20 == 0 else 1 for n in range(JOBS)}
+            with anyio.fail_after(JOBS / 15):
+                while any(runs[n] < count for n, count in wanted.items()):  # noqa: ASYNC110 whoever comes last is the end
+                    await anyio.sleep(0.1)
+    twice = sum(runs[n] > count for n, count in wanted.items())
+    print(f"{JOBS} jobs, lost 0, run more often than wanted {twice}; {dict(front.done)}; {dict(front.calls)}")  # noqa: T201 the figures
+    assert set(front.done) == {name for name in Rates.__struct_fields__ if getattr(BAD, name)}
+    assert twice

@@ -1,0 +1,159 @@
+"""What the contract does not ask: names, dead letters, foreign messages, and what calls cost."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from math import ceil
+from typing import Any
+
+import anyio
+import pytest
+from taskq_sqs import connect
+
+from taskq import App
+from taskq.errors import BrokerRejected, ConfigError
+from taskq.job import DeadLetter, Delivery
+from taskq.testing.deployment import LONG, a_job, ack, add, names, nothing, take, take_one
+from taskq.testing.faults import Front, Rates, sqs_front
+from tests.backends.sqs.deployment import Tenant, ask
+from tests.servers.process import Process
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def front(sqs: Process) -> AsyncGenerator[Front]:
+    async with sqs_front(sqs.url) as front:
+        yield front
+
+
+def messages(tenant: Tenant, queue: str) -> list[Any]:
+    """What lies visible in a queue, as JSON."""
+    url = ask(tenant.server, "GetQueueUrl", QueueName=f"{tenant.prefix}-{queue}")["QueueUrl"]
+    received = ask(tenant.server, "ReceiveMessage", QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=0)
+    return [json.loads(message["Body"]) for message in received.get("Messages", [])]
+
+
+async def test_a_missing_queue_names_its_remedy(sqs: Process) -> None:
+    async with Tenant(sqs, create=0).open() as backend:
+        with pytest.raises(
+            BrokerRejected, match=r"no SQS queue '.*-mail' in this account and region: run `taskq sqs apply`"
+        ):
+            await backend.broker.fetch(["mail"], 1, lease=LONG, wait=0)
+        (answer,) = await backend.broker.enqueue([a_job("mail")])
+        assert "taskq sqs apply" in str(answer.error)
+
+
+async def test_without_credentials_it_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ConfigError, match="no AWS credentials were found"):
+        async with connect("sqs+http://127.0.0.1:1/shop"):
+            pass
+
+
+async def test_a_message_of_another_program_is_a_job_and_one_that_is_none_is_set_aside(
+    sqs: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = Tenant(sqs)
+    async with tenant.open() as backend:
+        assert await nothing(backend.broker, "mail")
+        url = ask(sqs, "GetQueueUrl", QueueName=f"{tenant.prefix}-mail")["QueueUrl"]
+        for body in ('{"task": "mail.send", "args": {"to": "ada"}}', '{"hello": "world"}'):
+            ask(sqs, "SendMessage", QueueUrl=url, MessageBody=body)
+        delivery = await take_one(backend.broker, "mail")
+        assert (delivery.job.task, delivery.job.body) == ("mail.send", b'{"v":1,"args":{"to": "ada"}}')
+        await ack(backend.broker, delivery)
+        assert await nothing(backend.broker, "mail")
+        assert messages(tenant, "mail--dead") == [{"hello": "world"}]
+    assert "is no job, and was set aside" in caplog.text
+
+
+async def test_a_dead_letter_can_be_read_and_moved_back(sqs: Process) -> None:
+    tenant = Tenant(sqs)
+    async with tenant.open() as backend:
+        await add(backend.broker, a_job("mail", "a", body=b'{"v":1,"args":{"to":"ada"}}'))
+        delivery = await take_one(backend.broker, "mail")
+        await backend.broker.settle([DeadLetter(delivery.receipt, b'{"end":"failed"}')])
+        (dead,) = messages(tenant, "mail--dead")
+        assert (dead["args"], dead["outcome"]) == ({"to": "ada"}, {"end": "failed"})
+        url = ask(sqs, "GetQueueUrl", QueueName=f"{tenant.prefix}-mail")["QueueUrl"]
+        ask(sqs, "SendMessage", QueueUrl=url, MessageBody=json.dumps(dead))
+        revived = await take_one(backend.broker, "mail")
+        assert (names([revived]), revived.attempt, revived.losses) == (["a"], 1, 0)
+        assert revived.fence > delivery.fence
+
+
+async def test_bands_are_fetched_the_most_urgent_first(sqs: Process) -> None:
+    async with Tenant(sqs, bands="10,0,-10").open() as backend:
+        await add(backend.broker, *(a_job("q", str(priority), priority=priority) for priority in (-99, -1, 0, 10, 50)))
+        taken = [names(await backend.broker.fetch(["q"], 10, lease=LONG, wait=0))]
+        assert [sorted(names) for names in taken] == [["-1", "-99", "0", "10", "50"]]
+        assert taken[0][:2] in (["10", "50"], ["50", "10"])
+        assert taken[0][-2:] in (["-1", "-99"], ["-99", "-1"])
+
+
+async def test_under_load_a_job_costs_a_third_of_a_call(sqs: Process, front: Front) -> None:
+    app = App(Tenant(sqs, front.url).url, slots=100)
+    ended: list[int] = []
+    done = anyio.Event()
+
+    @app.task(idempotent=True)
+    async def note(n: int) -> None:
+        ended.append(n)
+        if len(ended) == 2000:
+            done.set()
+
+    async with app:
+        await app.defer_many(note.call(n) for n in range(2000))
+        async with app.working():
+            with anyio.fail_after(60):
+                await done.wait()
+    print(f"calls a job: {front.calls.total() / 2000:.3f}, of {dict(front.calls)}")  # noqa: T201 the figure
+    assert front.calls.total() <= 0.35 * 2000
+
+
+async def test_an_idle_queue_costs_one_poll_at_a_time(sqs: Process, front: Front) -> None:
+    async with Tenant(sqs, front.url, poll=1).open() as backend:
+        began = asyncio.get_running_loop().time()
+        for _ in range(12):
+            assert not await backend.broker.fetch(["q"], 100, lease=LONG, wait=0.25)
+        polls = ceil(asyncio.get_running_loop().time() - began)
+        # With polls of twenty seconds that is 180 an hour.
+        assert front.calls["ReceiveMessage"] <= polls + 1
+
+
+async def test_calls_that_come_together_share_requests(sqs: Process, front: Front) -> None:
+    async with Tenant(sqs, front.url).open() as backend:
+        assert await nothing(backend.broker, "q")
+        await asyncio.gather(*(add(backend.broker, a_job("q", str(n))) for n in range(100)))
+        taken: list[Delivery] = await take(backend.broker, "q", 100)
+        await asyncio.gather(*(backend.broker.extend([delivery.receipt], LONG) for delivery in taken))
+        await asyncio.gather(*(ack(backend.broker, delivery) for delivery in taken))
+    batches = {name: count for name, count in front.calls.items() if name.endswith("Batch")}
+    assert batches == {"SendMessageBatch": 10, "ChangeMessageVisibilityBatch": 10, "DeleteMessageBatch": 10}
+
+
+async def test_batches_are_packed_by_bytes(sqs: Process, front: Front) -> None:
+    async with Tenant(sqs, front.url, max_size=262_144).open() as backend:
+        await add(backend.broker, *(a_job("q", str(n), body=b"x" * 75_000) for n in range(10)))
+        assert front.calls["SendMessageBatch"] == 5
+        assert len(await take(backend.broker, "q", 10)) == 10
+
+
+async def test_of_a_batch_that_failed_in_part_only_that_is_sent_again(sqs: Process) -> None:
+    async with sqs_front(sqs.url, Rates(partly=0.2), seed=3) as front, Tenant(sqs, front.url).open() as backend:
+        await add(backend.broker, *(a_job("q", f"{n:03}") for n in range(100)))
+        taken = {delivery.job.id: delivery for delivery in await take(backend.broker, "q", 100)}
+        failed = front.done["partly"]
+        assert failed
+        assert front.calls["SendMessageBatch"] > 10
+        assert len(taken) >= 100 - failed // 2
+
+
+async def test_a_throttled_call_is_made_again(sqs: Process) -> None:
+    async with sqs_front(sqs.url, Rates(throttle=0.1), seed=4) as front, Tenant(sqs, front.url).open() as backend:
+        for n in range(30):
+            await add(backend.broker, a_job("q", str(n)))
+            await ack(backend.broker, await take_one(backend.broker, "q"))
+        assert front.done["throttle"]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 
 from msgspec import Struct
 
-from benchmarks import defer, grounds, processing, sleepers, sqlite, startup, worker_line
+from benchmarks import defer, grounds, latency, processing, sleepers, sqlite, startup, worker_line
 from benchmarks.bars import judge
 from benchmarks.beside import Table
 from benchmarks.driver import prepare, versions
@@ -25,9 +25,11 @@ class Profile(Struct, frozen=True):
     rounds: int
     slow: bool
     """Also the peers that take long."""
+    paced: int
+    """Jobs of which latencies are told, at 50 a second."""
 
 
-SHORT, FULL = Profile("short", 3, False), Profile("full", 5, True)
+SHORT, FULL = Profile("short", 3, False, 100), Profile("full", 5, True, 1_000)
 
 
 def core(profile: Profile) -> Section:
@@ -62,11 +64,26 @@ def beside_peers(
 def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
     """All that is asked on a server."""
     fast = [side for side in sides if side.kind in ("taskq", "asyncio")]
+    others = [side for side in sides if side.kind == "foreign"]
+    ours = [side for side in sides if side.kind == "taskq"]
+    noop = processing.ask(ground, sides, "noop", profile.rounds)
+    defers = [defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS]
+    rates = {side.name: half_load(noop, defers[1], side.name) for side in fast}
     return [
-        processing.ask(ground, sides, "noop", profile.rounds),
-        processing.ask(ground, fast, "nap", profile.rounds),
-        *(defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS),
+        noop,
+        processing.ask(ground, sides if profile.slow else ours, "nap", profile.rounds),
+        *(processing.ask(ground, fast if profile.slow else ours, kind, profile.rounds) for kind in ("payload", "cpu")),
+        *defers,
+        latency.idle(ground, [*fast, *others], profile.rounds, profile.paced),
+        latency.loaded(ground, fast if profile.slow else ours, profile.rounds, profile.paced / 50, rates),
     ]
+
+
+def half_load(noop: Table, flight: Table, side: str) -> float:
+    """Jobs a second that keep a worker half busy, and leave its producer room on the same machine."""
+    rows = [table.row(side) for table in (noop, flight)]
+    worked, deferred = (row.median("rate") if row else 0.0 for row in rows)
+    return max(min(worked / 2, deferred / 4), 1.0)
 
 
 SECTIONS: Mapping[str, Callable[[Profile], Section]] = {

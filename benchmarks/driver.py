@@ -4,9 +4,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import ROOT, Missing, python_of
+from benchmarks.environments import ROOT, Missing, command_of
 from benchmarks.grounds import Ground
 from benchmarks.sides import Side
 
@@ -23,14 +24,14 @@ class Program:
     def __init__(self, side: Side, ground: Ground, url: str, role: str, **order: Any) -> None:
         said: dict[str, Any] = {"role": role, "url": url, "slots": side.slots, "server": ground.pid}
         said |= {"options": side.options, "patience": PATIENCE, **order}
-        command = [str(python_of(side.environment)), "-m", f"benchmarks.peers.{side.program}", json.dumps(said)]
+        command = [*command_of(side.environment, side.program), json.dumps(said)]
         self._name = f"{side.name} ({role})"
         self._child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def first(self) -> None:
         """Returns when it has run its first job."""
         assert self._child.stdout is not None
-        if self._child.stdout.readline() != "first\n":
+        if "first\n" not in self._child.stdout:
             raise Uncounted(f"{self._name}: no job ran")
 
     def answer(self) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Program:
         except subprocess.TimeoutExpired:
             self.kill()
             raise Uncounted(f"{self._name}: it did not end") from None
-        lines = out.splitlines()
+        lines = [line for line in out.splitlines() if line.startswith("{")]
         if self._child.returncode or not lines:
             raise Uncounted(f"{self._name}: {' | '.join(errors.splitlines()[-3:])}")
         answer: dict[str, Any] = json.loads(lines[-1])
@@ -51,14 +52,15 @@ class Program:
             raise Uncounted(f"{self._name}: {dirty}")
         return answer
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._child.kill()
-        self._child.communicate()
+    def rss(self) -> float:
+        """MiB that it takes now, without its children."""
+        return int(Path(f"/proc/{self._child.pid}/statm").read_text(encoding="ascii").split()[1]) * 4096 / 2**20
 
-    @property
-    def pid(self) -> int:
-        return self._child.pid
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+        if self._child.returncode is None:
+            self._child.kill()
+            self._child.communicate()
 
 
 def do(side: Side, ground: Ground, url: str, role: str, **order: Any) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def do(side: Side, ground: Ground, url: str, role: str, **order: Any) -> dict[st
 
 def prepare(side: Side, ground: Ground) -> None:
     """Its environment, and its schema. Raises Missing with the reason."""
-    python_of(side.environment)
+    command_of(side.environment, side.program)
     try:
         do(side, ground, ground.blank(side.program), "setup")
     except Missing:
@@ -97,12 +99,7 @@ def per_job(before: Mapping[str, float], after: Mapping[str, float], jobs: int) 
 
 def versions(side: Side) -> dict[str, str]:
     """Of what a side stands on; empty if that is unknown."""
-    command = [
-        str(python_of(side.environment)),
-        "-m",
-        f"benchmarks.peers.{side.program}",
-        '{"role":"versions","url":""}',
-    ]
+    command = [*command_of(side.environment, side.program), '{"role":"versions","url":""}']
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stderr, file=sys.stderr)

@@ -32,22 +32,35 @@ def peer(name: str, program: str = "", **settings: Any) -> Side:
     return Side(name=name, program=program, environment=program, **settings)
 
 
+def on_node(name: str, program: str, **settings: Any) -> Side:
+    """A peer on node; they share an environment."""
+    return Side(name=name, program=program, environment="node", kind="foreign", **settings)
+
+
 TASKQ = Side(name="taskq", program="ours", kind="taskq", jobs=20_000, naps=8_000, defers=4_000)
 
 REDIS: Sequence[Side] = (
     TASKQ,
-    Side(name="bare scripts", program="bare_redis", jobs=20_000, naps=8_000, defers=4_000, kind="limit"),
+    Side(name="bare loop", program="bare_redis", jobs=20_000, naps=8_000, defers=4_000, kind="limit"),
     peer("streaq", jobs=2_000, naps=2_000),
     peer("saq", jobs=3_000),
     peer("arq", jobs=3_000),
     peer("taskiq list", "taskiq", jobs=4_000, naps=3_000, options={"shape": "list"}),
     peer("taskiq stream", "taskiq", jobs=4_000, naps=3_000, options={"shape": "stream"}),
+    peer("docket", jobs=2_000, naps=1_500, slow=True),
+    peer("dramatiq", jobs=3_000, naps=1_500, kind="blocking"),
+    peer("huey", jobs=3_000, naps=1_500, defers=2_000, kind="blocking"),
+    peer("celery", jobs=1_000, naps=500, kind="blocking", slow=True),
+    peer("rq", jobs=400, naps=100, kind="blocking", slow=True),
+    on_node("BullMQ", "bullmq", jobs=10_000, naps=4_000, defers=3_000),
 )
 
 POSTGRES: Sequence[Side] = (
     TASKQ,
-    Side(name="bare statements", program="bare_postgres", jobs=20_000, naps=8_000, defers=2_000, kind="limit"),
+    Side(name="bare loop", program="bare_verbs", jobs=20_000, naps=8_000, defers=2_000, kind="limit"),
     peer("pgqueuer", jobs=15_000, naps=8_000, options={"batch": 100}),
     peer("procrastinate", jobs=600, naps=600),
     peer("saq", jobs=1_000, naps=1_000),
+    peer("awa", jobs=4_000, naps=3_000),
+    on_node("graphile-worker", "graphile-worker", jobs=15_000, naps=6_000),
 )

@@ -14,6 +14,7 @@ from benchmarks.driver import prepare, versions
 from benchmarks.environments import Missing
 from benchmarks.grounds import Ground
 from benchmarks.measure import machine
+from benchmarks.plots import draw
 from benchmarks.report import Section, bars_of, stored, write
 from benchmarks.sides import POSTGRES, REDIS, Side
 
@@ -113,7 +114,9 @@ def main() -> None:
         print(bars_of({name: section}))
         if not said.dry:
             known = {**stored(), name: section}
-            write({one: known[one] for one in SECTIONS if one in known})
+            found = {one: known[one] for one in SECTIONS if one in known}
+            write(found)
+            draw(found)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import click
 
+from taskq.cli.bench import bench
 from taskq.cli.cancel import cancel
 from taskq.cli.check import check
 from taskq.cli.config import config
@@ -57,6 +58,7 @@ COMMANDS = (
     doctor,
     config,
     demo,
+    bench,
 )
 for command in COMMANDS:
     program.add_command(command)

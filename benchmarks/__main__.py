@@ -7,7 +7,19 @@ from contextlib import AbstractContextManager
 
 from msgspec import Struct
 
-from benchmarks import defer, grounds, latency, processing, sleepers, sqlite, startup, worker_line
+from benchmarks import (
+    defer,
+    features,
+    grounds,
+    latency,
+    processing,
+    recovery,
+    sleepers,
+    sqlite,
+    startup,
+    waiting,
+    worker_line,
+)
 from benchmarks.bars import judge
 from benchmarks.beside import Table
 from benchmarks.driver import prepare, versions
@@ -27,15 +39,22 @@ class Profile(Struct, frozen=True):
     slow: bool
     """Also the peers that take long."""
     paced: int
-    """Jobs of which latencies are told, at 50 a second."""
+    """Jobs of which latencies are told, on an idle system."""
+    loaded: float
+    """Seconds of load."""
+    waiting: Sequence[int]
+    """How long queues are."""
+    growth: int
+    """Jobs that one worker runs."""
 
 
-SHORT, FULL = Profile("short", 3, False, 100), Profile("full", 5, True, 1_000)
+SHORT = Profile("short", 3, False, 100, 1.0, (1_000, 50_000), 50_000)
+FULL = Profile("full", 5, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
 
 
 def core(profile: Profile) -> Section:
     """The core on memory and SQLite."""
-    modules = (startup, worker_line, sleepers, sqlite)
+    modules = (startup, waiting, worker_line, sleepers, sqlite)
     found = [comparison for module in modules for comparison in module.run(profile.rounds)]
     return Section(now(), profile.name, machine(), {}, found)
 
@@ -76,7 +95,11 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
         *(processing.ask(ground, fast if profile.slow else ours, kind, profile.rounds) for kind in ("payload", "cpu")),
         *defers,
         latency.idle(ground, [*fast, *others], profile.rounds, profile.paced),
-        latency.loaded(ground, fast if profile.slow else ours, profile.rounds, profile.paced / 50, rates),
+        latency.loaded(ground, fast if profile.slow else ours, profile.rounds, profile.loaded, rates),
+        features.ask(ground, profile.rounds),
+        waiting.ask(ground, profile.waiting, profile.rounds),
+        waiting.growth(ground, profile.growth, 1),
+        recovery.ask(ground, profile.rounds),
     ]
 
 

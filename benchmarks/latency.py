@@ -16,15 +16,17 @@ COLUMNS = [
     ("pace", "jobs/s meanwhile"),
     ("idle_rss", "MiB of the waiting worker"),
 ]
+IDLE = 100.0
+"""Jobs a second that leave a worker idle."""
 SETTLED = 10
 """The first jobs after a start are not counted."""
 
 
 def idle(ground: Ground, sides: Sequence[Side], rounds: int, jobs: int) -> Table:
-    """A job each 20 ms, to a worker that has nothing else to do."""
+    """A job each 10 ms, to a worker that has nothing else to do."""
 
     def once(side: Side) -> Mapping[str, float]:
-        return spread(side, ground, jobs, 50.0)
+        return spread(side, ground, jobs, IDLE)
 
     return side_by_side(f"{ground.name}/idle", "from defer to start, idle", COLUMNS, sides, once, rounds)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from benchmarks.peers.recorder import Ledger, Order, send, serve
 from taskq import App, Task
+from taskq.context import Current
+from taskq.middleware import Handler
 
 
 async def nothing(number: int, content: str) -> None:
@@ -13,10 +15,24 @@ async def nothing(number: int, content: str) -> None:
 
 def task_of(
     order: Order, handler: Callable[[int, str], Coroutine[Any, Any, None]] = nothing
-) -> tuple[App, Task[[int, str], None]]:
+) -> tuple[App, Task[[int, str], Any]]:
     """One task with a time limit, no result kept. Leases, fencing and rescue are always on."""
-    app = App(order.url, slots=order.slots, keep=0)
-    return app, app.task(name="job", timeout=60)(handler)
+    feature = order.options.get("feature")
+    keep = 3600.0 if feature == "result" else 0.0
+    middleware = [straight_through] if feature == "middleware" else []
+    settings = {name: order.options[name] for name in ("lease",) if name in order.options}
+    app = App(order.url, slots=order.slots, keep=keep, middleware=middleware, **settings)
+
+    async def answering(number: int, content: str) -> int:
+        await handler(number, content)
+        return number
+
+    return app, app.task(name="job", timeout=60)(answering if feature == "result" else handler)
+
+
+async def straight_through(current: Current, handler: Handler) -> object:
+    """The least a middleware can do."""
+    return await handler(current)
 
 
 async def setup(order: Order) -> None:
@@ -25,10 +41,26 @@ async def setup(order: Order) -> None:
         pass
 
 
+def chosen(job: Task[[int, str], Any], order: Order) -> Callable[[int], Task[[int, str], Any]]:
+    """The task with the ordered feature, for each job's number."""
+    match order.options.get("feature"):
+        case "unique":
+            return lambda number: job.options(unique=str(number))
+        case "group":
+            return lambda number: job.options(group=str(number % 100))
+        case _:
+            return lambda _number: job
+
+
 async def defer(order: Order) -> None:
     app, job = task_of(order)
+    with_feature = chosen(job, order)
     async with app:
-        await send(order, job.defer, lambda part: app.defer_many(job.call(*call) for call in part))
+        await send(
+            order,
+            job.defer,
+            lambda part: app.defer_many(with_feature(number).call(number, content) for number, content in part),
+        )
 
 
 async def work(order: Order) -> None:

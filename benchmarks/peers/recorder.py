@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ FLIGHT = 100
 """Defers under way at once; a peer without asyncio uses THREADS threads, its better setting (more are slower)."""
 THREADS = 8
 BULK = 1_000
-SETTLING = 0.5
+SETTLING = 0.3
 """Seconds after the last run: acks reach the server, and a job that is run twice shows itself."""
 
 Call = tuple[int, str]
@@ -43,7 +44,10 @@ class Order:
     how: str = "one"
     """``one`` by one, 100 in ``flight``, in ``bulk``, or ``paced``"""
     kind: str = "noop"
-    """``noop``, ``nap`` (10 ms), ``payload`` (10 KiB), ``cpu`` (about 1 ms), ``stamp`` (says when it was deferred)"""
+    """``noop``, ``nap`` (10 ms), ``payload`` (10 KiB), ``cpu`` (about 1 ms), ``stamp`` (says when it was
+    deferred), ``hold`` (does not end)"""
+    goal: int = 0
+    """Runs after which to stop, if not all jobs are to run."""
     slots: int = 100
     pace: float = 0.0
     """Jobs a second, when paced."""
@@ -83,9 +87,10 @@ class Ledger:
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.runs: list[int] = []
+        self.runs = array("q")
         self.latencies: list[float] = []
-        self._goal = order.jobs
+        self._goal = order.goal or order.jobs
+        self._memory = {"early_rss": 0.0, "rss": 0.0}
         self._meter = Meter(order.server)
         self._figures: dict[str, float] = {}
         self._over = threading.Event()
@@ -103,8 +108,11 @@ class Ledger:
         if count == 1:
             self._meter = Meter(self.order.server)
             print("first", flush=True)
+        if count == self._goal // 10:
+            self._memory["early_rss"] = rss()
         if count == self._goal:
             self._figures = self._meter.read()
+            self._memory["rss"] = rss()
             self._over.set()
 
     def handler(self) -> Callable[[int, str], Coroutine[Any, Any, None]]:
@@ -122,7 +130,11 @@ class Ledger:
             burn()
             ran(number, content)
 
-        return {"nap": nap, "cpu": cpu_job}.get(kind, noop)
+        async def hold(number: int, content: str) -> None:
+            ran(number, content)
+            await asyncio.Event().wait()
+
+        return {"nap": nap, "cpu": cpu_job, "hold": hold}.get(kind, noop)
 
     def blocking_handler(self) -> Callable[[int, str], None]:
         """What runs as a job in a thread."""
@@ -144,12 +156,12 @@ class Ledger:
         numbers = range(self.order.first, self.order.first + self.order.jobs)
         answer = {
             **(self._figures or self._meter.read()),
-            "lost": sum(number not in counts for number in numbers),
+            **self._memory,
+            "lost": 0 if self.order.goal else sum(number not in counts for number in numbers),
             "duplicated": sum(count - 1 for count in counts.values()),
             "unexplained": sum(number not in numbers for number in counts),
             "complete": complete,
             "latencies": self.latencies,
-            "rss": rss(),
         }
         done(answer)
 

@@ -23,7 +23,8 @@ STEPS = 5
 def bench(url: str | None, seconds: float, as_json: bool) -> None:
     """Measure a broker, and say what to change.
 
-    The broker is the one that URL names, or the settings. It takes about a minute. Jobs go to a queue of their own, which is empty again afterwards; others feel the load.
+    The broker is the one that URL names, or the settings. It takes about a minute. Jobs go to a queue of their own,
+    which is empty again afterwards; others feel the load.
     """
     options = {"use_uvloop": find_spec("uvloop") is not None}
     with _progress(silent=as_json) as step:

@@ -5,7 +5,7 @@ import { createRequire } from "node:module";
 export const order = { jobs: 0, first: 0, how: "one", kind: "noop", slots: 100, pace: 0, warm: false, server: 0,
   patience: 60, options: {}, ...JSON.parse(process.argv[2]) };
 export const require = createRequire(process.env.BENCH_NODE + "/");
-const FLIGHT = 100, BULK = 1000, SETTLING = 500, TICK = 100;
+const FLIGHT = 100, BULK = 1000, SETTLING = 300, TICK = 100;
 
 export const say = (answer) => process.stdout.write(JSON.stringify(answer) + "\n", () => process.exit(0));
 

@@ -23,11 +23,13 @@ from taskq_redis.rows import (
     microseconds,
     refusal,
     settlement_of,
+    text_of,
 )
+from taskq_redis.scripts import Script
 from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
 from taskq_redis.waiting import Waiting, Wish
-from taskq_redis.wire import Reply
+from taskq_redis.wire import Argument, Reply
 
 _CHUNK_BYTES = 4 << 20
 
@@ -111,8 +113,8 @@ class RedisBroker:
                 try:
                     self._tools.keys.queue(job.queue)
                     line = line_of(job, self._encode)
-                    for text in (job.id, job.unique, job.group, job.tenant):
-                        encoded(text or "")
+                    for text in filter(None, (job.id, job.unique, job.group, job.tenant)):
+                        encoded(text)
                     lines.setdefault(self._tools.keys.partition(job), []).append((at, line))
                     continue
                 except UnicodeEncodeError as error:
@@ -126,23 +128,28 @@ class RedisBroker:
     async def _enqueue(
         self, partition: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]
     ) -> None:
-        client, script, settings = self._tools.client, self._tools.scripts.enqueue, self._tools.settings
-        keys, packed = self._tools.keys.queue(partition), self._encode.encode([line for _, line in lines])
-        if settings.wait_replicas:
-            said = await client.run_replicated(
-                script, keys, packed, replicas=settings.wait_replicas, patience=settings.patience
-            )
-        else:
-            said = await client.run(script, keys, packed)
-        match said:
+        scripts, keys = self._tools.scripts, self._tools.keys
+        plain = [part for _, line in lines if len(line) == 2 for part in line]
+        all_plain = len(plain) == 2 * len(lines) and len({*plain[::2]}) == len(lines)
+        if all_plain and await self._adding(scripts.enqueue_plain, keys.plain(partition), *plain) == 1:
+            return
+        packed = self._encode.encode([(name, text_of(call), *rest) for _, (name, call, *rest) in lines])
+        match await self._adding(scripts.enqueue, keys.queue(partition), packed):
             case []:
                 return
             case [*refused]:
                 for turn, what, holder in zip(refused[::3], refused[1::3], refused[2::3], strict=True):
                     at = lines[_number(turn)][0]
                     answers[at] = _answer(jobs[at], what, text(holder).decode())
-            case _:
+            case said:
                 raise BrokerRejected(f"a script answered {said!r}")
+
+    async def _adding(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
+        client, settings = self._tools.client, self._tools.settings
+        if not settings.wait_replicas:
+            return await client.run(script, keys, *arguments)
+        replicas, patience = settings.wait_replicas, settings.patience
+        return await client.run_replicated(script, keys, *arguments, replicas=replicas, patience=patience)
 
     async def _claim(self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None) -> list[Delivery]:
         """What can be leased now. One call for all queues, where all are on one server."""

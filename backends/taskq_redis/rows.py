@@ -59,7 +59,8 @@ class Row(Struct, frozen=True):
 
 _NOTHING = More()
 
-Line = tuple[str, Raw] | tuple[str, Raw, int, int, int | None, More | None]
+Line = tuple[str, bytes] | tuple[str, bytes, int, int, int | None, More | None]
+"""A job for the scripts that add some: id, call, priority, delay, run_at, more. A plain one ends after the call."""
 
 
 def text_of(data: bytes) -> Raw:
@@ -77,15 +78,25 @@ def keeping(seconds: float) -> int:
     return -1 if seconds == inf else microseconds(seconds)
 
 
+def is_plain(job: Job) -> bool:
+    """Whether it is due and has nothing but its call, as most have."""
+    return not (
+        job.headers
+        or job.delay
+        or job.priority
+        or job.run_at is not None
+        or job.expires_in is not None
+        or job.unique is not None
+        or job.group is not None
+        or job.tenant is not None
+    )
+
+
 def line_of(job: Job, encode: msgpack.Encoder) -> Line:
-    """A job as ``enqueue.lua`` takes it."""
-    plain = not (job.headers or job.delay or job.run_at is not None or job.expires_in is not None)
-    if plain:
-        call = encode.encode((job.task, job.body))
-        if not (job.priority or job.unique is not None or job.group is not None or job.tenant is not None):
-            return (job.id, text_of(call))
-    else:
-        call = encode.encode(Call(job.task, job.body, job.headers, job.delay, job.run_at, job.expires_in))
+    """A job as the scripts take it."""
+    if is_plain(job):
+        return (job.id, encode.encode((job.task, job.body)))
+    call = encode.encode(Call(job.task, job.body, job.headers, job.delay, job.run_at, job.expires_in))
     run_at = None if job.run_at is None else int(min(max(job.run_at, 0.0) * 1e6, _LAST))
     more = More(
         u=job.unique,
@@ -97,18 +108,20 @@ def line_of(job: Job, encode: msgpack.Encoder) -> Line:
         t=job.tenant,
     )
     delay = microseconds(max(job.delay, 0.0))
-    return (job.id, text_of(call), job.priority, delay, run_at, None if more == _NOTHING else more)
+    return (job.id, call, job.priority, delay, run_at, None if more == _NOTHING else more)
 
 
 def refusal(job: Job, max_size: int, partitions: int) -> BrokerRejected | None:
     """Why a job cannot be stored."""
+    if len(job.body) > max_size:
+        return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
+    if is_plain(job):
+        return None
     if partitions > 1 and job.group is not None and job.unique is not None:
         return BrokerRejected(
             f"job {job.id} has both a group and a unique key, which may be at home in different partitions of its "
             "queue: do without one of them, or without partitions"
         )
-    if len(job.body) > max_size:
-        return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
     moments = (job.delay, job.run_at or 0.0, job.expires_in or 0.0)
     until = job.unique_until
     if not all(map(isfinite, moments)) or not (isinstance(until, str) or isfinite(until)):

@@ -1,5 +1,6 @@
 """The Lua of this backend: one script a file in ``lua/``, read once when the backend opens."""
 
+from collections.abc import Sequence
 from hashlib import sha1
 from importlib.resources import files
 
@@ -20,6 +21,7 @@ class Scripts(Struct, frozen=True):
     cancel: Script
     claim: Script
     enqueue: Script
+    enqueue_plain: Script
     extend: Script
     leave: Script
     look: Script
@@ -34,10 +36,7 @@ class Scripts(Struct, frozen=True):
     store_swap: Script
 
 
-PRELUDES = {True: "entry", False: "moves"}
-"""What stands before a script: of the store, or of a queue."""
-
-FLAGS = {"enqueue": "", "look": "no-writes", "stats": "no-writes", "store_get": "no-writes"}
+FLAGS = {"enqueue": "", "enqueue_plain": "", "look": "no-writes", "stats": "no-writes", "store_get": "no-writes"}
 """A full server refuses to add jobs; whatever ends them or gives room it still does."""
 
 
@@ -46,10 +45,16 @@ def load() -> Scripts:
     return Scripts(**{name: _read(name) for name in Scripts.__struct_fields__})
 
 
+def preludes(name: str) -> Sequence[str]:
+    """What stands before a script. All of it runs in each call, so the commonest one has the least."""
+    if name.startswith("store_"):
+        return ["entry"]
+    return ["base"] if name == "enqueue_plain" else ["base", "moves"]
+
+
 def _read(name: str) -> Script:
     folder = files("taskq_redis") / "lua"
-    prelude = PRELUDES[name.startswith("store_")]
-    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (prelude, name)]
+    parts = [(folder / f"{part}.lua").read_text("utf-8") for part in (*preludes(name), name)]
     flags = FLAGS.get(name, "allow-oom")
     text = "\n".join([f"#!lua flags={flags}" if flags else "#!lua", *parts]).encode()
     # The server names scripts so; it is no secret.

@@ -88,7 +88,7 @@ for queue = 0, queues - 1 do
     save()
     if counts[queue + 1] > 0 then
       -- There may be more for others to do.
-      if redis.call('ZCARD', key.ready) > 0 then wake() end
+      if redis.call('ZCARD', key.ready) > 0 then wake(key.waiting) end
       ring(now + lease)
     end
   end

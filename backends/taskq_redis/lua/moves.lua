@@ -1,4 +1,4 @@
--- Stands before each script of a queue: its keys, its jobs' rows, and the moves of a job between its states.
+-- Stands before each script of a queue that looks at more than plain jobs: its keys, its jobs' rows, and the moves of a job between its states.
 --
 -- KEYS of each queue, in this order, all under one hash tag, so that a script meets all of them or none:
 --   row      hash  id → where a job stands and all that changes about it (below)
@@ -22,21 +22,6 @@
 --   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.
 local WIDTH = 19
-
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-
--- A row is bytes: where it stands (later 'l', ready 'r', parked 'p', leased 'x', dead 'd'), '+' if there is more, the token of its last lease, attempt, losses, fence, its rank,
--- and then packed as a map what plain jobs lack:
--- u unique key, k unique_until, ku moment the key lapses, oc on_conflict, g group, l group_limit, p holds a place,
--- xi expires in, xa expires at, t tenant, c cancelled, e has an error.
--- Most jobs are plain, so what happens to each of them is done on the bytes: unpacking a row costs 2 µs.
-local HEAD = '>c1c1c16I4I4I8'
-local RANKED = '>I8I8I8I2'
-local NONE = string.rep('-', 16) -- in place of a token: it was settled, or has never been leased
-local BEFORE, RANK = 34, 26 -- bytes of a row before its rank, and of the rank
-local MIDDLE = 4503599627370496
-local FRESH = struct.pack('>c1c16I4I4I8', '-', NONE, 1, 0, 0) -- a plain row that has never been leased, after the first byte
 
 local key
 local packed, held, changed, groups, fresh, soonest
@@ -290,20 +275,6 @@ end
 
 -- Telling
 
--- Channels of a cluster are heard on any of its nodes, and a node counts its own listeners only.
-local function tell(member)
-  local channel, number = string.match(member, '^(%S+) (%d+)$')
-  return redis.call('PUBLISH', channel, number) > 0 or string.find(channel, ':cast:', 1, true)
-end
-
--- Wake one waiting fetch: it wakes the next when it leaves jobs behind, so a job never wakes a herd.
-local function wake()
-  local first
-  repeat
-    first = redis.call('ZPOPMIN', key.waiting)
-  until not first[1] or (tonumber(first[2]) > now and tell(first[1]))
-end
-
 local function keeper_and_rest()
   return string.match(redis.call('GET', key.keeper) or '', '^(%S+ %d+) (%d+)$')
 end
@@ -311,10 +282,10 @@ end
 -- Something becomes due at this moment: tell the fetch that keeps the time, if it would not look before.
 local function ring(moment)
   local keeper, rest = keeper_and_rest()
-  if not keeper then return wake() end
+  if not keeper then return wake(key.waiting) end
   if moment <= tonumber(rest) and not tell(keeper) then
     redis.call('DEL', key.keeper)
-    wake()
+    wake(key.waiting)
   end
 end
 
@@ -322,7 +293,7 @@ end
 local function finish()
   show_all()
   save()
-  if fresh then wake() end
+  if fresh then wake(key.waiting) end
   if soonest then ring(soonest) end
 end
 
@@ -331,5 +302,5 @@ local function leave(member)
   redis.call('ZREM', key.waiting, member)
   local kept_time = keeper_and_rest() == member
   if kept_time then redis.call('DEL', key.keeper) end
-  if kept_time or redis.call('ZCARD', key.ready) > 0 then wake() end
+  if kept_time or redis.call('ZCARD', key.ready) > 0 then wake(key.waiting) end
 end

@@ -46,6 +46,9 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         keys, loaded = Keys(chosen.namespace, chosen.partitions), scripts.load()
         client = Client(servers, target.name)
         tools = Tools(client, loaded, keys, chosen, found.clustered)
+        store = RedisStore(tools)
+        # Whoever may not run scripts, or not on these keys, learns it here and not from a job's defer.
+        await store.get("opened")
         listener = Listener(servers.connect, keys, target.name, clustered=found.clustered, patience=chosen.patience)
         broker = RedisBroker(tools, _traits(found, chosen), listener)
         stack.push_async_callback(_shielded, broker)
@@ -68,7 +71,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             extender=lambda: extending(own_tools()),
             results=RedisResults(tools, listener),
             hints=RedisHints(client, keys, listener),
-            store=RedisStore(tools),
+            store=store,
             open_store=open_store,
             admin=RedisAdmin(tools),
             doctor=doctor(servers, target.name, chosen),

@@ -84,6 +84,9 @@ def translated(error: Exception, server: str) -> BrokerError:
 
 
 def _judged(error: Exception) -> tuple[type[BrokerError], str]:
+    # The driver wraps it into a failed connection.
+    if any(isinstance(one, ssl.SSLCertVerificationError) for one in (error, error.__cause__, error.__context__)):
+        return BrokerRejected, "the server's certificate was not accepted: see ssl_ca_certs in the URL"
     word = str(error).partition(" ")[0]
     if type(error) is exceptions.ResponseError and word in SAID:
         return SAID[word]
@@ -92,8 +95,6 @@ def _judged(error: Exception) -> tuple[type[BrokerError], str]:
             return BrokerUnavailable, PASSING[kind]
         if kind in LASTING:
             return BrokerRejected, LASTING[kind]
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return BrokerRejected, "the server's certificate was not accepted: see ssl_ca_certs in the URL"
     if isinstance(error, UnicodeEncodeError):
         return BrokerRejected, "text that is not valid Unicode cannot be sent"
     return BrokerUnavailable, "the server could not be reached"

@@ -9,8 +9,8 @@ from typing import Any
 from taskq_redis.listener import Bell, Listener
 
 LOOK = 2.0
-"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second. A look
-that takes more than two calls has a second for each."""
+"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second: so
+many for each call that a look takes."""
 
 DEAF = 0.5
 """The same while no message can arrive."""
@@ -61,7 +61,7 @@ class Waiting:
         """One for these queues, which may be waiting already."""
         key = tuple(queues)
         idle = self._idle.get(key)
-        wish = idle.pop() if idle else Wish(key, self._listener.bell(), max(LOOK, self._calls(queues)))
+        wish = idle.pop() if idle else Wish(key, self._listener.bell(), LOOK * self._calls(queues))
         if not idle:
             self._idle.pop(key, None)
         wish.bell.passed = None

@@ -1,6 +1,7 @@
 """A door before a server: the network between, with everything that networks do."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -70,10 +71,10 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxied(port: int) -> AsyncGenerator[tuple[Proxy, int]]:
-    """A proxy and the port at which it listens."""
+async def proxied(port: int, tls: ssl.SSLContext | None = None) -> AsyncGenerator[tuple[Proxy, int]]:
+    """A proxy and the port at which it listens, which may speak TLS for a server that does not."""
     proxy = Proxy(port)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
     try:
         yield proxy, server.sockets[0].getsockname()[1]
     finally:

@@ -1,6 +1,7 @@
 """One server and what can happen to it."""
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -359,3 +360,29 @@ async def test_a_server_that_went_back_to_a_copy_is_noticed_and_says_how_far(
         command(alone, "RESTORE", "{taskq:q}:latest", 60_000, copies[0], "REPLACE")
         await backend.broker.fetch(["q"], 1, lease=LONG, wait=0)
         assert f"has lost the last {(moments[1] - moments[0]) / 1e6:.3f} s of queue 'q'" in caplog.text
+
+
+async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Process) -> None:
+    # The server's own logs of what was slow or large fill up to 128 entries each.
+    for log in ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than"):
+        command(alone, "CONFIG", "SET", log, -1)
+    async with opened(alone) as backend:
+
+        async def work_off(count: int) -> None:
+            for first in range(0, count, 1000):
+                jobs = [a_job("q", f"{first + n}", body=b"x" * 200) for n in range(1000)]
+                await add(backend.broker, *jobs)
+                await ack(backend.broker, *await take(backend.broker, "q", 1000))
+
+        async def used() -> int:
+            return int(command(alone, "INFO", "memory")["used_memory"])
+
+        # Buffers of connections and scripts come with the first use.
+        await work_off(1000)
+        before = await used()
+        await work_off(100_000 if "TASKQ_TEST_LONG" in os.environ else 10_000)
+
+        async def back() -> bool:
+            return not keys(alone) and await used() <= 1.01 * before
+
+        await wait_until(back)

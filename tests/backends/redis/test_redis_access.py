@@ -1,0 +1,96 @@
+"""Who may use the servers, and over what: TLS, and users with few rights."""
+
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from redis.crc import key_slot
+from taskq_redis import connect
+
+from taskq.errors import BrokerRejected
+from taskq.testing.deployment import LONG, a_job, ack, add, take, take_one
+from tests.backends.redis.deployment import command
+from tests.backends.redis.test_redis_cluster import move
+from tests.servers import valkey
+from tests.servers.process import Process
+from tests.servers.proxy import proxied
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Process]:
+    with valkey.single(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a certificate for this machine and its key, signed by itself."""
+    place = tmp_path_factory.mktemp("tls")
+    wanted = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
+    try:
+        subprocess.run([*made, *wanted], cwd=place, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not found here")
+    return place / "cert.pem"
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    """What a server needs to speak TLS; the wheels' servers cannot, so a proxy does it for them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    return context
+
+
+async def test_one_server_is_reached_over_tls(alone: Process, tls: ssl.SSLContext, certificate: Path) -> None:
+    async with (
+        proxied(alone.port, tls) as (_, port),
+        connect(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}") as backend,
+        backend.extender() as extender,
+    ):
+        await add(backend.broker, a_job("q"))
+        delivery = await take_one(backend.broker, "q")
+        await extender.extend([delivery.receipt], LONG)
+        await ack(backend.broker, delivery)
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused(alone: Process, tls: ssl.SSLContext) -> None:
+    async with proxied(alone.port, tls) as (_, port):
+        with pytest.raises(BrokerRejected, match="ssl_ca_certs"):
+            async with connect(f"rediss://127.0.0.1:{port}"):
+                pass
+
+
+async def test_a_cluster_is_reached_over_tls_and_its_redirections_are_followed(
+    tmp_path: Path, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    with valkey.cluster(tmp_path) as nodes:
+        async with AsyncExitStack() as stack:
+            ports = [(await stack.enter_async_context(proxied(node.port, tls)))[1] for node in nodes]
+            for node, port in zip(nodes, ports, strict=True):
+                command(node, "CONFIG", "SET", "cluster-announce-port", port)
+            # Each hears from the others by gossip.
+            for port in ports:
+                valkey.await_all(nodes, f":{port}@", "CLUSTER NODES")
+            url = f"rediss+cluster://127.0.0.1:{ports[0]}?ssl_ca_certs={certificate}"
+            async with connect(url) as backend:
+                queues = [f"q{n}" for n in range(12)]
+                await add(backend.broker, *(a_job(queue) for queue in queues))
+                for _ in move(nodes, key_slot(b"{taskq:q0}")):
+                    pass
+                for queue in queues:
+                    await ack(backend.broker, *await take(backend.broker, queue))
+
+
+@pytest.mark.parametrize("forbidden", ["-@scripting", "resetkeys ~other*"])
+async def test_a_user_who_may_not_do_what_taskq_needs_is_refused_at_once(forbidden: str, alone: Process) -> None:
+    command(alone, "ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", *forbidden.split())
+    with pytest.raises(BrokerRejected, match="grant it the commands, keys and channels"):
+        async with connect(f"redis://few:secret@127.0.0.1:{alone.port}"):
+            pass

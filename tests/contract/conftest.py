@@ -10,6 +10,7 @@ from taskq.memory import connect
 from taskq.memory.broker import MemoryBroker
 from taskq.memory.store import MemoryStore
 from taskq.testing.deployment import Deployment
+from tests.contract.redis_server import redis_deployment, redis_server
 from tests.contract.sqlite_file import sqlite_deployment
 
 
@@ -59,4 +60,4 @@ def memory_deployment() -> Deployment:
     return Deployment(open=memory.open, residue=memory.residue, restart=memory.restart, sever=memory.sever)
 
 
-__all__ = ["sqlite_deployment"]
+__all__ = ["redis_deployment", "redis_server", "sqlite_deployment"]

@@ -6,7 +6,8 @@
 -- for how long the moment of this look is kept, the moment of the last one that the caller knows of.
 local limit, lease, token, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local member, waits = ARGV[5], ARGV[6] == '1'
-local reply = {}
+local PORTION, MOST = 50, 4194304 -- jobs taken together, and bytes of calls after which no more are: others want the server
+local reply, bytes = {}, 0
 
 -- A server that knows of no look as late as the caller does has lost what came after.
 turn_to(0)
@@ -66,6 +67,7 @@ local function take(count)
   for i, id in ipairs(got) do
     local more, at = held[id] and held[id].more, #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = id, rows[2 * i], calls[i]
+    bytes = bytes + #calls[i]
     reply[at + 4] = more and more.e and redis.call('HGET', key.error, id) or false
   end
   return #got
@@ -75,16 +77,16 @@ local queues = #KEYS / WIDTH
 local counts, visited = {}, 0
 for queue = 0, queues - 1 do
   counts[queue + 1] = 0
-  if taken < limit then
+  if taken < limit and bytes <= MOST then
     turn_to(queue)
     visited = queue + 1
     advance()
     local got
     repeat
-      got = take(limit - taken)
+      got = take(math.min(limit - taken, PORTION))
       taken = taken + got
       counts[queue + 1] = counts[queue + 1] + got
-    until got == 0 or taken == limit
+    until got == 0 or taken == limit or bytes > MOST
     save()
     if counts[queue + 1] > 0 then
       -- There may be more for others to do.

@@ -362,6 +362,15 @@ async def test_a_server_that_went_back_to_a_copy_is_noticed_and_says_how_far(
         assert f"has lost the last {(moments[1] - moments[0]) / 1e6:.3f} s of queue 'q'" in caplog.text
 
 
+async def test_a_fetch_of_large_jobs_comes_in_portions(alone: Process) -> None:
+    async with opened(alone) as backend:
+        await backend.broker.enqueue([Job(id=f"{n}", task="t", body=b"x" * 100_000, queue="q") for n in range(120)])
+        first = await backend.broker.fetch(["q", "r"], 1000, lease=LONG, wait=0)
+        assert 0 < len(first) < 120
+        rest = await take(backend.broker, "q", 120 - len(first))
+        assert len({delivery.job.id for delivery in [*first, *rest]}) == 120
+
+
 async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Process) -> None:
     # The server's own logs of what was slow or large fill up to 128 entries each.
     for log in ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than"):

@@ -1,6 +1,6 @@
 """What workers cost Redis in commands and connections."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ PERIOD = 6.0
 
 
 @contextmanager
-def servers(masters: int, directory: Path) -> Iterator[Sequence[Process]]:
+def servers(masters: int, directory: Path) -> Generator[Sequence[Process]]:
     if masters == 1:
         with valkey.single(directory) as server:
             yield [server]

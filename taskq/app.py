@@ -2,7 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -44,10 +53,12 @@ from taskq.limits.holding import Holding
 from taskq.limits.outside import holding
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
 from taskq.options import CallOptions, check_queue
+from taskq.outbox import Relay, open_outbox
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
 from taskq.schedules import Schedules, check_schedule, configured
+from taskq.spool import Bounds, spooling
 from taskq.store import Store
 from taskq.task import Definition, Task
 from taskq.tasks import Scheduled, Tasks
@@ -65,6 +76,9 @@ class Live(Struct, frozen=True):
     """What is open in one event loop."""
 
     backend: Backend
+    sending: Backend
+    """The same for callers who defer, with the spool and the outbox, if there are any."""
+    relay: Relay | None
     batcher: Batcher
     collector: Collector | None
     scope: Scoped
@@ -152,7 +166,7 @@ class App:
     def check_call(self, definition: Definition, options: CallOptions) -> None:
         """Raises MissingCapability for options that the open broker does not promise."""
         for live in self._lives.values():
-            check_call(definition, options, live.backend)
+            check_call(definition, options, live.sending)
 
     def _check(self, task: Task[..., Any], backend: Backend | None) -> Sequence[Finding]:
         return check_task(task.definition, task.defaults, backend, strict=self.settings.strict)
@@ -209,17 +223,36 @@ class App:
             self._schedule_configured()
             for schedule in self.schedules.static.values():
                 check_schedule(schedule, backend)
-            batcher = Batcher(backend.broker)
+            sending, relay = await self._sending(backend, stack)
+            batcher = Batcher(sending.broker)
             collector = None if backend.store is None else Collector(backend.store, self.enqueue)
             # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
             flusher = loop.create_task(batcher.run())
             stack.push_async_callback(_end, flusher)
             scope = await stack.enter_async_context(Scoped("app", None, self.overrides))
-            self._lives[loop] = live = Live(backend, batcher, collector, scope, loop)
+            self._lives[loop] = live = Live(backend, sending, relay, batcher, collector, scope, loop)
             stack.callback(self._lives.pop, loop)
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
             yield live
+
+    async def _sending(self, backend: Backend, stack: AsyncExitStack) -> tuple[Backend, Relay | None]:
+        """The backend as callers who defer see it."""
+        settings, relay, sending = self.settings, None, backend
+        if settings.spool is not None:
+            bounds = Bounds(settings.spool_size, settings.spool_age)
+            spool = await stack.enter_async_context(spooling(backend.broker, settings.spool, bounds))
+            sending = replace(sending, broker=spool)
+        if settings.outbox is not None:
+            for task in self.registry.tasks.values():
+                if task.definition.transaction:
+                    raise ConfigError(
+                        f"task {task.name}: transaction=True commits in the broker's database, and this app defers in "
+                        "those of its outbox: drop one of them"
+                    )
+            transactions, relay = await stack.enter_async_context(open_outbox(settings.outbox, backend))
+            sending = replace(sending, transactions=transactions)
+        return sending, relay
 
     @property
     def _live(self) -> Live:
@@ -253,10 +286,10 @@ class App:
             tx = self._open_transaction()
         if tx is None:
             answer = await live.batcher.enqueue(job)
-        elif live.backend.transactions is None:
+        elif live.sending.transactions is None:
             raise MissingCapability(f"task {job.task}: this broker takes part in no transactions")
         else:
-            (answer,) = await live.backend.transactions.join(tx).enqueue([job])
+            (answer,) = await live.sending.transactions.join(tx).enqueue([job])
         if answer.error is not None:
             raise answer.error
         return answer
@@ -312,7 +345,7 @@ class App:
         Raises BrokerUnavailable when the broker goes away; what was answered until then is enqueued.
         """
         live = self._live
-        async for answer in enqueue_in_parts(calls, live.backend, self._prepared, self._open_transaction()):
+        async for answer in enqueue_in_parts(calls, live.sending, self._prepared, self._open_transaction()):
             yield answer
 
     async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
@@ -434,9 +467,24 @@ class App:
         """A worker on the open broker, its tasks' dependencies provided by ``scope``."""
         runnables = await self._recipe.runnables(scope)
         worker_options = self.worker_options(**options)
-        ticks = worker_options.schedules and worker_options.until == "asked"
-        ticker = self._recipe.ticker(self.backend, self.schedules.static, self) if ticks else None
-        return Worker(self.backend, runnables, self.events, worker_options, ticker)
+        stations: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        if worker_options.until == "asked":
+            ticker = self._recipe.ticker(self.backend, self.schedules.static, self)
+            stations += [ticker.run] if ticker is not None and worker_options.schedules else []
+            stations += [relay.run] if (relay := self._live.relay) is not None else []
+        return Worker(self.backend, runnables, self.events, worker_options, stations)
+
+    async def relay(self) -> None:
+        """Hand over what is committed to the outbox, until cancelled: what every worker does, without a worker.
+
+        Opens the app if it is not open. Raises ConfigError when it has no outbox.
+        """
+        async with AsyncExitStack() as stack:
+            if asyncio.get_running_loop() not in self._lives:
+                await stack.enter_async_context(self)
+            if self._live.relay is None:
+                raise ConfigError("this app has no outbox: name its database by App(outbox=...) or TASKQ_OUTBOX")
+            await self._live.relay.run()
 
     async def run_worker(
         self,

@@ -45,6 +45,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a worker's event loop may stand still before that is reported."""
     stall_limit: Positive = 600.0
     """How long before its leases are let go."""
+    spool: str | None = None
+    """A file in which deferred jobs wait while the broker is out of reach; None: deferring fails then."""
+    spool_size: Count = 64 << 20
+    """Bytes of jobs it holds at most."""
+    spool_age: Positive = 86_400.0
+    """How long its oldest job may wait before it takes no more."""
+    outbox: str | None = None
+    """The database, when it is not the broker's, in whose transactions jobs are deferred."""
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 

@@ -14,7 +14,7 @@
     │   ├── JobFailed            type, message, traceback as text
     │   └── JobCancelled · JobExpired · JobTimeout · JobDiscarded · JobLost
     ├── DeferError               the call was understood and refused
-    │   ├── Conflict · Vetoed · BatchSealed · LimitExceeded
+    │   ├── Conflict · Vetoed · SpoolFull · BatchSealed · LimitExceeded
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
     └── ResultNotReady · ResultNotKept
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
@@ -132,6 +132,10 @@ class Conflict(DeferError):
 
 class Vetoed(DeferError):
     """A defer middleware refused the job."""
+
+
+class SpoolFull(DeferError):
+    """The broker is out of reach, and the spool takes no more: nothing was kept."""
 
 
 class LimitExceeded(DeferError):

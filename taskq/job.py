@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from enum import Enum
 from math import inf
-from typing import Literal
+from typing import Literal, Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.errors import TaskqError
 
@@ -46,6 +47,14 @@ class Job(Struct, frozen=True, kw_only=True):
     """1 means in order: a started job that has to run again keeps its place."""
     tenant: str | None = None
     headers: Mapping[str, str] = {}
+
+    def aged(self, seconds: float) -> Self:
+        """The same, enqueued so much later: what it was to wait it has waited, and it expires when it would have."""
+        seconds = max(0.0, seconds)
+        expires_in = self.expires_in
+        if expires_in is not None and self.run_at is None:
+            expires_in = max(0.0, expires_in - max(0.0, seconds - self.delay))
+        return replace(self, delay=max(0.0, self.delay - seconds), expires_in=expires_in)
 
 
 class JobRef(Struct, frozen=True):

@@ -16,6 +16,7 @@ from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
 from taskq.cli.job import job
 from taskq.cli.jobs import jobs
+from taskq.cli.outbox import outbox
 from taskq.cli.pause import pause
 from taskq.cli.resume import resume
 from taskq.cli.rollout import rollout
@@ -53,6 +54,7 @@ COMMANDS = (
     pause,
     resume,
     schedules,
+    outbox,
     check,
     signatures,
     doctor,

@@ -21,7 +21,7 @@ async def outclaimed(store: Store, run: Run) -> Decision | None:
         return None
     if (await store.get(_key(job))).value in (life.encode(), None):
         return None
-    return Decision(Ack(run.delivery.receipt), "discarded", "its tick has had a job already")
+    return Decision(Ack(run.delivery.receipt), "discarded", "another job of this id has run")
 
 
 def _key(job: Job) -> str:

@@ -1,9 +1,9 @@
 """Puts the line of stations together, and takes it apart without losing anything."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 from msgspec import Struct
@@ -27,7 +27,6 @@ from taskq.worker.runner import Run, Runnable, Runner, job_fields
 from taskq.worker.settler import Settler
 from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
-from taskq.worker.ticker import Ticker
 from taskq.worker.watchdog import Watchdog
 
 SETTLE_MARGIN = 1.0
@@ -63,14 +62,15 @@ class Worker:
         runnables: Mapping[str, Runnable],
         events: Events,
         options: WorkerOptions,
-        ticker: Ticker | None = None,
+        stations: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         if options.until != "asked" and backend.admin is None:
             raise MissingCapability("a worker that ends by itself has to count what is left: this backend has no Admin")
         self._options = options
         self._backend = backend
         self._events = events
-        self._ticker = ticker
+        self._stations = stations
+        """What else goes on beside the line until it ends."""
         self._held: dict[str, Run] = {}
         self._changed = asyncio.Event()
         self._started = self._abandoned = False
@@ -207,8 +207,8 @@ class Worker:
                 else:
                     beside.start_soon(self._leases.run)
                 beside.start_soon(self._control.run)
-                if self._ticker is not None:
-                    beside.start_soon(self._ticker.run)
+                for station in self._stations:
+                    beside.start_soon(station)
                 # The very first job may be one that blocks the loop.
                 await self._leases.begun.wait()
                 await self._control.look()

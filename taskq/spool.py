@@ -1,0 +1,244 @@
+"""A broker whose enqueue does not fail while the real one is out of reach: jobs wait in a local file until it is back.
+
+Opt-in, for those who defer; workers never use it. What is in the file survives the process, and is shared by all
+processes that name the file. While it holds anything, new jobs line up behind, so that none overtakes another.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from time import time
+from typing import TypeVar
+
+import anyio.to_thread
+import msgspec
+from msgspec import Struct
+
+from taskq.broker import Broker, Traits
+from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError, SpoolFull
+from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+
+T = TypeVar("T")
+
+_log = logging.getLogger("taskq")
+
+PROBE = 0.5
+"""Seconds between tries to reach the broker while there is anything to hand over."""
+LOOK = 5.0
+"""Seconds between looks at the file while there should be nothing in it."""
+_PART = 500
+"""Jobs handed over in one call."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS taskq_spool (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, bytes INTEGER NOT NULL, job BLOB NOT NULL, refused TEXT
+)
+"""
+
+Row = tuple[int, float, bytes]
+
+
+class Bounds(Struct, frozen=True):
+    """How much a spool takes before it refuses."""
+
+    size: int
+    """Bytes of jobs."""
+    age: float
+    """Seconds since the oldest job came."""
+
+
+class SpoolFile:
+    """The jobs in the file, oldest first. Its calls block, and are made in threads."""
+
+    def __init__(self, path: str, bounds: Bounds) -> None:
+        self._path = path
+        self._bounds = bounds
+        try:
+            self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
+            # Written through to the system, if not to the disk: that outlives the process.
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute(_SCHEMA)
+            self._connection.execute("PRAGMA user_version = 1")
+            self._turn = sqlite3.connect(f"{path}.turn", timeout=0.0, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise ConfigError(
+                f"the spool {path} cannot be written ({error}): name a file in a directory that this user may write"
+            ) from error
+
+    def put(self, jobs: Sequence[Job]) -> str | None:
+        """Keep all of these or none; the answer says why none."""
+        now = time()
+        rows = [(now, len(encoded), encoded) for encoded in map(msgspec.msgpack.encode, jobs)]
+        with self._connection as held:
+            held.execute("BEGIN IMMEDIATE")
+            size, oldest = held.execute(
+                "SELECT coalesce(sum(bytes), 0), min(at) FROM taskq_spool WHERE refused IS NULL"
+            ).fetchone()
+            if size + sum(row[1] for row in rows) > self._bounds.size:
+                return f"the broker is out of reach, and the spool {self._path} holds {size:,} bytes already"
+            if oldest is not None and now - oldest > self._bounds.age:
+                return f"the broker has been out of reach for {now - oldest:,.0f} s, longer than the spool waits"
+            held.executemany("INSERT INTO taskq_spool (at, bytes, job) VALUES (?, ?, ?)", rows)
+        return None
+
+    def first(self) -> list[Row]:
+        """The oldest jobs."""
+        return self._connection.execute(
+            "SELECT place, at, job FROM taskq_spool WHERE refused IS NULL ORDER BY place LIMIT ?", (_PART,)
+        ).fetchall()
+
+    def refused(self) -> list[str]:
+        """Why the broker did not take what is still here."""
+        return [
+            reason for (reason,) in self._connection.execute("SELECT refused FROM taskq_spool WHERE refused NOTNULL")
+        ]
+
+    def settle(self, gone: Sequence[int], refused: Sequence[tuple[str, int]]) -> None:
+        """Forget what was handed over; what was refused stays, with the reason, for a person to look at."""
+        with self._connection as held:
+            held.execute("BEGIN IMMEDIATE")
+            held.executemany("DELETE FROM taskq_spool WHERE place = ?", [(place,) for place in gone])
+            held.executemany("UPDATE taskq_spool SET refused = ? WHERE place = ?", refused)
+
+    def take_turn(self) -> bool:
+        """Whether this process is the one to hand over; so it is until :meth:`end_turn`, or until it dies."""
+        try:
+            self._turn.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError:
+            return False
+        return True
+
+    def end_turn(self) -> None:
+        """Let another process hand over."""
+        if self._turn.in_transaction:
+            self._turn.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._turn.close()
+        self._connection.close()
+
+
+class Spooling:
+    """The broker, with the file behind it."""
+
+    def __init__(self, broker: Broker, file: SpoolFile) -> None:
+        self._broker = broker
+        self._file = file
+        self._lock = asyncio.Lock()
+        self._holds = asyncio.Event()
+        """Set while jobs of this process may be in the file."""
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the broker."""
+        return self._broker.traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        """As the broker does; while that is out of reach each job is added to the file, or refused with SpoolFull."""
+        if not self._holds.is_set():
+            try:
+                return await self._broker.enqueue(jobs)
+            except BrokerUnavailable as error:
+                _log.warning("the broker does not answer (%s): jobs are kept in the spool until it does", error)
+        try:
+            full = await self._in_thread(lambda: self._file.put(jobs))
+        except sqlite3.Error as error:
+            full = f"the broker is out of reach, and the spool cannot be written: {error}"
+        self._holds.set()
+        return [Enqueued(job.id, full is None, None if full is None else SpoolFull(full)) for job in jobs]
+
+    async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
+        """As the broker does."""
+        return await self._broker.fetch(queues, limit, lease=lease, wait=wait)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """As the broker does."""
+        return await self._broker.settle(settlements)
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
+        """As the broker does."""
+        return await self._broker.extend(receipts, lease)
+
+    async def look(self) -> None:
+        """Find out whether an earlier process left anything: then new jobs line up behind."""
+        if await self._in_thread(self._file.first):
+            self._holds.set()
+
+    async def run(self) -> None:
+        """Hand over what the file holds, whenever it holds anything, until cancelled."""
+        while True:
+            # What another process left when it died tells nobody.
+            with anyio.move_on_after(LOOK):
+                await self._holds.wait()
+            try:
+                if await self._in_thread(self._file.take_turn):
+                    try:
+                        await self._hand_over()
+                    finally:
+                        with anyio.CancelScope(shield=True):
+                            await self._in_thread(self._file.end_turn)
+                    continue
+            except (BrokerUnavailable, sqlite3.Error) as error:
+                _log.debug("the spool cannot be handed over yet: %s", error)
+            await anyio.sleep(PROBE)
+
+    async def _hand_over(self) -> None:
+        handed = 0
+        while True:
+            async with self._lock:
+                # Under the lock, or a job could come between this look and what follows from it.
+                rows = await anyio.to_thread.run_sync(self._file.first)
+                if not rows:
+                    self._holds.clear()
+                    break
+            answers = await self._enqueue(rows)
+            gone = [row[0] for row, refused in zip(rows, answers, strict=True) if refused is None]
+            refused = [(reason, row[0]) for row, reason in zip(rows, answers, strict=True) if reason is not None]
+            for reason, place in refused:
+                _log.error("spooled job %d was refused by the broker, and stays in the spool: %s", place, reason)
+            await self._in_thread(partial(self._file.settle, gone, refused))
+            handed += len(gone)
+        if handed:
+            _log.warning("the broker answers again, and has all %d jobs of the spool", handed)
+
+    async def _enqueue(self, rows: Sequence[Row]) -> Sequence[str | None]:
+        """Why each was refused, or None."""
+        now = time()
+        jobs = [msgspec.msgpack.decode(encoded, type=Job).aged(now - at) for _, at, encoded in rows]
+        try:
+            size = self.traits.max_batch
+            answers = [
+                answer
+                for at in range(0, len(jobs), size)
+                for answer in await self._broker.enqueue(jobs[at : at + size])
+            ]
+        except BrokerRejected as error:
+            if len(rows) == 1:
+                return [str(error)]
+            return [reason for row in rows for reason in await self._enqueue([row])]
+        return [None if answer.error is None else str(answer.error) for answer in answers]
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        async with self._lock:
+            return await anyio.to_thread.run_sync(call)
+
+
+@asynccontextmanager
+async def spooling(broker: Broker, path: str, bounds: Bounds) -> AsyncGenerator[Broker]:
+    """The broker with a spool, handed over from as long as the context is open. Raises ConfigError."""
+    file = SpoolFile(path, bounds)
+    spool = Spooling(broker, file)
+    await spool.look()
+    # Not a task group: it would wrap whatever the body raises into a group.
+    runner = asyncio.get_running_loop().create_task(spool.run())
+    try:
+        yield spool
+    finally:
+        runner.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({runner})
+        file.close()

@@ -1,0 +1,191 @@
+"""Deferring while the broker is out of reach: nothing is lost, doubled, overtaken or refused silently."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from taskq import App
+from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, SpoolFull
+from taskq.job import Job
+from taskq.spool import Bounds, SpoolFile
+from taskq.testing import deferred
+from tests.worker.moves import SOON
+from tests.worker.tap import Tap
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> str:
+    return str(tmp_path / "spool.db")
+
+
+async def arguments(app: App, count: int) -> list[object]:
+    """The arguments of what is deferred, in the order of its arrival, once that is so many."""
+    with anyio.fail_after(SOON):
+        while len(await deferred(app)) < count:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.02)
+    return [job.arguments["n"] for job in sorted(await deferred(app), key=lambda job: job.record.due)]
+
+
+async def handed_over(spool: str) -> None:
+    """Return when the spool is empty."""
+    file = SpoolFile(spool, Bounds(1, 1.0))
+    with anyio.fail_after(SOON):
+        while file.first():  # noqa: ASYNC110 - as above
+            await anyio.sleep(0.02)
+    file.close()
+
+
+async def test_jobs_wait_for_the_broker_and_arrive_in_order_without_new_traffic(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        await note.defer(0)
+        tap.broken = "before"
+        handles = [await note.defer(n) for n in range(1, 4)]
+        handles += await app.defer_many(note.call(n) for n in range(4, 2000))
+        assert all(handle.added for handle in handles)
+        tap.broken = "no"
+        assert await arguments(app, 2000) == list(range(2000))
+        assert {job.record.job.id for job in await deferred(app)} > {handle.id for handle in handles}
+
+
+async def test_without_a_spool_deferring_fails(tap: Tap) -> None:
+    app = App("memory://")
+
+    @app.task
+    async def note() -> None: ...
+
+    async with app:
+        tap.broken = "before"
+        with pytest.raises(BrokerUnavailable):
+            await note.defer()
+
+
+async def test_a_job_whose_answer_was_lost_is_there_once(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        tap.broken = "after"
+        await note.defer(0)
+        await note.defer(1)
+        tap.broken = "no"
+        assert await arguments(app, 2) == [0, 1]
+
+
+async def test_unique_keys_count_when_the_broker_is_back(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task(unique="one")
+    async def note(n: int) -> None: ...
+
+    async with app:
+        tap.broken = "before"
+        for n in range(3):
+            await note.defer(n)
+        tap.broken = "no"
+        assert await arguments(app, 1) == [0]
+        await handed_over(spool)
+        assert len(await deferred(app)) == 1
+
+
+async def test_what_an_earlier_process_left_arrives_first(spool: str) -> None:
+    app = App("memory://", spool=spool)
+    left = SpoolFile(spool, Bounds(1 << 20, 60.0))
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    assert left.put([replace(note.call(n).start(), id=f"0-left-{n}") for n in range(2)]) is None
+    left.close()
+    async with app:
+        await note.defer(2)
+        assert await arguments(app, 3) == [0, 1, 2]
+
+
+async def test_two_processes_hand_over_one_file_and_one_of_them_at_a_time(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+    other = SpoolFile(spool, Bounds(1 << 20, 60.0))
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    assert other.take_turn()
+    async with app:
+        tap.broken = "before"
+        await note.defer(0)
+        tap.broken = "no"
+        with anyio.move_on_after(1.5):
+            await arguments(app, 1)
+            raise AssertionError("it was not its turn")
+        other.close()
+        assert await arguments(app, 1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"spool_size": 400}, "bytes already"), ({"spool_age": 1e-9}, "longer than")]
+)
+async def test_a_full_spool_refuses_and_drops_nothing(
+    tap: Tap, spool: str, options: dict[str, Any], words: str
+) -> None:
+    app = App("memory://", spool=spool, **options)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        tap.broken = "before"
+        await note.defer(0)
+        with pytest.raises(SpoolFull, match=words):
+            await note.defer(2)
+        with pytest.raises(PartlyEnqueued) as refused:
+            await app.defer_many(note.call(n) for n in range(20, 40))
+        assert all(isinstance(error, SpoolFull) for error in refused.value.errors.values())
+        tap.broken = "no"
+        assert await arguments(app, 1) == [0]
+
+
+async def test_what_the_broker_refuses_later_stays_in_the_spool(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task(unique="one", on_conflict="raise")
+    async def note(n: int) -> None: ...
+
+    async with app:
+        tap.broken = "before"
+        for n in range(2):
+            await note.defer(n)
+        tap.broken = "no"
+        assert await arguments(app, 1) == [0]
+    file = SpoolFile(spool, Bounds(1 << 20, 60.0))
+    assert file.first() == []
+    (kept,) = file.refused()
+    assert "one" in kept
+    file.close()
+
+
+def test_a_spooled_job_has_waited_what_it_waited() -> None:
+    job = Job(id="a", task="t", body=b"", delay=10.0, expires_in=5.0)
+
+    assert (job.aged(4).delay, job.aged(4).expires_in) == (6.0, 5.0)
+    assert (job.aged(12).delay, job.aged(12).expires_in) == (0.0, 3.0)
+    assert (job.aged(99).delay, job.aged(99).expires_in) == (0.0, 0.0)
+    assert replace(job, delay=0.0, run_at=50.0).aged(99).expires_in == 5.0
+    assert job.aged(-5) == job
+
+
+@pytest.mark.parametrize("path", ["/proc/spool.db", "/none/spool.db", "/"])
+async def test_a_spool_that_cannot_be_written_is_refused_when_the_app_opens(path: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be written"):
+        async with App("memory://", spool=path):
+            pass

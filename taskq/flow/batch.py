@@ -234,12 +234,12 @@ class Batch:
         record = await change(store, self.id, lambda record: replace(record, cancelled=record.over is None))
         if record is None or not record.cancelled:
             return False
-        for member in (await store.get(batch_key(self.id))).members:
+        for member in sorted((await store.get(batch_key(self.id))).members):
             if member.startswith("@"):
                 await Batch(self._host, member[1:], {}).cancel()
             elif member != OPEN:
                 live = (await store.get(chunk_key(self.id, member))).members
-                await self._cancel_jobs([ref_of(self.id, name) for name in live])
+                await self._cancel_jobs([ref_of(self.id, name) for name in sorted(live)])
         self._sealed = True
         await self._members.seal(self.id)
         return True

@@ -6,7 +6,7 @@ from msgspec import Struct
 from taskq.job import Ack, DeadLetter, Delivery, Job, JobRef
 from taskq.outcome import Decision
 from taskq.report import End
-from taskq.sequel import FOLLOWS, Leave
+from taskq.sequel import FOLLOWS, Leave, plan_of
 from taskq.store import Store
 
 REMEMBERED = 7 * 86_400.0
@@ -61,11 +61,12 @@ async def decide_once(store: Store, decision: Decision, delivery: Delivery) -> D
 async def forget(store: Store, decision: Decision, job: Job) -> None:
     """Take back what :func:`decide_once` wrote, now that it is settled.
 
-    It would bind a revived job. But what may be enqueued again after it ended, a follow-up, is to find it; and results
-    that are collected are found in it.
+    A dead letter's mark would bind it when it is revived, any other's only takes room. But what may be enqueued again
+    after it ended is to find its mark: a follow-up, and a member, by a producer that begins again.
     """
-    collected = decision.leaves is not None and decision.leaves.place.collects
-    if isinstance(decision.settlement, DeadLetter) or (FOLLOWS not in job.headers and not collected):
+    plan = plan_of(job)
+    again = FOLLOWS in job.headers or (plan is not None and plan.place is not None)
+    if isinstance(decision.settlement, DeadLetter) or not again:
         key = _key(job.queue, job.id)
         await store.swap(key, (await store.get(key)).value, None)
 

@@ -80,13 +80,16 @@ class Membership:
             self._store.add(batch_key(place.batch), [place.chunk]),
             self._hold(parts_key(place.batch), [f"{place.chunk}={len(jobs)}"]),
         )
-        if again and place.chunk not in (await self._store.get(batch_key(place.batch))).members:
-            return []
         key = chunk_key(place.batch, place.chunk)
         await self._hold(key, list(members))
         if not again:
             return jobs
         live = (await self._store.get(key)).members
+        if place.chunk not in (await self._store.get(batch_key(place.batch))).members:
+            # It had ended, and what was known of its members gone with it.
+            await self._store.discard(key, list(members))
+            await self._store.swap(key, b"1", None)
+            return []
         return [replace(job, headers={**job.headers, RESUMED: "1"}) for name, job in members.items() if name in live]
 
     async def _hold(self, key: str, members: Sequence[str]) -> None:

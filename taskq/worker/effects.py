@@ -15,7 +15,7 @@ from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
 from taskq.flow.members import RESUMED, Membership
 from taskq.job import Ack, Job, JobRef
 from taskq.outcome import Decision
-from taskq.sequel import FLOW, FOLLOWS, Leave, plan_of
+from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
 from taskq.worker.runner import Run
 
 Decided = tuple[Run, Decision]
@@ -42,16 +42,18 @@ class Effects:
         return await self._returned_before(run) if found is None and again else found
 
     async def _returned_before(self, run: Run) -> Decision | None:
-        """A member that has left its batch has ended; only a result that is to be kept makes it run again."""
-        plan = plan_of(run.delivery.job)
-        if self._members is None or plan is None or plan.place is None or plan.next:
-            return None
-        if plan.place.collects or (run.policy.keep and run.delivery.losses):
+        """A member that has left its batch has ended; only for a result that was never kept it runs again.
+
+        Of one that was enqueued a second time it is not known, and what it does counts for more than what it answers.
+        """
+        job, plan = run.delivery.job, plan_of(run.delivery.job)
+        if self._members is None or plan is None or plan.place is None or plan.next or plan.place.collects:
             return None
         if not await self._members.has_returned(plan.place):
             return None
-        leaves = Leave(plan.place, succeeded=True)
-        return Decision(Ack(run.delivery.receipt), "returned", "it had left its batch already", leaves=leaves)
+        if run.policy.keep and RESUMED not in job.headers:
+            return None
+        return _as_returned(run, plan.place)
 
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
         """The same, with the decisions that count, when all that follows from them is done."""
@@ -75,14 +77,27 @@ class Effects:
             await asyncio.gather(*(forget(store, decision, run.delivery.job) for run, decision in marked))
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
+        decision = await self._counting(run, decision)
         if self._store is None or not needs_mark(decision, run.delivery.job):
             return decision
         return await decide_once(self._store, decision, run.delivery)
 
+    async def _counting(self, run: Run, decision: Decision) -> Decision:
+        """What a repeated delivery comes to does not count when the member had returned before."""
+        leaves = decision.leaves
+        again = run.delivery.losses or RESUMED in run.delivery.job.headers
+        if leaves is None or leaves.succeeded or not again or self._members is None:
+            return decision
+        if not await self._members.has_returned(leaves.place):
+            return decision
+        if run.policy.keep and RESUMED not in run.delivery.job.headers:
+            return replace(decision, leaves=replace(leaves, succeeded=True))
+        return _as_returned(run, leaves.place)
+
     async def _join_and_leave(self, pairs: Sequence[Decided]) -> None:
         if self._members is None:
             return
-        leaves = [await self._counting(run, decision.leaves) for run, decision in pairs if decision.leaves]
+        leaves = [decision.leaves for _, decision in pairs if decision.leaves]
         for run, decision in pairs:
             if decision.leaves and decision.leaves.adds:
                 await self._members.add(decision.leaves.adds, again=run.delivery.losses > 0)
@@ -92,13 +107,6 @@ class Effects:
             if decision.effects and decision.end == "returned":
                 await self._stop_in_cancelled(run.delivery.job, decision.effects)
 
-    async def _counting(self, run: Run, leaves: Leave) -> Leave:
-        """What a repeated run comes to does not count when the member had returned before."""
-        again = run.delivery.losses or RESUMED in run.delivery.job.headers
-        if leaves.succeeded or not again or self._members is None:
-            return leaves
-        return replace(leaves, succeeded=await self._members.has_returned(leaves.place))
-
     async def _stop_in_cancelled(self, job: Job, following: Sequence[Job]) -> None:
         """A chain in a cancelled batch goes no further than to be told."""
         plan, admin = plan_of(job), self._backend.admin
@@ -106,3 +114,8 @@ class Effects:
             return
         if await self._members.is_cancelled(plan.place.batch):
             await admin.cancel([JobRef(job.queue, job.id) for job in following])
+
+
+def _as_returned(run: Run, place: Place) -> Decision:
+    leaves = Leave(place, succeeded=True)
+    return Decision(Ack(run.delivery.receipt), "returned", "it had ended already", leaves=leaves)

@@ -144,6 +144,11 @@ class Current:
         return self._batch
 
     @property
+    def used_batch(self) -> OwnBatch | None:
+        """The same, if it was asked for."""
+        return self._batch
+
+    @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:
         """A logger that knows the job."""
         job = self.delivery.job

@@ -3,6 +3,8 @@
 Values and pure functions: brokers know nothing of them, and ``decide`` only reads them.
 """
 
+from functools import lru_cache
+
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
@@ -68,8 +70,12 @@ class _Wire(Struct):
 def plan_of(job: Job) -> Plan | None:
     """The plan that a job carries; None when there is none, or none that can be read."""
     text = job.headers.get(FLOW)
-    if text is None:
-        return None
+    return None if text is None else _read(text)
+
+
+# A delivery's plan is asked for three times, each 1 µs, where the whole job costs 15.
+@lru_cache(maxsize=1000)
+def _read(text: str) -> Plan | None:
     try:
         return msgspec.json.decode(text, type=Plan)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

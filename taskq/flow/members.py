@@ -6,8 +6,10 @@ enqueued, discarded before its job is settled, and who was discarded once cannot
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Coroutine, Iterable, Sequence
+from itertools import groupby, starmap
+from math import inf
+from typing import Any, TypeVar
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -37,6 +39,9 @@ from taskq.report import Death, read_outcome
 from taskq.sequel import Leave, Place, begin, plan_of, renamed
 from taskq.store import Store
 
+T = TypeVar("T")
+
+_REMEMBERED = 1000
 LONGEST = 200
 """Characters of a job's id."""
 RESUMED = "taskq-resumed"
@@ -49,6 +54,8 @@ class Membership:
     def __init__(self, store: Store, broker: Broker) -> None:
         self._store = store
         self._broker = broker
+        self._clean: dict[str, float] = {}
+        """Batches of which nobody counted as failed at this moment."""
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """Enqueue any number of jobs, in as many calls as the broker needs."""
@@ -68,7 +75,7 @@ class Membership:
 
     async def seal(self, id: str) -> None:
         """From now on the batch ends with its last member; at once, if there is none."""
-        await self._discard(id, "", [OPEN])
+        await self._close(id, "", [OPEN])
 
     # Joining
 
@@ -125,7 +132,7 @@ class Membership:
                     errors[job.id] = error
                     leaves.append(Leave(place, succeeded=False, death=encoded(_refused(job, error))))
             if leaves:
-                await self.leave(leaves)
+                await self.leave(leaves, fetched=-1.0)
         return errors
 
     async def is_cancelled(self, id: str) -> bool:
@@ -143,9 +150,12 @@ class Membership:
 
     # Leaving
 
-    async def leave(self, leaves: Sequence[Leave]) -> None:
-        """Members leave their batches; the callbacks of those that are over are enqueued before this returns."""
-        await asyncio.gather(*(self._fail(leave) for leave in leaves if not leave.succeeded))
+    async def leave(self, leaves: Sequence[Leave], fetched: float = inf) -> None:
+        """Members leave their batches; the callbacks of those that are over are enqueued before this returns.
+
+        ``fetched``: when the last of them was, by the backend's clock.
+        """
+        await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
         chunks: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         returned: defaultdict[str, list[str]] = defaultdict(list)
         for leave in leaves:
@@ -153,9 +163,30 @@ class Membership:
             chunks[place.batch, place.chunk].append(place.member)
             if leave.succeeded:
                 returned[place.batch].append(place.member)
-        # One that had failed, was revived and has returned has failed no more.
-        await asyncio.gather(*(self._store.discard(failed_key(batch), names) for batch, names in returned.items()))
-        await asyncio.gather(*(self._discard(batch, chunk, names) for (batch, chunk), names in chunks.items()))
+        # One that had failed, was revived and has returned has failed no more. What nobody counted as failed since it
+        # was fetched needs no call: one for all that was fetched together, where a settlement has a third of them.
+        asked = [batch for batch in returned if fetched > self._clean.get(batch, -1.0)]
+        again = [self._store.discard(failed_key(batch), returned[batch]) for batch in asked]
+        left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
+        lefts = await all_of([*again, *left])
+        failed, lefts = lefts[: len(again)], lefts[len(again) :]
+        if len(self._clean) > _REMEMBERED:
+            self._clean.clear()
+        if fetched < inf:
+            self._clean.update({batch: fetched for batch, number in zip(asked, failed, strict=True) if not number})
+        emptied = [(*where, names) for (where, names), left in zip(chunks.items(), lefts, strict=True) if not left]
+        await all_of(starmap(self._close, emptied))
+
+    async def _count(self, id: str, chunk: str, members: Sequence[str]) -> int:
+        return await self._store.discard(chunk_key(id, chunk), members) if chunk else 0
+
+    async def _close(self, id: str, chunk: str, members: Sequence[str]) -> None:
+        """A chunk is empty, or a member that is in none has ended: it leaves the batch's own key."""
+        if not await self._store.discard(batch_key(id), [chunk] if chunk else members):
+            await self.conclude(id)
+        if chunk:
+            # What has left the batch cannot come back to it, so that nobody asks who was in it.
+            await self._store.swap(chunk_key(id, chunk), b"1", None)
 
     async def _fail(self, leave: Leave) -> None:
         batch, member = leave.place.batch, leave.place.member
@@ -167,18 +198,6 @@ class Membership:
         record = read_record((await self._store.get(batch_key(batch))).value)
         if record is not None and not record.cancelled:
             await self._call_back(batch, record, "first_failure", leave.death)
-
-    async def _discard(self, id: str, chunk: str, members: Sequence[str]) -> None:
-        if chunk:
-            key = chunk_key(id, chunk)
-            if await self._store.discard(key, members):
-                return
-            members = [chunk]
-        if not await self._store.discard(batch_key(id), members):
-            await self.conclude(id)
-        if chunk:
-            # What has left the batch cannot come back to it, so that nobody asks who was in it.
-            await self._store.swap(chunk_key(id, chunk), b"1", None)
 
     async def conclude(self, id: str) -> None:
         """Do what is to be done when nobody is left: also again, when one that had failed has returned."""
@@ -207,6 +226,14 @@ class Membership:
     async def _results(self, record: Record) -> bytes:
         found = await asyncio.gather(*(marked_outcome(self._store, ref) for ref in record.results))
         return encoded([Raw(b"null") if outcome is None else read_outcome(outcome).value for outcome in found])
+
+
+async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What all of them answer, made at once; one alone costs no task of its own."""
+    several = list(calls)
+    if len(several) == 1:
+        return [await several[0]]
+    return await asyncio.gather(*several)
 
 
 def numbered(batch: str, prefix: str, chunk: int, jobs: Sequence[Job], *, collects: bool = False) -> list[Job]:

@@ -5,14 +5,14 @@ decision is written down first: whoever finds it there carries out that one, and
 written down does not run again. Jobs without effects pay for none of this.
 """
 
-import asyncio
 from collections.abc import Sequence
+from itertools import starmap
 
 from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
-from taskq.flow.members import RESUMED, Membership
+from taskq.flow.members import RESUMED, Membership, all_of
 from taskq.job import Ack, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
@@ -57,11 +57,14 @@ class Effects:
 
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
         """The same, with the decisions that count, when all that follows from them is done."""
-        if not any(decision.leaves or needs_mark(decision, run.delivery.job) for run, decision in decided):
+        unsure = [one for one in decided if needs_mark(one[1], one[0].delivery.job)]
+        if not unsure and not any(decision.leaves for _, decision in decided):
             return decided
-        counting = await asyncio.gather(*(self._decided_once(run, decision) for run, decision in decided))
-        pairs = [(run, decision) for (run, _), decision in zip(decided, counting, strict=True)]
-        effects = [job for decision in counting for job in decision.effects]
+        pairs = decided
+        if unsure:
+            counting = dict(zip(map(id, unsure), await all_of(starmap(self._decided_once, unsure)), strict=True))
+            pairs = [(one[0], counting.get(id(one), one[1])) for one in decided]
+        effects = [job for _, decision in pairs for job in decision.effects]
         if effects:
             for answer in await self._broker.enqueue(effects):
                 if answer.error is not None:
@@ -74,10 +77,11 @@ class Effects:
         if self._store is not None:
             store = self._store
             marked = [(run, decision) for run, decision in decided if needs_mark(decision, run.delivery.job)]
-            await asyncio.gather(*(forget(store, decision, run.delivery.job) for run, decision in marked))
+            await all_of(forget(store, decision, run.delivery.job) for run, decision in marked)
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         decision = await self._counting(run, decision)
+        # What counts instead may need none.
         if self._store is None or not needs_mark(decision, run.delivery.job):
             return decision
         return await decide_once(self._store, decision, run.delivery)
@@ -102,7 +106,7 @@ class Effects:
             if decision.leaves and decision.leaves.adds:
                 await self._members.add(decision.leaves.adds, again=run.delivery.losses > 0)
         if leaves:
-            await self._members.leave(leaves)
+            await self._members.leave(leaves, fetched=max(run.delivery.now for run, _ in pairs))
         for run, decision in pairs:
             if decision.effects and decision.end == "returned":
                 await self._stop_in_cancelled(run.delivery.job, decision.effects)

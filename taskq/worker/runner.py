@@ -11,7 +11,7 @@ from msgspec import Struct
 from taskq.broker import Transactions
 from taskq.context import Current, Prepare, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
-from taskq.flow.members import numbered_behind
+from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
 from taskq.limits.limit import Limits
@@ -29,7 +29,7 @@ from taskq.outcome import (
     decide,
     screen,
 )
-from taskq.sequel import FLOW, KEPT, plan_of
+from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
@@ -171,7 +171,7 @@ class Runner:
         if self._keeper is not None:
             keeping.set(self._keeper)
         try:
-            if run.delivery.losses or run.delivery.job.headers:
+            if run.delivery.losses or FOLLOWS in run.delivery.job.headers or RESUMED in run.delivery.job.headers:
                 recalled = await self._recall(run)
                 if recalled is not None:
                     return recalled
@@ -220,8 +220,8 @@ def _returned(run: Run, runnable: Runnable, value: object) -> Returned:
 
 
 def _added(run: Run) -> tuple[Job, ...]:
-    batch = run.current.batch if run.current is not None and FLOW in run.delivery.job.headers else None
-    return () if batch is None or not batch.added else numbered_behind(batch.place, batch.added)
+    batch = None if run.current is None else run.current.used_batch
+    return () if batch is None else numbered_behind(batch.place, batch.added)
 
 
 def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, float | None]:

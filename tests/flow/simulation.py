@@ -126,8 +126,8 @@ class World:
         self.chance = Random(seed)
         self.backend = backend
         self.deaths = 0
-        self.most_deaths = self.chance.choice((0, 2, 6, 12))
-        self.deadliness = self.chance.choice((0.003, 0.01, 0.03))
+        self.most_deaths = self.chance.choice((0, 6, 12, 24))
+        self.deadliness = self.chance.choice((0.005, 0.02, 0.04))
         self.leased: dict[str, str] = {}
         self.tasks: dict[str, str] = {}
         """The task of every job that was ever enqueued."""
@@ -247,7 +247,7 @@ def declare(app: App, world: World, process: Process) -> None:
             for _ in range(plan.randrange(4)):
                 calls: list[Any] = []
                 for _ in range(plan.randrange(2 * CHUNK + 2)):
-                    fails = plan.choice((0.0, 0.0, 0.2))
+                    fails = plan.choice((0.0, 0.0, 0.3))
                     match plan.randrange(8):
                         case 0:
                             calls.append(plain.call(fails).then(link).then(link))

@@ -1,0 +1,92 @@
+"""A batch whose producer is killed twice, and whose workers die, tells of its end once."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from taskq import App
+from taskq.flow import BatchStatus
+from tests.e2e.importer import BATCH, declare, fails, kills
+
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+
+@contextmanager
+def workers(url: str, directory: Path, queues: list[str]) -> Generator[Callable[[], None]]:
+    """Worker processes, one for each of these; the callable replaces the dead."""
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    environment = {"TASKQ_URL": url, "TASKQ_SLOTS": "10", "TASKQ_LEASE": "1.5", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def replace() -> None:
+        for place, queue in enumerate(queues):
+            if place in running:
+                if running[place].poll() is None:
+                    continue
+                running[place].communicate()
+            running[place] = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.importer", directory],
+                cwd=directory,
+                env={**os.environ, **environment, "TASKQ_QUEUES": queue},
+                stdin=subprocess.PIPE,
+            )
+
+    try:
+        yield replace
+    finally:
+        for process in running.values():
+            process.kill()
+            process.communicate()
+
+
+def lines(directory: Path, file: str) -> list[str]:
+    return (directory / file).read_text().splitlines()
+
+
+def killed(directory: Path) -> set[str]:
+    return {path.name for path in directory.glob("*.killed")}
+
+
+@pytest.mark.timeout(3600)
+async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_once(
+    url: str, tmp_path: Path, rounds: Callable[[int, int], int]
+) -> None:
+    count = rounds(500, 100_000)
+    app = App(url)
+    declare(app, tmp_path)
+    async with app:
+        await app.find_task("import").defer(count)
+        batch = app.batch(BATCH)
+        status: BatchStatus | None = None
+        with workers(url, tmp_path, ["import", "default", "default"]) as replace:
+            with anyio.fail_after(rounds(60, 3000)):
+                while status is None or status.over is None or not (tmp_path / "told").exists():
+                    replace()
+                    await anyio.sleep(0.2)
+                    status = await batch.status()
+                while any(queue.ready + queue.leased for queue in await app.admin.stats()):
+                    replace()
+                    await anyio.sleep(0.2)
+        failed = sum(map(fails, range(count)))
+        (stats,) = [queue for queue in await app.admin.stats() if queue.queue == "default"]
+    assert (status.total, status.pending, status.failed) == (count, 0, failed)
+    assert sorted(lines(tmp_path, "told")) == [f"finished {count} {failed}", f"first_failure {BATCH}.0"]
+    assert stats.dead == failed
+    runs = Counter(map(int, lines(tmp_path, "runs")))
+    assert runs.keys() == set(range(count))
+    died = killed(tmp_path)
+    assert died == {f"import-{n}.killed" for n in (count // 3, 2 * count // 3)} | {
+        f"member-{n}.killed" for n in range(count) if kills(n)
+    }
+    # What ran twice was under way when a worker died: its own slots at most, and what it had not settled.
+    assert sum(runs.values()) - count <= 25 * len(died)
+    (imported,) = lines(tmp_path, "imported")
+    added, grown = map(int, imported.split())
+    assert added == count
+    assert grown < 50e6

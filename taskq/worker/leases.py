@@ -31,6 +31,8 @@ class Leases:
         *,
         obey: Obey,
         out_of_contact: Callable[[], None],
+        hand_over: Callable[[Iterable[Run]], None],
+        ceiling: float,
         can_go_on: Callable[[], bool],
         renewal: Renewal | None = None,
     ) -> None:
@@ -41,6 +43,10 @@ class Leases:
         """Called in the worker's loop with runs and what became of their leases."""
         self._out_of_contact = out_of_contact
         """Called in the worker's loop when no extension has gone through for so long that leases may be over."""
+        self._hand_over = hand_over
+        """Called in the worker's loop with runs that cannot be held much longer."""
+        self._ceiling = ceiling
+        """Seconds a job can be held in all."""
         self._can_go_on = can_go_on
         """False once the worker's loop has stood still for so long that its leases are to be let go."""
         self._renewal = renewal
@@ -158,6 +164,9 @@ class Leases:
             affected = [run for run, answer in zip(runs, answers, strict=True) if answer is lease]
             if affected:
                 self._obey(affected, lease)
+        # One lease to be extended for once more, one for the run to end in.
+        latest = self._loop.time() - (self._ceiling - 2 * self._lease)
+        self._hand_over([run for run in runs if run.held_since < latest and run.asked is None])
 
     def _take_waiters(self) -> list[asyncio.Future[None]]:
         waiters, self._waiters = self._waiters, []

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any, TypedDict
 
 import msgspec
@@ -59,6 +60,7 @@ class Run:
         "deadline",
         "delivery",
         "fiber",
+        "held_since",
         "lost",
         "policy",
         "runnable",
@@ -74,6 +76,8 @@ class Run:
         self.current: Current | None = None
         self.fiber: asyncio.Task[None] | None = None
         """The asyncio task it runs in, once it does."""
+        self.held_since = inf
+        """When it was fetched, by the event loop's clock."""
         self.asked: Outcome | None = None
         """What the run comes to if it heeds the cancellation it was asked for."""
         self.lost = False

@@ -97,6 +97,8 @@ class Worker:
             options.lease,
             obey=self._obey,
             out_of_contact=self._out_of_contact,
+            hand_over=lambda runs: self._slots.cancel(runs, Interrupted()),
+            ceiling=backend.broker.traits.max_lease,
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
             renewal=None if keeper is None or backend.open_store is None else Renewal(keeper, backend.open_store),
         )
@@ -287,6 +289,7 @@ class Worker:
         return any(run.delivery.job.id == id for run in self._held.values())
 
     def _hold(self, run: Run) -> None:
+        run.held_since = asyncio.get_running_loop().time()
         self._held[run.delivery.receipt] = run
 
     def _release(self, runs: Sequence[Run]) -> None:

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from math import inf
 
 import anyio
 import pytest
@@ -15,6 +17,7 @@ from taskq.job import Ack, Lease
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.worker.leases import Leases
 from taskq.worker.runner import Run
+from tests.bad_input.conftest import weaker as weaker
 from tests.worker.moves import SOON, a_delivery, heard, steal, wait_until
 from tests.worker.tap import Tap
 
@@ -35,6 +38,25 @@ async def test_a_job_longer_than_its_lease_is_delivered_once(url: str) -> None:
         job = await long.defer()
         assert await job.result(SOON) == "done"
     assert len(runs) == 1
+
+
+@pytest.mark.usefixtures("weaker")
+async def test_a_job_that_cannot_be_held_any_longer_is_handed_over(clock: VirtualClock) -> None:
+    app = App("weaker://max_lease=100", lease=10)
+    runs: list[tuple[float, int]] = []
+
+    @app.task(idempotent=True)
+    async def day_long() -> None:
+        runs.append((clock.time(), current().attempt))
+        if len(runs) < 3:
+            await anyio.sleep(86_400)
+
+    async with app, app.working():
+        await day_long.defer()
+        await clock.advance(300)
+    assert [attempt for _, attempt in runs] == [1, 1, 1]
+    held = [later - earlier for (earlier, _), (later, _) in pairwise(runs)]
+    assert all(80 <= seconds <= 100 for seconds in held)
 
 
 async def test_a_lost_lease_cancels_the_run_and_settles_nothing(clock: VirtualClock) -> None:
@@ -191,6 +213,8 @@ async def test_a_server_that_hangs_counts_as_lost_before_the_lease_is_over(clock
         30.0,
         obey=lambda _runs, _lease: None,
         out_of_contact=lambda: lost.append(clock.time() - began),
+        hand_over=lambda _runs: None,
+        ceiling=inf,
         can_go_on=lambda: True,
     )
     async with anyio.create_task_group() as group:

@@ -205,13 +205,13 @@ class SqsBroker:
 
     async def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Nobody came for them: visible at once, and no loss."""
-        for delivery in deliveries:
-            held = message.read_receipt(delivery.receipt)
-            if held is not None:
-                name = self._queues.names.of(held.queue, held.band)
-                fields = Fields(ReceiptHandle=held.handle, VisibilityTimeout=0)
-                # Should it fail, they come back when their leases end.
-                self._queues.batches("ChangeMessageVisibilityBatch", name).add(fields)
+        entries: list[asyncio.Future[None]] = []
+        for held in filter(None, [message.read_receipt(delivery.receipt) for delivery in deliveries]):
+            name = self._queues.names.of(held.queue, held.band)
+            fields = Fields(ReceiptHandle=held.handle, VisibilityTimeout=0)
+            entries.append(self._queues.batches("ChangeMessageVisibilityBatch", name).add(fields))
+        # Those that fail come back when their leases end.
+        await asyncio.gather(*entries, return_exceptions=True)
 
     async def _until(self, bell: asyncio.Event, left: float) -> None:
         try:

@@ -110,13 +110,14 @@ class Receives:
             full = len(came) >= LIMIT
             self._width = min(_WIDEST, 2 * self._width) if full else max(1, self._width // 2)
             self._ready.extend(came)
+        finally:
+            # Not by a callback: who is woken now must find it gone.
+            self._calls.discard(asyncio.current_task())
+            for bell in self.bells:
+                bell.set()
         if self._ready and self._timer is None:
             hold = min(_HOLD, lease / 3)
             self._timer = asyncio.get_running_loop().call_later(hold, self._return_all)
-        # Not by a callback: who is woken now must find it gone.
-        self._calls.discard(asyncio.current_task())
-        for bell in self.bells:
-            bell.set()
 
     def _return_all(self) -> None:
         self._disarm()

@@ -141,6 +141,20 @@ async def test_batches_are_packed_by_bytes(sqs: Process, front: Front) -> None:
         assert len(await take(backend.broker, "q", 10)) == 10
 
 
+async def test_what_a_poll_brings_to_nobody_is_handed_back(sqs: Process) -> None:
+    tenant = Tenant(sqs)
+    async with tenant.open() as other:
+        assert await nothing(other.broker, "q")
+        async with tenant.open(poll=2) as gone:
+            assert not await gone.broker.fetch(["q"], 10, lease=LONG, wait=0.1)
+            await add(other.broker, a_job("q", "as it closes"))
+        assert names(await take(other.broker, "q")) == ["as it closes"]
+        async with tenant.open(poll=2) as idle:
+            assert not await idle.broker.fetch(["q"], 10, lease=LONG, wait=0.1)
+            await add(other.broker, a_job("q", "while it does something else"))
+            assert names(await take(other.broker, "q")) == ["while it does something else"]
+
+
 async def test_of_a_batch_that_failed_in_part_only_that_is_sent_again(sqs: Process) -> None:
     async with sqs_front(sqs.url, Rates(partly=0.2), seed=3) as front, Tenant(sqs, front.url).open() as backend:
         await add(backend.broker, *(a_job("q", f"{n:03}") for n in range(100)))

@@ -37,6 +37,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Unique keys are kept (C-E4)."""
     ordered: bool
     """Larger priority first, then oldest due first (C-F4)."""
+    bands: bool = False
+    """Larger priority is asked for first, in so many steps as are configured; nothing is promised of the order."""
     groups: bool
     """``group`` and ``group_limit`` are kept (C-F7)."""
     exclusive: bool

@@ -18,7 +18,7 @@ from taskq_sqs.deliveries import SEEN, Message, Received, delivery_of, moment_of
 from taskq_sqs.extender import change, extend, ping, stands, visibility
 from taskq_sqs.message import Body, Receipt, Undecodable
 from taskq_sqs.queues import Queues, each
-from taskq_sqs.receives import Receives
+from taskq_sqs.receives import PRECEDENCE, Receives
 
 _log = logging.getLogger("taskq")
 
@@ -75,12 +75,15 @@ class SqsBroker:
         try:
             while True:
                 bell.clear()
+                if len(sources) > 1:
+                    # Before the later ones are looked at.
+                    _poll(sources, limit, lease, self._settings.poll)
                 taken = _take(sources, limit, lease)
                 left = until - loop.time()
                 if taken or left <= 0 or self._closed.is_set():
                     return taken
                 _poll(sources, limit, lease, self._settings.poll)
-                await self._until(bell, left)
+                await self._until(bell, min(left, PRECEDENCE) if len(sources) > 1 and sources[0].expected else left)
         finally:
             for source in sources:
                 source.bells.remove(bell)
@@ -237,6 +240,8 @@ def _take(sources: Sequence[Receives], limit: int, lease: float) -> list[Deliver
     taken: list[Delivery] = []
     for source in sources:
         taken += source.take(limit - len(taken), lease)
+        if source.expected:
+            break
     return taken
 
 

@@ -56,6 +56,7 @@ def _traits(chosen: Settings) -> Traits:
         dedup_window=300.0 if chosen.fifo else 0.0,
         unique=False,
         ordered=False,
+        bands=len(chosen.bands) > 1,
         groups=False,
         exclusive=chosen.fifo,
         fenced=chosen.fifo,

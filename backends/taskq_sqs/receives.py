@@ -8,6 +8,7 @@ and what nobody comes for is handed back.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from math import inf
 from typing import Any
 
 from taskq.errors import BrokerError
@@ -20,6 +21,10 @@ _HOLD = 1.0
 """Seconds for which something may lie here that no fetch has come for."""
 _AHEAD = 0.25
 """Seconds of work that may be received beyond what was asked for: with quick jobs each call then brings ten."""
+
+PRECEDENCE = 0.1
+"""Seconds for which a new poll of an earlier queue or band holds up the later ones: one that has waited for longer
+found nothing."""
 
 Receive = Callable[[int, float, float], Coroutine[Any, Any, Sequence[Delivery]]]
 """At most so many, leased for so long, waiting so long."""
@@ -41,8 +46,14 @@ class Receives:
         self._pace = _Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._error: BrokerError | None = None
+        self._polled_at = -inf
         self.bells: list[asyncio.Event] = []
         """Of the fetches that wait for something to come from here."""
+
+    @property
+    def expected(self) -> bool:
+        """Whether what there is would come in this moment: those behind in line wait for that."""
+        return bool(self._calls) and asyncio.get_running_loop().time() - self._polled_at < PRECEDENCE
 
     def take(self, limit: int, lease: float) -> list[Delivery]:
         """What is here for a fetch; raises what the last poll raised."""
@@ -78,16 +89,18 @@ class Receives:
         return taken
 
     def poll(self, limit: int, lease: float, wait: float) -> int:
-        """See to it that so many may come; answers how many of them that makes sure of, if the queue is loaded."""
+        """See to it that so many are here or may come; answers how many that is, of a poll only under load."""
         if lease != self._lease and not self._calls:
             self._lease = lease
         if lease != self._lease:
             return 0
         ahead = min(LIMIT, int(self._pace.per_second() * _AHEAD))
-        while len(self._calls) < min(self._width, -(-limit // LIMIT)):
-            count = min(LIMIT, max(limit - LIMIT * len(self._calls), ahead, 1))
+        wanted = limit - len(self._ready)
+        while len(self._calls) < min(self._width, -(-wanted // LIMIT)):
+            count = min(LIMIT, max(wanted - LIMIT * len(self._calls), ahead, 1))
+            self._polled_at = asyncio.get_running_loop().time()
             self._calls.add(asyncio.get_running_loop().create_task(self._call(count, lease, wait)))
-        return LIMIT * len(self._calls) if self._width > 1 else 0
+        return len(self._ready) + (LIMIT * len(self._calls) if self._width > 1 else 0)
 
     async def settled(self) -> None:
         """Come back when every poll has ended; a caller that is cancelled cancels none."""

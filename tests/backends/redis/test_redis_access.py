@@ -1,22 +1,26 @@
 """Who may use the servers, and over what: TLS, and users with few rights."""
 
+import re
 import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import anyio
 import pytest
 from redis.crc import key_slot
 from taskq_redis import connect
 
 from taskq.errors import BrokerRejected
-from taskq.testing.deployment import LONG, a_job, ack, add, take, take_one
+from taskq.testing.deployment import LONG, a_job, ack, add, take, take_one, wait_until
 from tests.backends.redis.deployment import command
 from tests.backends.redis.test_redis_cluster import move
 from tests.servers import valkey
 from tests.servers.process import Process
 from tests.servers.proxy import proxied
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "redis.md"
 
 pytestmark = pytest.mark.anyio
 
@@ -94,3 +98,26 @@ async def test_a_user_who_may_not_do_what_taskq_needs_is_refused_at_once(forbidd
     with pytest.raises(BrokerRejected, match="grant it the commands, keys and channels"):
         async with connect(f"redis://few:secret@127.0.0.1:{alone.port}"):
             pass
+
+
+async def test_the_rights_that_the_guide_names_are_enough(alone: Process) -> None:
+    (rights,) = re.findall(r"^ACL SETUSER app (.*)$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    command(alone, "ACL", "SETUSER", "app", *rights.split())
+    async with connect(f"redis://app:secret@127.0.0.1:{alone.port}") as backend:
+        assert backend.hints is not None
+        assert backend.admin is not None
+        assert backend.doctor is not None
+        async with backend.hints.subscribe(["news"]) as hints, anyio.create_task_group() as tasks:
+            tasks.start_soon(take, backend.broker, "q")
+            await wait_until(lambda: _waits(alone))
+            await add(backend.broker, a_job("q", "a", delay=0.01), a_job("q", "b", group="g"))
+            await backend.hints.publish("news", "x")
+            assert (await anext(hints)).data == "x"
+        await take(backend.broker, "q")
+        assert [stats.queue for stats in await backend.admin.stats()] == ["q"]
+        assert len(await backend.admin.list_jobs("q", "leased", after=None, limit=9)) == 2
+        assert {finding.subject for finding in await backend.doctor()} >= {"version", "clock"}
+
+
+async def _waits(server: Process) -> bool:
+    return bool(command(server, "EXISTS", "{taskq:q}:waiting"))

@@ -250,6 +250,35 @@ class Setup(Protocol):
         ...
 
 
+class Migration(Struct, frozen=True):
+    """One step that brings a schema forward."""
+
+    number: int
+    name: str
+    sql: str
+
+
+class Migrations(Protocol):
+    """The schema of a backend that somebody has to bring up to date: what the entry point of the group
+    ``taskq.migrations`` answers for a URL, whether or not a backend could be opened there."""
+
+    async def lacking(self) -> Sequence[Migration]:
+        """The steps that the schema lacks, in order."""
+        ...
+
+    async def apply(self) -> Sequence[Migration]:
+        """Carry out what is lacking, all or nothing, and answer what was done."""
+        ...
+
+    def script(self, steps: Sequence[Migration]) -> str:
+        """These steps for whoever carries them out by hand."""
+        ...
+
+    def roles(self) -> str:
+        """A script that creates a role to migrate, one that can enqueue and no more, and one to work."""
+        ...
+
+
 class Backend(Struct, frozen=True, kw_only=True):
     """What a backend's ``connect(url, **options)`` hands over: the parts it has. What it lacks it cannot do."""
 

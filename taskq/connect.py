@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
-from taskq.broker import Backend
+from taskq.broker import Backend, Migrations
 from taskq.errors import ConfigError, UnknownScheme
 
 GROUP = "taskq.backends"
+MIGRATIONS = "taskq.migrations"
 
 Opener = Callable[..., AbstractAsyncContextManager[Backend]]
 
@@ -16,6 +18,19 @@ def connect(url: str, **options: object) -> AbstractAsyncContextManager[Backend]
 
     Raises UnknownScheme when no installed package answers to the scheme, ConfigError when its driver is missing.
     """
+    opener: Opener = _load(GROUP, url)
+    return opener(url, **options)
+
+
+def migrations(url: str) -> Migrations | None:
+    """The schema behind ``url``; None where the backend needs none, or keeps it up to date by itself."""
+    _load(GROUP, url)
+    found: Callable[[str], Migrations] | None = _load(MIGRATIONS, url)
+    return None if found is None else found(url)
+
+
+def _load(group: str, url: str) -> Any:
+    """What the entry point of this URL's scheme names; None when only backends have one."""
     scheme, separator, _ = url.partition("://")
     if not separator:
         # Not repeated: it may hold a password.
@@ -23,12 +38,13 @@ def connect(url: str, **options: object) -> AbstractAsyncContextManager[Backend]
     # Here, because it costs 12 ms of import that a program without a broker need not pay.
     from importlib.metadata import entry_points
 
-    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    found = {entry.name: entry for entry in entry_points(group=group)}
     if scheme not in found:
+        if group != GROUP:
+            return None
         known = ", ".join(sorted(found)) or "none: is the package installed?"
         raise UnknownScheme(f"no backend answers to {scheme}:// (installed: {known})")
     try:
-        opener: Opener = found[scheme].load()
+        return found[scheme].load()
     except ImportError as error:
         raise ConfigError(f"the backend of {scheme}:// needs a package that is not installed: {error}") from error
-    return opener(url, **options)

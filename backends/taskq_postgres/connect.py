@@ -13,6 +13,7 @@ from taskq.store import Store
 from taskq_postgres import migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
 from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
+from taskq_postgres.doctor import doctor
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
 from taskq_postgres.lanes import Lanes, open_connection
@@ -104,6 +105,13 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             open_store=open_store,
             transactions=PostgresTransactions(address.shown, traits, verbs, lent),
             admin=PostgresAdmin(sql, lanes, watcher),
+            doctor=doctor(
+                lanes,
+                sql.health,
+                connections=chosen.connections,
+                pooled=found.pooled,
+                listening=listening is not None,
+            ),
         )
     finally:
         with CancelScope(shield=True):

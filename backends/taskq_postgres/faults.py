@@ -53,7 +53,7 @@ LASTING = {
     "3D": "the database does not exist: create it, or check the URL",
     "3F": "the schema does not exist: run `taskq migrate` on the URL",
     "42": "the schema lacks what taskq needs: run `taskq migrate` on the URL",
-    "42501": "this user lacks a privilege: grant it the schema's tables, sequence and functions",
+    "42501": "this user lacks a privilege: grant it a role of `taskq migrate --roles`",
     "44": "a value breaks a rule of the schema",
     "54": "a value is larger than the server takes",
     "72": "the snapshot is too old",

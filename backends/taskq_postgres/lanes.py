@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 import asyncpg
 
-from taskq.errors import BrokerUnavailable
+from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_postgres.faults import DRIVER_ERRORS, translated
 from taskq_postgres.settings import Address, Settings
 
@@ -160,7 +160,12 @@ class Lanes:
         task = asyncio.ensure_future(self._carry_out(work))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        task.add_done_callback(_forget)
+        task.add_done_callback(self._chore_done)
+
+    def _chore_done(self, task: "asyncio.Task[object]") -> None:
+        # Who has no right to it leaves it to others.
+        if not _forget(task) and isinstance(task.exception(), BrokerRejected):
+            self.chore = None
 
 
 def _settle_abandoned(task: "asyncio.Task[T]", abandoned: Callable[[T], None] | None) -> None:

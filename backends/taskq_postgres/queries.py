@@ -18,6 +18,7 @@ class Queries(Struct, frozen=True):
     extend: str
     fetch: str
     find: str
+    health: str
     key: str
     list_jobs: str
     notify: str

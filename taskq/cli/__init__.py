@@ -16,6 +16,7 @@ from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
 from taskq.cli.job import job
 from taskq.cli.jobs import jobs
+from taskq.cli.migrate import migrate
 from taskq.cli.outbox import outbox
 from taskq.cli.pause import pause
 from taskq.cli.resume import resume
@@ -58,6 +59,7 @@ COMMANDS = (
     check,
     signatures,
     doctor,
+    migrate,
     config,
     demo,
     bench,

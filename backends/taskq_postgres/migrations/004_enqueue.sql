@@ -21,6 +21,8 @@ CREATE FUNCTION {schema}.enqueue(
   tells boolean DEFAULT true
 )
 RETURNS TABLE (place integer, holder text, conflict boolean) LANGUAGE plpgsql
+-- Who may call this may enqueue, and needs no right to the tables.
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE

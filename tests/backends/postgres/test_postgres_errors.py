@@ -114,8 +114,8 @@ class TestOpening:
             await direct.execute(f"GRANT SELECT ON {schema}.migrations TO {schema}")
         url = postgres.url.replace("//postgres@", f"//{schema}@")
         async with connect(url, schema=schema) as backend:
-            with pytest.raises(BrokerRejected, match="lacks a privilege: grant it"):
-                await backend.broker.enqueue([Job(id="a", task="t", body=b"")])
+            with pytest.raises(BrokerRejected, match="grant it a role of `taskq migrate --roles`"):
+                await backend.broker.fetch(["q"], 1, lease=1, wait=0)
 
     async def test_tables_that_went_missing_are_reported(
         self, direct: "asyncpg.Connection[asyncpg.Record]", opened: Opener, schema: str

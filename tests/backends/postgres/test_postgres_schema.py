@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 from taskq_postgres import connect, migrate, queries
 
+from taskq.broker import Migration
 from taskq.errors import ConfigError, SchemaOutdated
 from taskq.job import Job
 from tests.backends.postgres.conftest import Opener, plain
@@ -93,12 +94,12 @@ class TestSchema:
 
     async def test_processes_that_migrate_at_once_do_it_once(self, postgres: Process, schema: str) -> None:
         async with plain(postgres.url) as one, plain(postgres.url) as two:
-            assert await migrate.plan(one, schema) == migrate.migrations(schema)
+            assert await migrate.plan(one, schema) == migrate.steps(schema)
             assert await migrate.version(one, schema) == 0
             transaction = one.transaction()
             await transaction.start()
             await migrate.apply(one, schema)
-            done: list[list[migrate.Migration]] = []
+            done: list[list[Migration]] = []
 
             async def apply() -> None:
                 done.append(await migrate.apply(two, schema))

@@ -9,6 +9,7 @@ from anyio import CancelScope
 from msgspec import Struct
 
 from taskq.broker import Backend, Durability, Extender, Traits
+from taskq.errors import ConfigError
 from taskq.store import Store
 from taskq_postgres import migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
@@ -131,6 +132,9 @@ async def _look(address: Address, chosen: Settings, deployment: str) -> Deployme
         assert row is not None  # noqa: S101  # a SELECT without FROM
         # A pooler shows its clients another process than the one that serves them.
         pooled = row["process"] != connection.get_server_pid() if chosen.pooled is None else chosen.pooled
+        if pooled and row["isolation"] != "read committed":
+            remedy = "ALTER ROLE … SET default_transaction_isolation = 'read committed' for this user"
+            raise ConfigError(f"{address.shown}: transactions are {row['isolation']} behind this pooler: {remedy}")
         return Deployment(pooled, _durability(row))
     finally:
         await connection.close(timeout=2)

@@ -28,6 +28,8 @@ async def open_connection(address: Address, settings: Settings, *, pooled: bool)
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout,
             statement_cache_size=0 if pooled else 100,
+            # The functions count on it that each statement sees what was committed before it.
+            server_settings=None if pooled else {"default_transaction_isolation": "read committed"},
         )
     )
     try:

@@ -63,7 +63,7 @@ CREATE UNIQUE INDEX jobs_key ON {schema}.jobs (queue, uniq) WHERE keyed;
 -- By group_limit first, so that the best member that may go is found without passing over those that may not.
 CREATE INDEX jobs_grouped ON {schema}.jobs (queue) WHERE grp IS NOT NULL AND state <> 'dead';
 CREATE INDEX jobs_placed ON {schema}.jobs (queue, grp) WHERE placed;
-CREATE INDEX jobs_waiting ON {schema}.jobs (queue, grp, group_limit, priority DESC, due, seq)
+CREATE INDEX jobs_waiting ON {schema}.jobs (queue, grp, group_limit DESC, priority DESC, due, seq)
   WHERE grp IS NOT NULL AND state IN ('parked', 'ready') AND NOT placed AND NOT cancelled;
 CREATE UNIQUE INDEX jobs_shown ON {schema}.jobs (queue, grp)
   WHERE grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled;

@@ -16,39 +16,34 @@ BEGIN
 END
 $$;
 
--- Put the right member of a group in its queue's line after anything of the group has changed.
-CREATE FUNCTION {schema}.show(line text, name text) RETURNS void LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+-- Put the right member of a group in its queue's line after anything of the group has changed; callers fix the plans.
+CREATE FUNCTION {schema}.show(line text, name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
   taken bigint;
-  rung bigint := 1::bigint << 40;
+  rung integer;
   head {schema}.jobs;
   best {schema}.jobs;
+  shown text;
 BEGIN
   SELECT count(*) INTO taken FROM {schema}.jobs WHERE queue = line AND grp = name AND placed;
   LOOP
     -- The best of each group_limit stands at the head of its own range of the index.
-    SELECT group_limit INTO rung FROM {schema}.jobs
-    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state IN ('parked', 'ready') AND NOT placed
-      AND NOT cancelled AND group_limit < rung AND group_limit > taken
-    ORDER BY group_limit DESC, priority DESC, due, seq LIMIT 1;
-    EXIT WHEN NOT FOUND;
     SELECT * INTO head FROM {schema}.jobs
     WHERE queue = line AND grp = name AND grp IS NOT NULL AND state IN ('parked', 'ready') AND NOT placed
-      AND NOT cancelled AND group_limit = rung
-    ORDER BY priority DESC, due, seq LIMIT 1;
+      AND NOT cancelled AND group_limit > taken AND (rung IS NULL OR group_limit < rung)
+    ORDER BY group_limit DESC, priority DESC, due, seq LIMIT 1;
+    EXIT WHEN NOT FOUND;
     IF best.id IS NULL OR (-head.priority, head.due, head.seq) < (-best.priority, best.due, best.seq) THEN
       best := head;
     END IF;
+    rung := head.group_limit;
+    EXIT WHEN rung = taken + 1;
   END LOOP;
-  IF best.id IS NULL THEN
-    UPDATE {schema}.jobs SET state = 'parked'
-    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled;
-  ELSE
-    UPDATE {schema}.jobs SET state = 'parked'
-    WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled
-      AND id <> best.id;
-    UPDATE {schema}.jobs SET state = 'ready' WHERE queue = line AND id = best.id AND state = 'parked';
+  SELECT id INTO shown FROM {schema}.jobs
+  WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled;
+  IF shown IS DISTINCT FROM best.id THEN
+    UPDATE {schema}.jobs SET state = 'parked' WHERE queue = line AND id = shown;
+    UPDATE {schema}.jobs SET state = 'ready' WHERE queue = line AND id = best.id;
   END IF;
 END
 $$;
@@ -60,7 +55,8 @@ $$;
 CREATE FUNCTION {schema}.promote(
   line text, in_groups boolean, moment float8, since float8 DEFAULT '-infinity', OUT reached float8, OUT oldest float8
 ) LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
 DECLARE
   portion CONSTANT integer := 1000;
   name text;

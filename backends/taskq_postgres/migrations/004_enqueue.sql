@@ -23,9 +23,12 @@ CREATE FUNCTION {schema}.enqueue(
 RETURNS TABLE (place integer, holder text, conflict boolean) LANGUAGE plpgsql
 -- Who may call this may enqueue, and needs no right to the tables.
 SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET jit = off SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
+  -- A caller's transaction that sees the groups as they were when it began: the next fetch is to judge them.
+  stale CONSTANT boolean := current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted');
   moment float8;
   seqs bigint[];
   again integer[];
@@ -50,7 +53,9 @@ BEGIN
     )
     SELECT
       seq, due, coalesce(priority, 0), coalesce(group_limit, 1), uniq IS NOT NULL,
-      CASE WHEN due > moment THEN 'later' WHEN grp IS NULL THEN 'ready' ELSE 'parked' END,
+      CASE
+        WHEN due > moment OR (grp IS NOT NULL AND stale) THEN 'later' WHEN grp IS NULL THEN 'ready' ELSE 'parked'
+      END,
       queue, id, task, body, due + expiry, uniq, CASE WHEN uniq IS NOT NULL THEN coalesce(until, 'end') END,
       CASE WHEN uniq IS NOT NULL THEN moment + seconds END, grp, rest
     FROM (

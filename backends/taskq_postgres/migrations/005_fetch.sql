@@ -4,11 +4,11 @@ CREATE FUNCTION {schema}.entries_read() RETURNS bigint LANGUAGE sql AS $$
     + pg_stat_get_xact_tuples_returned('{schema}.jobs_timed'::regclass)
 $$;
 
--- Lock the first plain jobs of a line that nobody else holds; returns where they are, in the order of delivery.
+-- Lock the first jobs of a line that nobody else holds; returns where they are, in the order of delivery.
 --
 -- With a mark the line is not walked from its start: see marked(). The plans are fixed by fetch, the only caller.
 CREATE FUNCTION {schema}.front(
-  line text, wanted integer, mark jsonb,
+  line text, in_groups boolean, wanted integer, mark jsonb,
   OUT places tid[], OUT priorities integer[], OUT dues float8[], OUT seqs bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -25,7 +25,7 @@ BEGIN
     SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
     INTO more FROM (
       SELECT ctid, priority, due, seq FROM {schema}.jobs
-      WHERE queue = line AND state = 'ready' AND grp IS NULL AND priority < above AND priority > below
+      WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority < above AND priority > below
       ORDER BY priority DESC, due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
     places := places || more.places; priorities := priorities || more.priorities;
@@ -35,7 +35,7 @@ BEGIN
     SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
     INTO more FROM (
       SELECT ctid, priority, due, seq FROM {schema}.jobs
-      WHERE queue = line AND state = 'ready' AND grp IS NULL AND priority = below
+      WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority = below
         AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
       ORDER BY due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
@@ -44,6 +44,28 @@ BEGIN
     EXIT WHEN cardinality(places) = wanted;
     above := below;
   END LOOP;
+END
+$$;
+
+-- How many of the jobs in these places can be leased at once: up to the first that lets another of its group go, too,
+-- which may stand before the rest.
+CREATE FUNCTION {schema}.independent(line text, places tid[], OUT many integer, OUT following text)
+LANGUAGE plpgsql AS $$
+BEGIN
+  SELECT n, grp INTO many, following
+  FROM unnest(places) WITH ORDINALITY AS first (place, n), LATERAL (
+    SELECT j.id, j.grp FROM {schema}.jobs AS j
+    WHERE j.ctid = first.place AND j.grp IS NOT NULL AND NOT j.placed AND NOT j.cancelled
+  ) AS member, LATERAL (
+    SELECT count(*) AS taken FROM {schema}.jobs AS o WHERE o.queue = line AND o.grp = member.grp AND o.placed
+  ) AS holders, LATERAL (
+    SELECT FROM {schema}.jobs AS w
+    WHERE w.queue = line AND w.grp = member.grp AND w.grp IS NOT NULL AND w.state IN ('parked', 'ready')
+      AND NOT w.placed AND NOT w.cancelled AND w.id <> member.id AND w.group_limit > 1 + holders.taken
+    LIMIT 1
+  ) AS other
+  ORDER BY n LIMIT 1;
+  many := coalesce(many, cardinality(places));
 END
 $$;
 
@@ -94,8 +116,9 @@ RETURNS TABLE (
   now float8, passed bigint, next_marks text
 ) LANGUAGE plpgsql
 -- A plan that was made while the table was small must not stay when it has grown. What is switched off counts as very
--- costly before PostgreSQL 18, and what is costly is compiled, which takes longer than all the rest.
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
+-- costly before PostgreSQL 18, and what is costly is compiled, which takes longer than all the rest; and arrays would be planned for at each call.
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_material = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -104,7 +127,10 @@ DECLARE
   line text;
   taken integer;
   missing integer := wanted;
-  head {schema}.jobs;
+  in_groups boolean;
+  portion integer;
+  exhausted boolean;
+  following text;
   mark jsonb;
   moved record;
   first record;
@@ -128,18 +154,27 @@ BEGIN
   FOREACH line IN ARRAY queues LOOP
     EXIT WHEN missing <= 0;
     mark := marks -> line;
+    in_groups := line = ANY (grouped);
     SELECT * INTO moved
-    FROM {schema}.promote(line, line = ANY (grouped), moment, coalesce((mark ->> 'reached')::float8, '-infinity'));
-    IF line <> ALL (grouped) THEN
-      SELECT * INTO first FROM {schema}.front(line, missing, mark);
+    FROM {schema}.promote(line, in_groups, moment, coalesce((mark ->> 'reached')::float8, '-infinity'));
+    portion := missing;
+    LOOP
+      SELECT * INTO first
+      FROM {schema}.front(line, in_groups, least(portion, missing), CASE WHEN NOT in_groups THEN mark END);
+      taken := cardinality(first.places);
+      exhausted := taken < least(portion, missing);
+      IF in_groups THEN
+        SELECT many, following INTO taken, following FROM {schema}.independent(line, first.places);
+        portion := CASE WHEN following IS NULL THEN 2 * portion ELSE taken END;
+      END IF;
       RETURN QUERY
       WITH leased AS (
         -- A token still there is a lease that ended unsettled.
         UPDATE {schema}.jobs AS j
         SET state = 'leased', due = moment + lease, fence = j.fence + 1,
           losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
-          keyed = j.keyed AND j.key_until <> 'start'
-        FROM unnest(first.places, first.dues) AS front (place, due) WHERE j.ctid = front.place
+          placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled), keyed = j.keyed AND j.key_until <> 'start'
+        FROM unnest(first.places[:taken], first.dues[:taken]) AS front (place, due) WHERE j.ctid = front.place
         RETURNING
           j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
           j.losses, j.fence, j.expires_at, j.cancelled, j.error, moment, j.seq
@@ -148,35 +183,22 @@ BEGIN
         l.queue, l.id, l.task, l.body, l.priority, l.uniq, l.grp, l.group_limit, l.rest, l.due, l.attempt, l.losses,
         l.fence, l.expires_at, l.cancelled, l.error, l.moment, NULL::bigint, NULL
       FROM leased AS l ORDER BY l.priority DESC, l.due, l.seq;
-      GET DIAGNOSTICS taken = ROW_COUNT;
       missing := missing - taken;
-      passed := {schema}.entries_read() - entries - (wanted - missing);
-      IF marks IS NOT NULL OR passed > 2000 THEN
-        next := next || jsonb_build_object(line, {schema}.marked(
-          mark, moment, moved.reached, moved.oldest, missing > 0, first.priorities, first.dues, first.seqs
-        ));
-      END IF;
-      CONTINUE;
-    END IF;
-    -- One by one: each member shows the next of its group, which may stand before the rest.
-    WHILE missing > 0 LOOP
-      SELECT * INTO head FROM {schema}.jobs AS j WHERE j.queue = line AND j.state = 'ready'
-      ORDER BY j.priority DESC, j.due, j.seq LIMIT 1 FOR UPDATE SKIP LOCKED;
-      EXIT WHEN NOT FOUND;
-      RETURN QUERY
-      UPDATE {schema}.jobs AS j
-      SET state = 'leased', due = moment + lease, fence = j.fence + 1,
-        losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
-        placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled), keyed = j.keyed AND j.key_until <> 'start'
-      WHERE j.queue = line AND j.id = head.id
-      RETURNING
-        j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, head.due, j.attempt, j.losses,
-        j.fence, j.expires_at, j.cancelled, j.error, moment, NULL::bigint, NULL;
-      missing := missing - 1;
-      IF head.grp IS NOT NULL THEN
-        PERFORM {schema}.show(line, head.grp);
+      IF following IS NOT NULL THEN
+        PERFORM {schema}.show(line, following);
+        following := NULL;
+      ELSIF exhausted OR missing <= 0 THEN
+        EXIT;
       END IF;
     END LOOP;
+    passed := {schema}.entries_read() - entries - (wanted - missing);
+    IF marks IS NOT NULL OR passed > 2000 THEN
+      -- A line with groups is walked from its start: a member that comes to stand in it was due long ago.
+      next := next || jsonb_build_object(line, {schema}.marked(
+        mark, moment, moved.reached, moved.oldest, exhausted, CASE WHEN NOT in_groups THEN first.priorities END,
+        CASE WHEN NOT in_groups THEN first.dues END, CASE WHEN NOT in_groups THEN first.seqs END
+      ));
+    END IF;
   END LOOP;
   now := moment;
   passed := {schema}.entries_read() - entries - (wanted - missing);

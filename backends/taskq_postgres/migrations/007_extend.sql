@@ -3,7 +3,8 @@
 -- grouped: the queues whose groups may change. Returns the place of each that is held, and whether it is cancelled.
 CREATE FUNCTION {schema}.extend(queues text[], ids text[], tokens bigint[], grouped text[], lease float8)
 RETURNS TABLE (place integer, cancelled boolean) LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE

@@ -2,7 +2,8 @@
 
 -- Ask for live jobs to be cancelled; a waiting one is due at once and stands in line. Returns the places found.
 CREATE FUNCTION {schema}.cancel(queues text[], ids text[]) RETURNS SETOF integer LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -35,7 +36,8 @@ $$;
 
 -- Make dead letters ready again, as if new. Returns the place of each found, and whether its unique key let it.
 CREATE FUNCTION {schema}.revive(queues text[], ids text[]) RETURNS TABLE (place integer, revived boolean)
-LANGUAGE plpgsql SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
   moment float8;
@@ -81,7 +83,8 @@ $$;
 
 -- Remove a portion of what has lapsed; returns how much went. One caller at a time: what others remove need not wait.
 CREATE FUNCTION {schema}.sweep(portion integer) RETURNS bigint LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   moment float8 := extract(epoch FROM clock_timestamp());
   removed bigint;

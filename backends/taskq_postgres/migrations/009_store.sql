@@ -37,7 +37,8 @@ $$;
 
 -- Set the value if it is what it was; NULL is absent. With ttl the whole key ends so many seconds from now.
 CREATE FUNCTION {schema}.swap(name text, was bytea, new bytea, ttl float8) RETURNS boolean LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off AS $$
 DECLARE
   moment float8;
   held {schema}.keys;
@@ -57,7 +58,8 @@ $$;
 
 -- Add all members, or none when there would then be more than ceiling. Those discarded before are passed over.
 CREATE FUNCTION {schema}.add(name text, adding text[], ttl float8, ceiling bigint) RETURNS boolean LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   moment float8;
   fresh bigint;
@@ -90,7 +92,8 @@ $$;
 
 -- Remove members for good; returns how many are left.
 CREATE FUNCTION {schema}.discard(name text, leaving text[]) RETURNS bigint LANGUAGE plpgsql
-SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   moment float8;
   left_over bigint;

@@ -4,4 +4,5 @@ SELECT
   pg_backend_pid() AS process,
   current_setting('synchronous_commit') AS synchronous_commit,
   current_setting('fsync')::boolean AS fsync,
+  current_setting('default_transaction_isolation') AS isolation,
   EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS replicated

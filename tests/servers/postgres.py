@@ -41,26 +41,27 @@ def postgres(binaries: Path | None = None, *, options: Sequence[str] = ()) -> Ge
     ``stop()`` is the fast shutdown; ``stop(IMMEDIATE)`` the one that recovers at the next start. What it confirmed
     survives its death, but not that of the machine: it never waits for the disk. ``options`` are ``name=value``.
     """
-    place = binaries or postgres18_binaries()
-    account = account_for(place / "initdb")
+    initdb = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N", "--no-instructions"]
+    with _serving(binaries or postgres18_binaries(), ["initdb", *initdb], options) as server:
+        yield server
+
+
+@contextmanager
+def standby(primary: Process, binaries: Path | None = None) -> Generator[Process]:
+    """A copy of that server, which follows it until ``pg_promote()``."""
+    source = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-R", "-c", "fast"]
+    with _serving(binaries or postgres18_binaries(), ["pg_basebackup", *source], ()) as server:
+        yield server
+
+
+@contextmanager
+def _serving(place: Path, making: Sequence[str], options: Sequence[str]) -> Generator[Process]:
+    account = account_for(place / making[0])
     with directory_of(account) as directory:
         data = directory / "data"
-        initdb = [
-            "-D",
-            str(data),
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-locale",
-            "-N",
-            "--no-instructions",
-        ]
-        made = runs(account, place / "initdb", *initdb)
+        made = runs(account, place / making[0], "-D", str(data), *making[1:])
         if made.returncode:
-            raise ServerFailed(f"initdb failed:\n{made.stdout}{made.stderr}")
+            raise ServerFailed(f"{making[0]} failed:\n{made.stdout}{made.stderr}")
 
         def command(port: int) -> list[str]:
             settings = ["listen_addresses=127.0.0.1", f"port={port}", "unix_socket_directories=", "fsync=off"]
@@ -70,7 +71,7 @@ def postgres(binaries: Path | None = None, *, options: Sequence[str] = ()) -> Ge
         # The lock file says which process it is of, and in its eighth line whether that one is ready.
         def answers(server: Process) -> bool:
             lock = lock_file(data)
-            return len(lock) >= 8 and lock[0] == str(server.pid) and lock[7].strip() == "ready"
+            return len(lock) >= 8 and lock[0] == str(server.pid) and lock[7].strip() in ("ready", "standby")
 
         url = "postgresql://postgres@127.0.0.1:{port}/postgres"
         server = Process(directory, command, url=url, answers=answers, account=account, stop_signal=FAST)

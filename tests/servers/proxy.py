@@ -56,6 +56,11 @@ class Proxy:
         for writer in both:
             writer.transport.abort()
 
+    def switch(self, port: int) -> None:
+        """Every connection ends, and the next ones lead there."""
+        self._port = port
+        self.reset()
+
     def reset(self) -> None:
         """Every connection ends, whatever was on its way."""
         for writer in self._writers:

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TypeAlias
 
 import anyio
@@ -18,6 +18,7 @@ from taskq.testing.deployment import SOON, a_job, add, names, ref, take, take_on
 from tests.backends.postgres.conftest import Opener, plain
 from tests.servers import postgres as postgresql
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
 
 Direct: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -269,6 +270,155 @@ async def test_a_dedup_window_keeps_an_ended_id(opened: Opener) -> None:
     async with opened() as backend:
         # A window is kept by the rows, not by who reads them.
         assert not (await backend.broker.enqueue([a_job("q")]))[0].added
+
+
+@pytest.mark.anyio
+async def test_a_promoted_standby_is_found_by_those_who_worked_on_the_lost_primary(own: Process) -> None:
+    with postgresql.standby(own) as standby:
+        async with plain(own.url) as direct:
+            await direct.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            await direct.execute("SELECT pg_reload_conf()")
+        async with (
+            proxied(own.port) as (proxy, port),
+            connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", migrate=True) as backend,
+        ):
+            await add(backend.broker, *(a_job("q", f"{n:02}") for n in range(30)))
+            leased = await take(backend.broker, "q", 5)
+            own.kill()
+            proxy.switch(standby.port)
+            # It takes no writes yet.
+            with pytest.raises(BrokerUnavailable):
+                await backend.broker.enqueue([a_job("q", "refused")])
+            async with plain(standby.url) as direct:
+                assert await direct.fetchval("SELECT pg_promote()")
+            with anyio.fail_after(SOON):
+                await again(lambda: backend.broker.extend([delivery.receipt for delivery in leased], 60))
+            assert list(await backend.broker.settle([Ack(delivery.receipt) for delivery in leased])) == [True] * 5
+            assert names(await take(backend.broker, "q", 25)) == [f"{n:02}" for n in range(5, 30)]
+
+
+@pytest.mark.anyio
+async def test_a_listener_that_hears_nothing_any_more_delays_a_job_by_a_look(postgres: Process, opened: Opener) -> None:
+    async with proxied(postgres.port) as (proxy, port):
+        deaf = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+        async with opened(listen_url=deaf) as backend, opened() as other:
+            proxy.deaf = frozenset([True, False])
+            got: list[Delivery] = []
+
+            async def fetch() -> None:
+                got.extend(await backend.broker.fetch(["q"], 1, lease=60, wait=2 * SOON))
+
+            with anyio.fail_after(SOON):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(fetch)
+                    await anyio.wait_all_tasks_blocked()
+                    await add(other.broker, a_job("q"))
+            assert names(got) == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_server_without_a_free_connection_is_worked_on_again_when_there_is_one() -> None:
+    with postgresql.postgres(options=["max_connections=12", "superuser_reserved_connections=1"]) as server:
+        async with plain(server.url) as direct, AsyncExitStack() as idle:
+            # No superuser: for those some places are kept.
+            await direct.execute("CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app")
+            url = server.url.replace("postgres@", "app@")
+            async with connect(url, migrate=True) as backend:
+                await add(backend.broker, a_job("q"))
+                await _terminate(direct)
+                with suppress(asyncpg.TooManyConnectionsError):
+                    while True:
+                        await idle.enter_async_context(plain(url))
+                with pytest.raises(BrokerUnavailable, match="no connection left"):
+                    await again_until_full(backend)
+                await idle.aclose()
+                await again(lambda: backend.broker.extend([], 1))
+                assert names(await take(backend.broker, "q")) == ["a"]
+
+
+async def again_until_full(backend: Backend) -> None:
+    """Calls until one is refused for want of a connection."""
+    while True:
+        try:
+            await backend.broker.enqueue([a_job("other")])
+        except BrokerUnavailable as error:
+            if "no connection left" in str(error):
+                raise
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "default_transaction_isolation=serializable",
+        "default_transaction_isolation=repeatable read",
+        "lock_timeout=1",
+        "statement_timeout=250",
+        "deadlock_timeout=1",
+    ],
+)
+async def test_a_servers_own_limits_cost_repeated_calls_at_most(setting: str) -> None:
+    with postgresql.postgres() as server:
+        async with plain(server.url) as direct, connect(server.url, migrate=True):
+            name, value = setting.split("=")
+            await direct.execute(f"ALTER ROLE postgres SET {name} = '{value}'")
+        done: list[str] = []
+
+        async def work(backend: Backend) -> None:
+            while len(done) < 60:
+                try:
+                    taken = await backend.broker.fetch(["q"], 5, lease=0.5, wait=0.05)
+                    settled = await backend.broker.settle([Ack(delivery.receipt) for delivery in taken])
+                except BrokerUnavailable:
+                    continue
+                done.extend(delivery.job.id for delivery, ours in zip(taken, settled, strict=True) if ours)
+
+        async with connect(server.url, dedup_window=60) as one, connect(server.url, dedup_window=60) as two:
+            jobs = [a_job("q", str(n), group=f"g{n % 3}" if n % 2 else None) for n in range(60)]
+            with anyio.fail_after(SOON):
+                async with anyio.create_task_group() as tasks:
+                    for backend in (one, two):
+                        tasks.start_soon(work, backend)
+                        tasks.start_soon(again, lambda backend=backend: backend.broker.enqueue(jobs))
+        assert sorted(done) == sorted(job.id for job in jobs)
+
+
+@pytest.mark.anyio
+async def test_a_read_only_server_is_unavailable(own: Process) -> None:
+    async with connect(own.url, migrate=True) as backend, plain(own.url) as direct:
+        await direct.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await direct.execute("SELECT pg_reload_conf()")
+
+        async def refuses() -> bool:
+            try:
+                await backend.broker.enqueue([a_job("q")])
+            except BrokerUnavailable as error:
+                return "standby or read-only" in str(error)
+            return False
+
+        await wait_until(refuses)
+        await direct.execute("SET default_transaction_read_only = off")
+        await direct.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        await direct.execute("SELECT pg_reload_conf()")
+        await again(lambda: backend.broker.enqueue([a_job("q", "b")]))
+        # The one before may have been taken after all: it was asked for until it was refused.
+        assert "b" in names(await backend.broker.fetch(["q"], 2, lease=60, wait=0))
+
+
+@pytest.mark.anyio
+async def test_a_caller_whose_transaction_sees_the_past_opens_no_place_in_a_group(
+    opened: Opener, postgres: Process
+) -> None:
+    async with opened() as backend, plain(postgres.url) as connection:
+        assert backend.transactions is not None
+        async with connection.transaction(isolation="repeatable_read"):
+            await connection.fetchval("SELECT 1")
+            await add(backend.broker, a_job("q", "first", group="g"))
+            first = await take_one(backend.broker, "q")
+            await backend.transactions.join(connection).enqueue([a_job("q", "second", group="g")])
+        assert list(await backend.broker.fetch(["q"], 5, lease=60, wait=0)) == []
+        assert list(await backend.broker.settle([Ack(first.receipt)])) == [True]
+        assert names(await take(backend.broker, "q")) == ["second"]
 
 
 async def _fetch(backend: Backend) -> None:

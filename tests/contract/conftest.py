@@ -1,6 +1,6 @@
 """The deployments under test: one fixture a backend."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -10,8 +10,11 @@ from taskq.memory import connect
 from taskq.memory.broker import MemoryBroker
 from taskq.memory.store import MemoryStore
 from taskq.testing.deployment import Deployment
+from tests.contract.postgres_server import PostgresServer
 from tests.contract.redis_server import redis_deployment, redis_server
 from tests.contract.sqlite_file import sqlite_deployment
+from tests.servers.postgres import postgres
+from tests.servers.process import Process
 
 
 class _Memory:
@@ -58,6 +61,18 @@ class _Memory:
 def memory_deployment() -> Deployment:
     memory = _Memory()
     return Deployment(open=memory.open, residue=memory.residue, restart=memory.restart, sever=memory.sever)
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[Process]:
+    """A server that these tests restart, and that promises what it keeps."""
+    with postgres(options=["fsync=on"]) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_deployment(own_postgres: Process) -> Deployment:
+    return PostgresServer(own_postgres, own_postgres.url).deployment()
 
 
 __all__ = ["redis_deployment", "redis_server", "sqlite_deployment"]

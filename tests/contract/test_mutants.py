@@ -14,7 +14,8 @@ from taskq.testing.part_mutants import capability_mutants, store_mutants
 from taskq.testing.state_machine import SEEDS, StateMachine
 from taskq.testing.store_contract import StoreContract
 
-BACKENDS = {"memory": 1, "sqlite": 1, "redis": 1 if "TASKQ_TEST_LONG" in os.environ else 12}
+FEW = 1 if "TASKQ_TEST_LONG" in os.environ else 12
+BACKENDS = {"memory": 1, "sqlite": 1, "redis": FEW, "postgres": FEW}
 """One line a backend: its deployment is the fixture ``<name>_deployment``, and every how many-th mutant meets it."""
 
 MUTANTS = [

@@ -17,6 +17,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.tenants import queue_on
+from tests.worker import test_dead_workers, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +31,14 @@ def url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest) -> str:
     return queue_on(request.getfixturevalue("postgres"))
+
+
+# The stories, with the fixtures of this module.
+test_as_02 = test_dead_workers.test_as_02_a_newsletter_whose_worker_died_does_not_stay_at_sending
+test_as_09 = test_stories.test_as_09_a_stop_starts_no_job_anew_that_still_runs
+test_as_10 = test_dead_workers.test_as_10_a_hundred_running_jobs_of_a_dead_worker_are_not_forgotten
+test_as_11 = test_dead_workers.test_as_11_a_poison_job_is_set_aside_after_three_losses_and_the_healthy_are_done
+test_as_33 = test_stories.test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once
 
 
 async def test_results_reach_their_callers(url: str) -> None:

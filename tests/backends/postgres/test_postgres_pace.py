@@ -1,5 +1,6 @@
 """A queue keeps its pace while a transaction stays open elsewhere, and with a million jobs in it. Prints figures."""
 
+import os
 from time import perf_counter
 
 import pytest
@@ -14,7 +15,12 @@ from tests.servers.process import Process
 MINUTES = 2
 MILLION = 1_000_000
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif("TASKQ_TEST_LONG" not in os.environ, reason="takes minutes, and measures: make test-long"),
+]
 
 
 async def _work(backend: Backend, seconds: float) -> tuple[int, float]:

@@ -1,0 +1,111 @@
+"""Stories from production that are PostgreSQL's own: transactions that are cut, and too few connections."""
+
+import random
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+import anyio
+import asyncpg
+import pytest
+
+from taskq import App, Retry, current
+from taskq.testing import deferred
+from taskq.testing.deployment import wait_until
+from tests.backends.postgres.conftest import plain
+from tests.servers import postgres as postgresql
+from tests.servers.process import Process
+from tests.servers.tenants import queue_on
+
+SEED = 16
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_as_16_a_job_is_there_with_its_row_whoever_rolls_back_or_dies_before_the_commit(
+    postgres: Process,
+) -> None:
+    app, chance, orders = App(queue_on(postgres)), random.Random(SEED), f"orders_{uuid4().hex}"
+
+    @app.task
+    async def confirm(order: int) -> None: ...
+
+    async with app, plain(postgres.url) as direct:
+        await direct.execute(f"CREATE TABLE {orders} (id integer)")
+        for order in range(40):
+            connection = await asyncpg.connect(postgres.url)
+            transaction = connection.transaction()
+            await transaction.start()
+            await connection.execute(f"INSERT INTO {orders} VALUES ($1)", order)  # noqa: S608
+            await confirm.options(tx=connection).defer(order)
+            (end,) = chance.choices(["commit", "roll back", "die"], [4, 5, 1])
+            if end == "commit":
+                await transaction.commit()
+            elif end == "roll back":
+                await transaction.rollback()
+            # Without a word, as of a process that is killed.
+            connection.terminate()
+        rows = [row["id"] for row in await direct.fetch(f"SELECT id FROM {orders} ORDER BY id")]  # noqa: S608
+        assert [job.arguments["order"] for job in await deferred(app)] == rows
+        assert 5 < len(rows) < 30
+        await direct.execute(f"DROP TABLE {orders}")
+
+
+async def test_as_37_a_credit_is_granted_once_although_connections_end_all_the_time(own: Process) -> None:
+    app = App(f"{own.url}?migrate=1", slots=8, lease=1.0)
+
+    @app.task(transaction=True, retry=Retry.fixed(100, 0.01), idempotent=True)
+    async def grant(account: int) -> None:
+        connection = current().connection
+        await connection.execute("UPDATE accounts SET credit = credit + 1 WHERE id = $1", account)
+        await connection.execute("INSERT INTO charges VALUES ($1)", current().idempotency_key)
+
+    async with plain(own.url) as direct:
+        await direct.execute("CREATE TABLE accounts (id integer PRIMARY KEY, credit integer)")
+        await direct.execute("CREATE TABLE charges (key text PRIMARY KEY)")
+        await direct.execute("INSERT INTO accounts VALUES (0, 0), (1, 0)")
+        async with app:
+            jobs = await app.defer_many(grant.call(n % 2) for n in range(100))
+            async with app.working():
+                while len(done := await direct.fetch("SELECT key FROM charges")) < len(jobs):
+                    await direct.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                        " AND backend_type = 'client backend' ORDER BY random() LIMIT 2"
+                    )
+                    # Ten in a second.
+                    await anyio.sleep(0.2)
+        assert {row["key"] for row in done} == {job.id for job in jobs}
+        assert [row["credit"] for row in await direct.fetch("SELECT credit FROM accounts ORDER BY id")] == [50, 50]
+
+
+async def test_as_30_four_apps_of_five_hundred_slots_are_content_with_thirty_connections() -> None:
+    with postgresql.postgres(options=["max_connections=30"]) as server:
+        apps = [App(f"{server.url}?migrate=1", slots=500) for _ in range(4)]
+        running, most = 0, 0
+        for app in apps:
+
+            @app.task(name="io")
+            async def io(_: int) -> None:
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
+                await anyio.sleep(0.2)
+                running -= 1
+
+        async with plain(server.url) as direct, AsyncExitStack() as stack:
+            for app in apps:
+                await stack.enter_async_context(app)
+            await apps[0].defer_many(apps[0].find_task("io").call(n) for n in range(1000))
+            for app in apps:
+                await stack.enter_async_context(app.working())
+            used = 0
+
+            async def all_done() -> bool:
+                nonlocal used
+                count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+                used = max(used, await direct.fetchval(count))
+                (queue,) = await apps[0].admin.stats(["default"])
+                return queue.ready + queue.leased == 0
+
+            await wait_until(all_done)
+            assert most > 100
+            assert used - 1 <= 4 * 5

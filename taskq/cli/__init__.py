@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import click
 
+from taskq.cli.batch import batch
 from taskq.cli.bench import bench
 from taskq.cli.cancel import cancel
 from taskq.cli.check import check
@@ -50,6 +51,7 @@ COMMANDS = (
     stats,
     jobs,
     job,
+    batch,
     cancel,
     dead,
     pause,

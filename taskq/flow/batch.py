@@ -231,8 +231,10 @@ class Batch:
         It ends when they have: ``finished`` is told then, ``succeeded`` never.
         """
         store = self._host.store
-        record = await change(store, self.id, lambda record: replace(record, cancelled=record.over is None))
-        if record is None or not record.cancelled:
+        record = await change(
+            store, self.id, lambda found: replace(found, cancelled=found.cancelled or found.over is None)
+        )
+        if record is None or record.over is not None:
             return False
         for member in sorted((await store.get(batch_key(self.id))).members):
             if member.startswith("@"):

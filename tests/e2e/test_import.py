@@ -1,10 +1,10 @@
-"""A batch whose producer is killed twice, and whose workers die, tells of its end once."""
+"""Imports: of a batch whose producer is killed twice and whose workers die, and of a bulk that is refused in part."""
 
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,8 +12,10 @@ import anyio
 import pytest
 
 from taskq import App
+from taskq.call import Call
+from taskq.errors import Conflict
 from taskq.flow import BatchStatus
-from tests.e2e.importer import BATCH, declare, fails, kills
+from tests.e2e.importer import BATCH, declare, fails, kills, resident
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -90,3 +92,42 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
     added, grown = map(int, imported.split())
     assert added == count
     assert grown < 50e6
+
+
+@pytest.mark.timeout(3600)
+async def test_every_call_of_a_bulk_defer_has_an_outcome_and_what_was_refused_is_deferred_alone(
+    url: str, rounds: Callable[[int, int], int]
+) -> None:
+    count = rounds(20_000, 1_000_000)
+    app = App(url)
+
+    @app.task(name="note", idempotent=True)
+    async def note(n: int) -> None: ...
+
+    def calls() -> Iterator[Call[None]]:
+        # One of a thousand is refused: its unique key is held.
+        for n in range(count):
+            task = note.options(unique="held", on_conflict="raise") if n % 1000 == 500 else note
+            yield task.options(id=f"n{n}").call(n)
+
+    async with app:
+        await note.options(unique="held", delay=3600).defer(-1)
+        held = most = resident()
+        refused: list[int] = []
+        number = 0
+        async for answer in app.defer_each(calls()):
+            if answer.error is not None:
+                assert isinstance(answer.error, Conflict)
+                refused.append(number)
+            else:
+                assert answer.id == f"n{number}"
+            number += 1
+            if not number % 1000:
+                most = max(most, resident())
+        assert number == count
+        assert refused == list(range(500, count, 1000))
+        again = await app.defer_many(note.options(id=f"n{n}").call(n) for n in refused)
+        assert all(handle.added for handle in again)
+        (stats,) = await app.admin.stats(["default"])
+    assert stats.ready == count
+    assert most - held < 50e6

@@ -436,6 +436,9 @@ async def test_a_cancelled_batch_finishes_and_never_succeeds(office: Office) -> 
         await run_until_idle(office.app)
         assert (await batch).failed == 4
         assert not await batch.cancel()
+        status = await batch.status()
+        assert status is not None
+        assert status.cancelled
     assert sorted(office.names()) == ["finished", "finished"]
     assert office.deaths == []
     assert office.ran == []

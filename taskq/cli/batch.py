@@ -1,0 +1,46 @@
+"""``taskq batch``: how far a batch is, which of its members have failed, and an end to it."""
+
+import anyio
+import click
+from msgspec.structs import asdict
+
+from taskq.app import App
+from taskq.cli.output import json_option, url_option, write_json
+from taskq.flow import BatchStatus
+
+
+@click.command()
+@click.argument("id")
+@click.option("--cancel", "cancels", is_flag=True, help="Seal it and cancel its members.")
+@click.option("--failed", "lists", is_flag=True, help="Print the ids of the members that have failed, to revive them.")
+@url_option
+@json_option
+def batch(id: str, cancels: bool, lists: bool, url: str | None, as_json: bool) -> int:
+    """Show how far the batch ID is, or cancel it.
+
+    Exits with 1 when there is no such batch, or nothing to cancel.
+    """
+    status, failed, cancelled = anyio.run(_look, url, id, cancels)
+    if status is None:
+        click.echo(f"{id}: no such batch, or it ended more than a week ago", err=True)
+    elif lists:
+        for member in failed:
+            write_json({"id": member}) if as_json else click.echo(member)
+    elif as_json:
+        write_json(asdict(status))
+    else:
+        click.echo(f"{id}: {_told(status)}")
+    return 1 if status is None or (cancels and not cancelled) else 0
+
+
+async def _look(url: str | None, id: str, cancels: bool) -> tuple[BatchStatus | None, list[str], bool]:
+    async with App(url) as app:
+        found = app.batch(id)
+        cancelled = cancels and await found.cancel()
+        return await found.status(), [ref.id for ref in await found.failures()], cancelled
+
+
+def _told(status: BatchStatus) -> str:
+    state = "over" if status.over is not None else "sealed" if status.sealed else "open"
+    counts = f"{status.total} members, {status.pending} pending, {status.failed} failed"
+    return f"{state}{', cancelled' if status.cancelled else ''}; {counts}"

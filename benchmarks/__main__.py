@@ -28,7 +28,7 @@ from benchmarks.grounds import Ground
 from benchmarks.measure import machine
 from benchmarks.plots import draw
 from benchmarks.report import Section, bars_of, stored, write
-from benchmarks.sides import POSTGRES, REDIS, Side
+from benchmarks.sides import POSTGRES, REDIS, SQS, Side
 
 
 class Profile(Struct, frozen=True):
@@ -59,8 +59,11 @@ def core(profile: Profile) -> Section:
     return Section(now(), profile.name, machine(), {}, found)
 
 
+Questions = Callable[[Profile, Ground, Sequence[Side]], Sequence[Table]]
+
+
 def beside_peers(
-    profile: Profile, opened: Callable[[], AbstractContextManager[Ground]], chosen: Sequence[Side]
+    profile: Profile, opened: Callable[[], AbstractContextManager[Ground]], chosen: Sequence[Side], ask: Questions
 ) -> Section:
     """One server, taskq and its peers on it."""
     sides: list[Side] = []
@@ -76,7 +79,7 @@ def beside_peers(
                 missing[side.name] = str(reason)
             else:
                 sides.append(side)
-        tables = list(questions(profile, ground, sides))
+        tables = list(ask(profile, ground, sides))
     found = {side.name: versions(side) for side in sides}
     return Section(now(), profile.name, machine(), found, judge(tables), tables, missing)
 
@@ -103,6 +106,12 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
     ]
 
 
+def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
+    """What is asked of an emulator."""
+    defers = [defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS]
+    return [processing.ask(ground, sides, "noop", profile.rounds), *defers]
+
+
 def half_load(noop: Table, flight: Table, side: str) -> float:
     """Jobs a second that keep a worker half busy, and leave its producer room on the same machine."""
     rows = [table.row(side) for table in (noop, flight)]
@@ -112,8 +121,9 @@ def half_load(noop: Table, flight: Table, side: str) -> float:
 
 SECTIONS: Mapping[str, Callable[[Profile], Section]] = {
     "core": core,
-    "redis": lambda profile: beside_peers(profile, grounds.redis, REDIS),
-    "postgres": lambda profile: beside_peers(profile, grounds.postgresql, POSTGRES),
+    "redis": lambda profile: beside_peers(profile, grounds.redis, REDIS, questions),
+    "postgres": lambda profile: beside_peers(profile, grounds.postgresql, POSTGRES, questions),
+    "sqs": lambda profile: beside_peers(profile, grounds.emulated_sqs, SQS, few_questions),
 }
 
 

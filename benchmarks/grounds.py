@@ -1,6 +1,7 @@
 """The servers that are measured on, each started for this run, empty before each measurement, and watched."""
 
 import asyncio
+import os
 import re
 import tempfile
 from collections.abc import Generator, Mapping
@@ -12,6 +13,7 @@ import asyncpg
 
 from tests.servers.postgres import postgres
 from tests.servers.process import Process
+from tests.servers.sqs import sqs
 from tests.servers.valkey import ask, single
 
 DURABLE = ("fsync=on", "full_page_writes=on", "synchronous_commit=on", "shared_buffers=256MB", "max_wal_size=4GB")
@@ -117,6 +119,29 @@ class Postgres:
             await connection.close()
 
 
+class Sqs:
+    """An emulator: it counts nothing, and its speed is not Amazon's."""
+
+    name = "sqs"
+
+    def __init__(self, server: Process) -> None:
+        self._server = server
+        self._numbers = 0
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    def fresh(self, side: str) -> str:  # noqa: ARG002 - queues are made when they are met
+        self._numbers += 1
+        return f"sqs+http://127.0.0.1:{self._server.port}/bench{self._numbers}?region=us-east-1&create=1"
+
+    blank = fresh
+
+    def counters(self) -> Mapping[str, float]:
+        return {}
+
+
 @contextmanager
 def redis() -> Generator[Redis]:
     """A server that ends with the context."""
@@ -129,3 +154,11 @@ def postgresql() -> Generator[Postgres]:
     """A server that ends with the context."""
     with postgres(options=DURABLE) as server:
         yield Postgres(server)
+
+
+@contextmanager
+def emulated_sqs() -> Generator[Sqs]:
+    """A server that ends with the context."""
+    os.environ.update(AWS_ACCESS_KEY_ID="any", AWS_SECRET_ACCESS_KEY="any")  # noqa: S106 - it takes any
+    with tempfile.TemporaryDirectory() as folder, sqs(Path(folder)) as server:
+        yield Sqs(server)

@@ -62,6 +62,8 @@ def bars_of(sections: Mapping[str, Section]) -> str:
 def page(name: str, section: Section) -> str:
     """A section's tables, and what they were taken on."""
     lines = [f"### {name}", ""]
+    if section.tables:
+        lines += [f"![the medians of {name}, with the least and the most](plots/{name}.svg)", ""]
     for table in section.tables:
         lines += [f"**{table.title}**", "", *rows_of(table), ""]
     if section.missing:

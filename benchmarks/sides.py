@@ -48,7 +48,7 @@ REDIS: Sequence[Side] = (
     peer("taskiq list", "taskiq", jobs=4_000, naps=3_000, options={"shape": "list"}),
     peer("taskiq stream", "taskiq", jobs=4_000, naps=3_000, options={"shape": "stream"}),
     peer("docket", jobs=2_000, naps=1_500, slow=True),
-    peer("dramatiq", jobs=3_000, naps=1_500, kind="blocking"),
+    peer("dramatiq", jobs=3_000, naps=1_500, kind="blocking", slow=True),
     peer("huey", jobs=3_000, naps=1_500, defers=2_000, kind="blocking"),
     peer("celery", jobs=1_000, naps=500, kind="blocking", slow=True),
     peer("rq", jobs=400, naps=100, kind="blocking", slow=True),
@@ -64,3 +64,5 @@ POSTGRES: Sequence[Side] = (
     peer("awa", jobs=4_000, naps=3_000),
     on_node("graphile-worker", "graphile-worker", jobs=15_000, naps=6_000),
 )
+
+SQS: Sequence[Side] = (Side(name="taskq", program="ours", kind="taskq", jobs=1_000, defers=200),)

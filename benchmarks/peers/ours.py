@@ -69,4 +69,4 @@ async def work(order: Order) -> None:
 
 
 if __name__ == "__main__":
-    serve("anyio msgspec redis hiredis asyncpg uvloop", {"setup": setup, "defer": defer, "work": work})
+    serve("anyio msgspec redis hiredis asyncpg aioboto3 uvloop", {"setup": setup, "defer": defer, "work": work})

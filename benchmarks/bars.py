@@ -44,7 +44,7 @@ BARS: Sequence[Bar] = (
         least=10,
     ),
     Bar(table="redis/noop", beside="the fastest in another language", kinds=("foreign",), least=2.5),
-    Bar(table="redis/noop", beside="the same scripts in a bare loop", kinds=("limit",), least=0.5),
+    Bar(table="redis/noop", beside="the same verbs in a bare loop", kinds=("limit",), least=0.5),
     Bar(
         table="redis/noop",
         figure="cpu",

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportMissingImports=false
 """The tables as pictures: one a section, PNG and SVG."""
 
 from collections.abc import Mapping, Sequence

@@ -62,6 +62,10 @@ class State(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The history with these, too."""
         return (*self.history, *decided)[-KEPT:]
 
+    def knowing(self, *jobs: str) -> tuple[str, ...]:
+        """The newest jobs with these, too."""
+        return (*self.jobs, *jobs)[-_LIVE:]
+
 
 def begun(schedule: Schedule, now: float) -> State:
     """The state of a schedule that nobody has seen before: what would have been due earlier is not."""
@@ -108,7 +112,7 @@ def decide(schedule: Schedule, state: State, now: float, standing: Standing) -> 
         state,
         last=due[-1],
         pending=(*state.pending, *(Pending(tick, now, cancel) for tick in firing)),
-        jobs=(*state.jobs, *(job_id(schedule.name, tick) for tick in firing))[-_LIVE:],
+        jobs=state.knowing(*(job_id(schedule.name, tick) for tick in firing)),
         history=state.noting(*decided),
     )
 

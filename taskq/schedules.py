@@ -122,7 +122,7 @@ class Schedules:
 
         def note(state: State, now: float) -> State:
             noted = state.noting(Decided(now, "run", now, "by hand"))
-            return msgspec.structs.replace(state, jobs=(*state.jobs, enqueued.id)[-10:], history=noted)
+            return msgspec.structs.replace(state, jobs=state.knowing(enqueued.id), history=noted)
 
         await self._change_state(schedule, note)
         return enqueued

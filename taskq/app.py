@@ -57,7 +57,7 @@ from taskq.outbox import Relay, open_outbox
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
-from taskq.schedules import Schedules, check_schedule, configured
+from taskq.schedules import Schedules, check_schedule, configured, lacking
 from taskq.spool import Bounds, spooling
 from taskq.store import Store
 from taskq.task import Definition, Task
@@ -160,16 +160,27 @@ class App:
 
     def check(self) -> Sequence[Finding]:
         """What an operator should know of the tasks before they run; the errors in it keep the app from opening."""
-        backend = next((live.backend for live in self._lives.values()), None)
-        return [finding for task in self.registry.tasks.values() for finding in self._check(task, backend)]
+        return self.check_on(next((live.backend for live in self._lives.values()), None), strict=self.settings.strict)
+
+    def check_on(self, backend: Backend | None, *, strict: bool) -> Sequence[Finding]:
+        """The same for another backend, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
+        self._schedule_configured()
+        found = [each for task in self.registry.tasks.values() for each in self._check(task, backend, strict=strict)]
+        if backend is None:
+            return found
+        return found + [
+            Finding(f"schedule {schedule.name}", "error", problem)
+            for schedule in self.schedules.static.values()
+            for problem in lacking(schedule, backend)
+        ]
 
     def check_call(self, definition: Definition, options: CallOptions) -> None:
         """Raises MissingCapability for options that the open broker does not promise."""
         for live in self._lives.values():
             check_call(definition, options, live.sending)
 
-    def _check(self, task: Task[..., Any], backend: Backend | None) -> Sequence[Finding]:
-        return check_task(task.definition, task.defaults, backend, strict=self.settings.strict)
+    def _check(self, task: Task[..., Any], backend: Backend | None, *, strict: bool) -> Sequence[Finding]:
+        return check_task(task.definition, task.defaults, backend, strict=strict)
 
     def _join(self, task: Task[..., Any]) -> None:
         task.join(self, self.codec, self.settings.keep)
@@ -217,7 +228,7 @@ class App:
             backend = await stack.enter_async_context(connect(self.settings.url))
             for task in self.registry.tasks.values():
                 self._recipe.follow_up(task.definition)
-                for finding in self._check(task, backend):
+                for finding in self._check(task, backend, strict=self.settings.strict):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.subject}: {finding.message}")
             self._schedule_configured()

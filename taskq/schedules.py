@@ -196,8 +196,8 @@ def configured(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Time
     return found
 
 
-def check_schedule(schedule: Schedule, backend: Backend) -> None:
-    """Raises MissingCapability for what a schedule needs and the broker has not."""
+def lacking(schedule: Schedule, backend: Backend) -> Sequence[str]:
+    """What a schedule needs and the broker has not, each with the remedy."""
     timetable = schedule.timetable
     looks = timetable.overlap != "allow" or timetable.block_while_failed
     needs = [
@@ -205,12 +205,18 @@ def check_schedule(schedule: Schedule, backend: Backend) -> None:
         (looks and backend.admin is None, "administration, to see whether earlier jobs have ended"),
         (schedule.job.group is not None and not backend.broker.traits.groups, "groups"),
     ]
-    for lacks, need in needs:
-        if lacks:
-            raise MissingCapability(
-                f"schedule {schedule.name}: it needs {need}, which {type(backend.broker).__name__} does not have: "
-                "pair the broker with a companion store, or choose another broker"
-            )
+    return [
+        f"it needs {need}, which {type(backend.broker).__name__} has not: pair the broker with a companion store, or "
+        "choose another broker"
+        for lacks, need in needs
+        if lacks
+    ]
+
+
+def check_schedule(schedule: Schedule, backend: Backend) -> None:
+    """Raises MissingCapability for what a schedule needs and the broker has not."""
+    for problem in lacking(schedule, backend):
+        raise MissingCapability(f"schedule {schedule.name}: {problem}")
 
 
 # In the Store

@@ -6,8 +6,8 @@ import anyio
 import click
 
 from taskq.app import App
-from taskq.broker import Backend, Finding
-from taskq.checks import check_task, durable
+from taskq.broker import Finding
+from taskq.checks import durable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, styled, write_json
 from taskq.connect import connect
@@ -40,12 +40,7 @@ def check(target: str, strict: bool, offline: bool, as_json: bool) -> int:
 
 async def _examine(app: App, strict: bool, offline: bool) -> tuple[Sequence[Finding], str]:
     if offline:
-        return _findings(app, None, strict), "the broker was not asked"
+        return app.check_on(None, strict=strict), "the broker was not asked"
     # Not through the app: that would run its lifespan, and stop at the first error.
     async with connect(app.settings.url) as backend:
-        return _findings(app, backend, strict), durable(backend.broker.traits)
-
-
-def _findings(app: App, backend: Backend | None, strict: bool) -> Sequence[Finding]:
-    tasks = app.registry.tasks.values()
-    return [finding for task in tasks for finding in check_task(task.definition, task.defaults, backend, strict=strict)]
+        return app.check_on(backend, strict=strict), durable(backend.broker.traits)

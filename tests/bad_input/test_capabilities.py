@@ -34,6 +34,49 @@ async def nothing_enqueued(app: App) -> AsyncGenerator[None]:
         assert app.backend.broker.calls == []
 
 
+# What a schedule says is refused as what a task says
+
+
+@pytest.mark.parametrize(
+    ("taken", "options", "need"),
+    [
+        ("store", {}, "a Store"),
+        ("admin", {"overlap": "skip"}, "administration"),
+        ("admin", {"block_while_failed": True}, "administration"),
+        ("groups", {"overlap": "queue_one"}, "groups"),
+    ],
+)
+async def test_an_app_does_not_open_where_a_schedule_needs_what_is_not_there(
+    taken: str, options: dict[str, Any], need: str
+) -> None:
+    app, task = app_without(taken)
+    app.schedule("every 1h", name="hourly", **options)(task)
+
+    with pytest.raises(MissingCapability) as caught:
+        await app.__aenter__()
+    assert str(caught.value) == f"schedule hourly: it needs {need}" + str(caught.value).partition(need)[2]
+    assert COMPANION in str(caught.value)
+
+
+async def test_a_schedule_made_at_run_time_is_refused_before_it_is_kept() -> None:
+    app, task = app_without("admin")
+    async with app:
+        with pytest.raises(MissingCapability, match="administration"):
+            await app.schedules.create("hourly", task.call(), "every 1h", overlap="skip")
+        assert list(await app.schedules.list()) == []
+
+
+async def test_a_check_tells_what_a_schedule_lacks() -> None:
+    app, task = app_without("admin")
+    app.schedule("every 1h", name="hourly")(task)
+    async with app:
+        backend = app.backend
+    app.schedule("every 1h", name="skipping", overlap="skip")(task)
+    assert [found.subject for found in app.check_on(backend, strict=False) if found.level == "error"] == [
+        "schedule skipping"
+    ]
+
+
 # What a task says is refused when the app opens
 
 

@@ -1,6 +1,8 @@
-"""A tick's job counts once. That a tick was fired is written down, but nothing can stop a worker that slept through it
-from enqueueing the same tick again when it wakes, after the first job has long ended and its id is free. Such a job is
-told at its start: the first job of a tick to start writes its name there, and another one does not run.
+"""Of the jobs of one id, the first to start is the one that runs, where an id alone cannot see to it.
+
+That a tick was fired is written down, but nothing can stop a worker that slept through it from enqueueing the same tick
+again when it wakes, after the first job has long ended and its id is free; nor a relay from handing over again what one
+that died had handed over. So such jobs say which of several they are, and claim their id when they start.
 """
 
 from taskq.job import Ack, Job
@@ -10,11 +12,11 @@ from taskq.store import Store
 from taskq.worker.runner import Run
 
 CLAIMED = 86_400.0
-"""Seconds a tick stays claimed: no worker sleeps longer between a decision and its enqueue."""
+"""Seconds an id stays claimed: no worker sleeps longer between a decision and its enqueue."""
 
 
 async def outclaimed(store: Store, run: Run) -> Decision | None:
-    """What becomes of a job whose tick belongs to another one; None: it is to run."""
+    """What becomes of a job whose id another one has claimed; None: it is to run."""
     job = run.delivery.job
     life = job.headers.get(LIFE)
     if life is None or await store.swap(_key(job), None, life.encode(), ttl=CLAIMED):

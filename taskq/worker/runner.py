@@ -30,9 +30,13 @@ from taskq.outcome import (
     decide,
     screen,
 )
+from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
+
+_RECALLING = frozenset({FOLLOWS, RESUMED, LIFE})
+"""Headers of jobs that may have ended before."""
 
 
 class Runnable(Struct, frozen=True):
@@ -175,7 +179,7 @@ class Runner:
         if self._keeper is not None:
             keeping.set(self._keeper)
         try:
-            if run.delivery.losses or FOLLOWS in run.delivery.job.headers or RESUMED in run.delivery.job.headers:
+            if run.delivery.losses or not _RECALLING.isdisjoint(run.delivery.job.headers):
                 recalled = await self._recall(run)
                 if recalled is not None:
                     return recalled

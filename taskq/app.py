@@ -49,6 +49,7 @@ from taskq.flow import Batch, BatchReport, FlowHandle
 from taskq.flow.start import callbacks, start
 from taskq.handle import JobHandle
 from taskq.job import Delivery, Enqueued, Job, JobRef
+from taskq.ledger.notes import Progress, read_progress
 from taskq.limits.holding import Holding
 from taskq.limits.outside import holding
 from taskq.middleware import DeferMiddleware, Middleware, carry, pass_through
@@ -386,12 +387,16 @@ class App:
         delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
         async with self._live.scope.inner("worker") as scope:
             runnable = await self._recipe.runnable(task, self._recipe.executors(), scope)
-            current = Current(delivery, runnable.decode(job.body))
+            means = runnable.means(self.backend.store, self.backend.transactions)
+            current = Current(delivery, runnable.decode(job.body), means)
             token = running.set(current)
             try:
                 value = await runnable.handler(current)
             finally:
                 running.reset(token)
+                if current.notes is not None:
+                    await current.notes.end()
+                    await current.notes.forget()
         return task.decode(runnable.encode(value))
 
     async def _pass(self, job: Job) -> Job:
@@ -430,6 +435,10 @@ class App:
     async def lookup(self, ref: JobRef) -> Record | None:
         """A live job or dead letter."""
         return await self.admin.lookup(ref)
+
+    async def progress(self, ref: JobRef) -> Progress | None:
+        """What a live job or dead letter said last of how far it is."""
+        return await read_progress(self.store, ref)
 
     async def cancel(self, ref: JobRef) -> bool:
         """Ask for a job to be cancelled; False when it has ended."""

@@ -1,17 +1,33 @@
 """What a handler may ask about the job it is running."""
 
+import asyncio
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
-from datetime import datetime
-from typing import Any, Protocol
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
-from taskq.errors import ConfigError
+from msgspec import Struct, field
+
+from taskq.broker import Transactions
+from taskq.codec import Codec
+from taskq.errors import ConfigError, MissingCapability, Snooze
 from taskq.job import Delivery, Job
+from taskq.ledger.iteration import Iteration, Source
+from taskq.ledger.notes import Notes, Progress
+from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
+from taskq.ledger.values import remembered, returned_type
 from taskq.sequel import FLOW, Place, Plan, plan_of
+from taskq.store import Store
 
 Prepare = Callable[[Job], Awaitable[Job]]
 """What a job passes before it is enqueued; raises what refuses it."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+C = TypeVar("C")
 
 _log = logging.getLogger("taskq.job")
 
@@ -59,26 +75,44 @@ class OwnBatch:
             self.added.append(job if self._prepare is None else await self._prepare(job))
 
 
+class Means(Struct, frozen=True):
+    """What a run may use besides its arguments: parts of the backend, as far as it has them."""
+
+    loop: asyncio.AbstractEventLoop | None = None
+    """The worker's."""
+    store: Store | None = None
+    transactions: Transactions | None = None
+    codec: Codec = field(default_factory=Codec)
+    resumes: bool = True
+    """Whether the job runs again when a run of it was cut off."""
+    in_transaction: bool = False
+    """Whether the whole run is one transaction."""
+    prepare: Prepare | None = None
+    """What a job passes that the handler adds to its batch."""
+
+
+_NONE = Means()
+
+
 class Current:
     """The running job. One of these lives for one run."""
 
-    __slots__ = ("_batch", "_prepare", "arguments", "connection", "deadline", "delivery", "stopping")
+    __slots__ = ("_batch", "_means", "arguments", "connection", "deadline", "delivery", "notes", "stopping")
 
     def __init__(
-        self,
-        delivery: Delivery,
-        arguments: tuple[tuple[Any, ...], dict[str, Any]],
-        prepare: Prepare | None = None,
+        self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]], means: Means = _NONE
     ) -> None:
+        self._means = means
+        self.notes: Notes | None = None
+        """What the job remembers, once the run has looked or written; :meth:`step` and the like are made of it."""
         self.delivery = delivery
-        self._prepare = prepare
         self._batch: OwnBatch | None = None
         self.arguments = arguments
         """Positional and keyword arguments, decoded; a middleware may replace them."""
         self.deadline: float | None = None
         """When the run will be cancelled, by the event loop's clock; None: never."""
         self.connection: Any = None
-        """The transaction's connection, in a task with ``transaction=True``."""
+        """The transaction's connection, in a task with ``transaction=True`` and inside :meth:`transaction`."""
         self.stopping = False
         """True once the run has been asked to end: time-out, cancellation, or a worker that drains. Code in threads,
         which nothing can interrupt, should look at it now and then."""
@@ -140,7 +174,7 @@ class Current:
         if self._batch is None and FLOW in self.delivery.job.headers:
             plan = plan_of(self.delivery.job)
             if plan is not None and plan.place is not None:
-                self._batch = OwnBatch(plan, plan.place, self._prepare)
+                self._batch = OwnBatch(plan, plan.place, self._means.prepare)
         return self._batch
 
     @property
@@ -155,6 +189,151 @@ class Current:
         return logging.LoggerAdapter(
             _log, {"job": job.id, "task": job.task, "queue": job.queue, "attempt": self.delivery.attempt}
         )
+
+    # Long jobs
+
+    @overload
+    def iterate(
+        self,
+        source: Iterable[T] | AsyncIterable[T],
+        *,
+        key: Callable[[T], object] | None = None,
+        every: int | None = None,
+        name: str = "items",
+    ) -> AsyncIterator[T]: ...
+    @overload
+    def iterate(
+        self,
+        source: Callable[[C | None], Iterable[T] | AsyncIterable[T]],
+        *,
+        key: Callable[[T], C],
+        every: int | None = None,
+        name: str = "items",
+    ) -> AsyncIterator[T]: ...
+    def iterate(
+        self,
+        source: Source[Any],
+        *,
+        key: Callable[[Any], Any] | None = None,
+        every: int | None = None,
+        name: str = "items",
+    ) -> AsyncIterator[Any]:
+        """Go through the items, in the next run behind the last one that was done.
+
+        ``source`` holds the same items in the same order each time, and those that were done are skipped; with a
+        ``key`` the last one of them is looked at, and a source that has changed is refused. A source too large to be
+        skipped through is a function of the cursor, the ``key`` of the last item done (None at first); what it says of
+        its parameter's type is the cursor's.
+
+        An item is done when the next one is asked for. That is written down every five seconds and when the run ends;
+        after a kill, what was done since is done again. ``every=1`` writes before each next item. A worker that shuts
+        down hands the job back between two items, uncounted. Two iterations of one job need names.
+        """
+        if every is not None and every < 1:
+            raise ConfigError(f"every={every!r}: give a whole number of items of at least 1, or None")
+        return Iteration(self._notes(), self._means.codec, name, key).items(source, every, self._pause)
+
+    async def step(self, name: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``await function(*args)`` returned, in this run or an earlier one of this job: it is called once.
+
+        The result is remembered as the function's annotation says it is, until the job has ended. A worker that dies
+        after the call and before that was written calls again in its next run, as when the function raises.
+        """
+        notes = self._notes()
+        notes.reserve(f"step {name}")
+        returns = returned_type(function)
+        found, result = await notes.result(name, returns)
+        if found:
+            known: T = result
+            return known
+        call = function(*args, **kwargs)
+        if not inspect.isawaitable(call):
+            raise ConfigError(f"step {name!r}: give a coroutine function; wrap a sync one in anyio.to_thread.run_sync")
+        value = await call
+        await notes.keep_result(name, value, returns)
+        return value
+
+    async def checkpoint(self, value: object, *, name: str = "checkpoint") -> None:
+        """Remember how far this job is, for :meth:`restore` in its next run. Costs nothing by itself.
+
+        Written every five seconds and when the run ends. A good place to stop: a worker that shuts down hands the job
+        back here, uncounted.
+        """
+        data = remembered(self._means.codec, value, type(value), f"checkpoint {name!r}")
+        await self._notes().set_mark(f"checkpoint {name}", data)
+        await self._pause()
+
+    async def restore(self, type: type[T], *, name: str = "checkpoint") -> T | None:
+        """The last checkpoint of this job, None when there is none."""
+        return await self._notes().mark(f"checkpoint {name}", type)
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far this job is, to whoever asks its handle or ``taskq job``. Written every five seconds."""
+        self._notes().set_progress(Progress(done, total))
+
+    # Once in effect
+
+    def once(
+        self, key: str, *, on_unknown: OnUnknown, keep: float | timedelta = KEPT
+    ) -> AbstractAsyncContextManager[Once]:
+        """``async with current().once(f"charge:{invoice}", on_unknown=…) as effect: if effect.needed: …``
+
+        The key is of this whole namespace: whichever job comes first does it. It is *started* when the block is entered
+        and *done* when it is left without a raise, and remembered for ``keep`` seconds (30 days). When another job is
+        inside now, this one is put back for two seconds, uncounted.
+
+        ``on_unknown`` says what to do when a run started the effect and did not live to say that it is done:
+        ``"retry"`` does it again, for an effect that knows its own key; ``"raise"`` raises EffectUnknown; a function
+        finds out, and answers whether it has happened.
+        """
+        seconds = keep.total_seconds() if isinstance(keep, timedelta) else keep
+        if not 0 < seconds < float("inf"):
+            raise ConfigError(f"keep={keep!r}: give the seconds for which the effect is to be remembered")
+        if on_unknown not in ("retry", "raise") and not callable(on_unknown):
+            raise ConfigError(
+                f'on_unknown={on_unknown!r}: choose "retry" or "raise", or give a function that finds out'
+            )
+        return Effect(self._store("once()"), self.delivery, key, seconds).once(on_unknown)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Any]:
+        """A connection in a transaction of the queue's own database: what is written and deferred inside commits
+        together. Inside another one, and in a task with ``transaction=True``, it is that one.
+
+        Raises MissingCapability where the broker is no database.
+        """
+        if self.connection is not None:
+            yield self.connection
+            return
+        if self._means.transactions is None:
+            raise MissingCapability("this broker takes part in no transactions: use PostgreSQL or SQLite")
+        async with self._means.transactions.begin() as self.connection:
+            try:
+                yield self.connection
+            finally:
+                self.connection = None
+
+    def _store(self, what: str) -> Store:
+        if self._means.in_transaction or self.connection is not None:
+            raise ConfigError(
+                f"{what} would remember what this transaction may yet undo: inside one, write your own row instead"
+            )
+        if self._means.store is None:
+            raise MissingCapability(f"this broker has no store for {what}: pair it with a companion store")
+        return self._means.store
+
+    def _notes(self) -> Notes:
+        store = self._store("what the job has done")
+        if self.notes is None:
+            loop = self._means.loop or asyncio.get_running_loop()
+            self.notes = Notes(store, self._means.codec, self.delivery, loop)
+        return self.notes
+
+    async def _pause(self) -> None:
+        if self.stopping and self._means.resumes and self.notes is not None:
+            # So that the next run, which begins at once, knows.
+            await self.notes.write()
+            raise Snooze(0.0, "the worker is shutting down")
 
 
 def current() -> Current:

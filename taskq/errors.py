@@ -16,6 +16,8 @@
     ├── DeferError               the call was understood and refused
     │   ├── Conflict · Vetoed · SpoolFull · BatchSealed · LimitExceeded
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
+    ├── RunError                 what a run learns of its own job
+    │   └── StaleRun · EffectUnknown
     └── ResultNotReady · ResultNotKept
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
 """
@@ -157,6 +159,18 @@ class PartlyEnqueued(DeferError):
     def __init__(self, message: str, errors: Mapping[int, TaskqError]) -> None:
         super().__init__(message)
         self.errors = errors
+
+
+class RunError(TaskqError):
+    """What a run learns of its own job; let it pass, and the job is treated as it must be."""
+
+
+class StaleRun(RunError):
+    """Another run has this job by now: whatever this one does no longer counts."""
+
+
+class EffectUnknown(RunError):
+    """A run died between the start of an effect and its end: somebody has to find out whether it happened."""
 
 
 class ResultNotReady(TaskqError):

@@ -18,6 +18,7 @@ from taskq.errors import (
     ResultNotReady,
 )
 from taskq.job import JobRef, State
+from taskq.ledger.notes import Progress
 from taskq.report import End, Ended, read_outcome
 
 R = TypeVar("R")
@@ -33,6 +34,7 @@ class Desk(Protocol):
 
     async def outcome(self, ref: JobRef, wait: float) -> bytes | None: ...
     async def lookup(self, ref: JobRef) -> Record | None: ...
+    async def progress(self, ref: JobRef) -> Progress | None: ...
     async def cancel(self, ref: JobRef) -> bool: ...
     def run_sync(self, function: Callable[..., Any], *args: Any) -> Any: ...
 
@@ -105,6 +107,10 @@ class JobHandle(Generic[R]):
         if outcome is not None:
             return read_outcome(outcome).end
         return "gone" if record is None else record.state
+
+    async def progress(self) -> Progress | None:
+        """What the job said last of how far it is; None when it said nothing, or has ended."""
+        return await self._desk.progress(self.ref)
 
     async def cancel(self) -> bool:
         """Ask for the job to be cancelled: a waiting one never runs, a running one is cancelled within about a second.

@@ -3,7 +3,7 @@
 import difflib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict, TypeGuard, get_args
 
@@ -99,6 +99,8 @@ class TaskOptions(Options, total=False):
     """Brings an older call's arguments up to this version: ``upcast(version, arguments)`` answers the arguments."""
     limits: Sequence[Limit] | Limit
     """How many calls may begin in a time, or run at once: see ``taskq.RateLimit`` and ``taskq.Concurrency``."""
+    precondition: Callable[..., bool | Awaitable[bool]]
+    """Asked before each run, in its lease and with its arguments: False discards the job."""
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -207,6 +209,11 @@ def check_option(name: str, value: Any) -> Any:
             return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
         case "limits":
             return check_limits(value)
+        case "precondition":
+            if not callable(value):
+                raise ConfigError(
+                    f"precondition={value!r}: give a function of the task's arguments that answers a bool"
+                )
         case "unique" | "group":
             return _key_spec(name, value)
         case "group_limit" | "attempts" | "max_losses" | "version":

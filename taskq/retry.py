@@ -7,7 +7,7 @@ from typing import Self
 
 from msgspec import Struct
 
-from taskq.errors import CodecError, ConfigError, Discard, Signal
+from taskq.errors import CodecError, ConfigError, Discard, EffectUnknown, Signal
 
 Curve = Callable[[int, float], float]
 """Seconds to wait after a failed attempt (from 1), given a chance in [0, 1)."""
@@ -61,7 +61,7 @@ class Retry(Struct, frozen=True):
     """Seconds after the first failure beyond which no attempt is added."""
     on: Errors = (Exception,)
     """Errors that are worth another attempt."""
-    dead_on: Errors = (CodecError,)
+    dead_on: Errors = (CodecError, EffectUnknown)
     """Errors that no attempt can mend: set aside at once."""
     discard_on: Errors = ()
     """Errors that end the job quietly, as ``Discard`` does."""

@@ -56,6 +56,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     middleware: Sequence[Middleware] = ()
     limits: tuple[Limit, ...] = ()
     collect: Collect | None = None
+    precondition: Callable[..., Any] | None = None
     dependencies: Mapping[str, Dependency] = {}
     version: int = 1
     upcast: Upcast | None = None

@@ -200,13 +200,30 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         middleware=rest.get("middleware", ()),
         limits=rest.get("limits", ()),
         collect=collect,
+        precondition=rest.get("precondition"),
         dependencies=dependencies_of(function),
         version=rest.get("version", 1),
         upcast=rest.get("upcast"),
     )
     if definition.upcast is not None and definition.version == 1:
         raise ConfigError(f"task {definition.name}: upcast= brings older calls up to date: give version=2 or more, too")
+    _check_precondition(definition)
     if "retry" in rest:
         refuse_retries(definition)
     defaults = merge(CallOptions(), call)
     return Task(definition, defaults, Home(defaults))
+
+
+def _check_precondition(definition: Definition) -> None:
+    """Raises ConfigError for a precondition that does not take what the task takes."""
+    if definition.precondition is None:
+        return
+    parameters = inspect.signature(definition.function).parameters.values()
+    taken = [p for p in parameters if p.name not in definition.dependencies]
+    positional = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = {p.name: p.name for p in taken if p.kind is p.KEYWORD_ONLY}
+    try:
+        inspect.signature(definition.precondition).bind(*positional, **named)
+    except TypeError as error:
+        name = getattr(definition.precondition, "__qualname__", "precondition")
+        raise ConfigError(f"task {definition.name}: {name}() must take the task's arguments: {error}") from error

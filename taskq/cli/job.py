@@ -13,6 +13,7 @@ from taskq.cli.durations import from_now
 from taskq.cli.output import json_option, one_line, url_option, write_json
 from taskq.cli.record import arguments_text, ended_of, errors_of, record_json
 from taskq.job import JobRef
+from taskq.ledger.notes import Progress
 from taskq.report import Ended, ErrorReport, read_outcome
 
 
@@ -23,12 +24,12 @@ from taskq.report import Ended, ErrorReport, read_outcome
 @json_option
 def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
     """Show the job ID: its call, its state, its errors."""
-    record, ended = anyio.run(_find, url, id, queue)
+    record, ended, progress = anyio.run(_find, url, id, queue)
     if record is not None:
         if as_json:
-            write_json(record_json(record))
+            write_json({**record_json(record), **({} if progress is None else {"progress": progress})})
         else:
-            _show(record)
+            _show(record, progress)
     elif ended is not None:
         if as_json:
             write_json({"id": id, "queue": queue, "state": "gone", **msgspec.structs.asdict(ended)})
@@ -40,18 +41,23 @@ def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
         raise click.ClickException(f"there is no job {id!r}{hint}")
 
 
-async def _find(url: str | None, id: str, queue: str | None) -> tuple[Record | None, Ended | None]:
+async def _find(url: str | None, id: str, queue: str | None) -> tuple[Record | None, Ended | None, Progress | None]:
     async with App(url) as app:
         record = await (app.admin.find(id) if queue is None else app.admin.lookup(JobRef(queue, id)))
-        if record is not None or queue is None or app.backend.results is None:
-            return record, None
+        if record is not None:
+            known = app.backend.store is not None
+            return record, None, await app.progress(JobRef(record.job.queue, id)) if known else None
+        if queue is None or app.backend.results is None:
+            return None, None, None
         outcome = await app.outcome(JobRef(queue, id), 0.0)
-        return None, None if outcome is None else read_outcome(outcome)
+        return None, None if outcome is None else read_outcome(outcome), None
 
 
-def _show(record: Record) -> None:
+def _show(record: Record, progress: Progress | None) -> None:
     job, ended = record.job, ended_of(record)
     _write(_facts(record, time.time()))
+    if progress is not None:
+        _write([("progress", f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}"))])
     _write_errors("" if ended is None else ended.reason, errors_of(record))
     for name, text in job.headers.items():
         _write([(f"header {name}", text)])

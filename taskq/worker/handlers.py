@@ -1,6 +1,7 @@
 """How a task's function is called: in the loop, in a thread, or in another process."""
 
 import asyncio
+import inspect
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
@@ -13,6 +14,7 @@ from anyio import CapacityLimiter
 
 from taskq.context import Current
 from taskq.depends import Dependency, Scoped
+from taskq.errors import Discard
 from taskq.middleware import Handler, Middleware, compose
 from taskq.task import Definition, Task
 
@@ -45,6 +47,8 @@ async def build_handler(
             handler = _in_process(definition.function, provided, executors)
     if narrow:
         handler = _with_own_dependencies(handler, narrow, worker)
+    if definition.precondition is not None:
+        handler = _if(definition.precondition, handler, executors)
     return compose(handler, [*layers, *definition.middleware])
 
 
@@ -112,6 +116,22 @@ def _run_in_child(module: str, qualname: str, args: tuple[Any, ...], kwargs: dic
     except Exception as error:
         error.add_note("".join(traceback.format_exception(error)))
         raise
+
+
+def _if(precondition: Callable[..., Any], handler: Handler, executors: Executors) -> Handler:
+    ask = (
+        _in_loop(precondition, {})
+        if inspect.iscoroutinefunction(precondition)
+        else _in_thread(precondition, {}, executors)
+    )
+
+    async def call(current: Current) -> Any:
+        if not await ask(current):
+            name = getattr(precondition, "__qualname__", "precondition")
+            raise Discard(f"{name}() says that it is not to run")
+        return await handler(current)
+
+    return call
 
 
 def _with_own_dependencies(handler: Handler, wanted: Mapping[str, Dependency], worker: Scoped) -> Handler:

@@ -93,6 +93,7 @@ class Recipe(Struct, frozen=True):
             upcast=definition.upcast,
             limits=task.limits,
             prepare=self.prepare,
+            codec=self.codec,
         )
 
     def follow_up(self, definition: Definition) -> FollowUp | None:

@@ -7,10 +7,11 @@ from math import inf
 from typing import Any, TypedDict
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from taskq.broker import Transactions
-from taskq.context import Current, Prepare, running
+from taskq.codec import Codec
+from taskq.context import Current, Means, Prepare, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
@@ -32,6 +33,7 @@ from taskq.outcome import (
 )
 from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
+from taskq.store import Store
 from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
@@ -53,6 +55,19 @@ class Runnable(Struct, frozen=True):
     limits: Limits | None = None
     prepare: Prepare | None = None
     """What a job passes that the handler adds to its batch."""
+    codec: Codec = field(default_factory=Codec)
+
+    def means(self, store: Store | None, transactions: Transactions | None) -> Means:
+        """What its runs may use of a backend that has these parts."""
+        return Means(
+            loop=asyncio.get_running_loop(),
+            store=store,
+            transactions=transactions,
+            codec=self.codec,
+            resumes=self.policy.guarantee == "at_least_once",
+            in_transaction=self.transaction,
+            prepare=self.prepare,
+        )
 
 
 class Run:
@@ -87,7 +102,7 @@ class Run:
         self.lost = False
         """Somebody else has the job: nothing of this run counts any more."""
         self.settled = False
-        """Settled by its own transaction."""
+        """Its end was accepted, by its own transaction or by the broker."""
         self.started: float | None = None
         self.timeout: float | None = None
         self.deadline: float | None = None
@@ -132,8 +147,10 @@ class Runner:
         transactions: Transactions | None,
         recall: Callable[[Run], Awaitable[Decision | None]],
         keeper: Keeper | None = None,
+        store: Store | None = None,
     ) -> None:
         self._runnables = runnables
+        self._means = {name: runnable.means(store, transactions) for name, runnable in runnables.items()}
         self._transactions = transactions
         self._keeper = keeper
         """What handlers find limits by."""
@@ -166,7 +183,7 @@ class Runner:
             return run, Undecodable(error)
         run.runnable = runnable
         run.timeout = timeout
-        run.current = Current(delivery, arguments, runnable.prepare)
+        run.current = Current(delivery, arguments, self._means[delivery.job.task])
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:
@@ -175,6 +192,12 @@ class Runner:
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
+        outcome = await self._outcome(run, runnable, current)
+        if current.notes is not None and not isinstance(outcome, Returned):
+            await current.notes.leave()
+        return outcome
+
+    async def _outcome(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
         running.set(current)
         if self._keeper is not None:
             keeping.set(self._keeper)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
-from taskq.broker import Broker
+from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
 from taskq.worker.contact import Contact
+from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.runner import Run, job_fields
 
 _log = logging.getLogger("taskq")
@@ -25,7 +26,7 @@ class Settler:
 
     def __init__(
         self,
-        broker: Broker,
+        backend: Backend,
         events: Events,
         contact: Contact,
         *,
@@ -34,7 +35,8 @@ class Settler:
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
     ) -> None:
-        self._broker = broker
+        self._broker = backend.broker
+        self._store = backend.store
         self._events = events
         self._contact = contact
         self._carry_out = carry_out
@@ -86,6 +88,7 @@ class Settler:
     async def _settle(self, batch: Sequence[Decided]) -> None:
         while batch := self._without_lost(batch):
             try:
+                await end_notes(batch)
                 batch = await self._carry_out(batch)
                 began = time.monotonic()
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
@@ -105,10 +108,12 @@ class Settler:
                 if JobsSettled in self._events.listeners:
                     self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
                 for (run, _), settled in zip(batch, answers, strict=True):
+                    run.settled = settled
                     if not settled:
                         self._events.emit(SettlementRefused(**job_fields(run)))
                 with suppress(BrokerError):
                     await self._forget(batch)
+                    await forget_notes(self._store, [decided for decided in batch if decided[0].settled])
                 self._settled([run for run, _ in batch])
                 return
 

@@ -81,7 +81,7 @@ class Worker:
         keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self._slots = Slots(
             options.slots,
-            Runner(runnables, backend.transactions, self._recall, keeper),
+            Runner(runnables, backend.transactions, self._recall, keeper, backend.store),
             events,
             held=self._held,
             finish=self._finish_run,
@@ -103,7 +103,7 @@ class Worker:
             renewal=None if keeper is None or backend.open_store is None else Renewal(keeper, backend.open_store),
         )
         self._settler = Settler(
-            backend.broker,
+            backend,
             events,
             self._contact,
             carry_out=effects.carry_out,

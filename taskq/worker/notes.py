@@ -1,0 +1,37 @@
+"""What jobs have noted about themselves ends with them."""
+
+from collections.abc import Sequence
+
+from taskq.job import Ack, JobRef
+from taskq.ledger.notes import key_of
+from taskq.outcome import Decision
+from taskq.store import Store
+from taskq.worker.runner import Run
+
+Decided = tuple[Run, Decision]
+
+
+async def end_notes(decided: Sequence[Decided]) -> None:
+    """Before these are settled: should this worker die after that, their notes bind no later jobs of their ids."""
+    for run, decision in decided:
+        if isinstance(decision.settlement, Ack) and run.current is not None and run.current.notes is not None:
+            await run.current.notes.end()
+
+
+async def forget_notes(store: Store | None, settled: Sequence[Decided]) -> None:
+    """Now that these are settled, nothing of the jobs that are gone remains."""
+    for run, decision in settled:
+        if not isinstance(decision.settlement, Ack):
+            continue
+        if run.current is not None and run.current.notes is not None:
+            await run.current.notes.forget()
+        elif store is not None and run.started is None and _has_run(run):
+            key = key_of(JobRef(run.delivery.job.queue, run.delivery.job.id))
+            value = (await store.get(key)).value
+            if value is not None:
+                await store.swap(key, value, None)
+
+
+def _has_run(run: Run) -> bool:
+    delivery = run.delivery
+    return delivery.attempt > 1 or delivery.losses > 0 or delivery.error is not None

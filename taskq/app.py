@@ -66,6 +66,7 @@ from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, resume
 from taskq.worker.presence import present
 from taskq.worker.recipe import Recipe
+from taskq.worker.runner import Runnable
 from taskq.worker.worker import Worker, WorkerOptions
 
 R = TypeVar("R")
@@ -385,8 +386,7 @@ class App:
         """Run a job's handler here, as a worker would run it once, and answer its result."""
         task = self.find_task(job.task)
         delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
-        async with self._live.scope.inner("worker") as scope:
-            runnable = await self._recipe.runnable(task, self._recipe.executors(), scope)
+        async with self.prepared(task) as runnable:
             means = runnable.means(self.backend.store, self.backend.transactions)
             current = Current(delivery, runnable.decode(job.body), means)
             token = running.set(current)
@@ -398,6 +398,12 @@ class App:
                     await current.notes.end()
                     await current.notes.forget()
         return task.decode(runnable.encode(value))
+
+    @asynccontextmanager
+    async def prepared(self, task: Task[..., Any]) -> AsyncGenerator[Runnable]:
+        """A task as a worker of this app runs it, with its dependencies open within the context."""
+        async with self._live.scope.inner("worker") as scope:
+            yield await self._recipe.runnable(task, self._recipe.executors(), scope)
 
     async def _pass(self, job: Job) -> Job:
         try:

@@ -137,6 +137,11 @@ class Task(Generic[P, R]):
         """How its calls look on the wire."""
         return self._member.signature
 
+    @property
+    def client(self) -> Client:
+        """The app it belongs to; raises ConfigError when it belongs to none."""
+        return self._member.client
+
     def decode(self, result: bytes) -> R:
         """A result from bytes."""
         value: R = self._member.decode(result)

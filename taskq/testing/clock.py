@@ -80,7 +80,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _nothing_to_do(self, timeout: float | None) -> bool:
         """Called when no callback is ready: lets time pass. False: first something outside has to come back."""
-        if self._outside or any(_is_outside(task) for task in asyncio.all_tasks(self)):
+        if self._outside or any(is_outside(task.get_coro()) for task in asyncio.all_tasks(self)):
             return False
         if self._settling:
             _resolve(self._settling, None)
@@ -115,23 +115,24 @@ class _Selector(selectors.DefaultSelector):
 
 # Neither anyio nor the loop tells of the calls that are under way in anyio's own threads and processes. But whoever
 # waits for one stands in one of these two functions, however it was imported, and a task can be asked where it stands.
-_OUTSIDE: frozenset[CodeType] = frozenset({anyio.to_thread.run_sync.__code__, anyio.to_process.run_sync.__code__})
+_OUTSIDE: frozenset[CodeType] = frozenset(
+    function.__code__ for function in (anyio.to_thread.run_sync, anyio.to_process.run_sync, asyncio.to_thread)
+)
 
 
 _STEPS = (CoroutineType, GeneratorType, AsyncGeneratorType)
 
 
-def _is_outside(task: "asyncio.Task[Any]") -> bool:
-    """Whether a task waits for a thread or child process."""
-    step: object = task.get_coro()
+def is_outside(step: object) -> bool:
+    """Whether a coroutine waits for a thread or child process."""
     while step is not None:
-        code, step = _code_and_next(step)
+        code, step = code_and_next(step)
         if code in _OUTSIDE:
             return True
     return False
 
 
-def _code_and_next(step: object) -> tuple[object, object]:
+def code_and_next(step: object) -> tuple[object, object]:
     """What runs in one step of a chain of awaits, and the step it waits for."""
     for code, following in (("cr_code", "cr_await"), ("gi_code", "gi_yieldfrom"), ("ag_code", "ag_await")):
         if hasattr(step, code):

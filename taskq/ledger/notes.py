@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 KEPT = 30 * 86_400.0
 """Seconds notes are kept after they were last written: longer than a job waits for its next run."""
-KEPT_AFTER_THE_END = 86_400.0
-"""Seconds they lie about when the worker that should have removed them died."""
+LEFT_BEHIND = 3600.0
+"""Seconds they lie about when the worker that should have removed them died, or was overtaken."""
 EVERY = 5.0
 """Seconds between two writes of what need not be written at once."""
 
@@ -132,11 +132,13 @@ class Notes:
                 self._dirty = True
                 raise
 
-    async def leave(self) -> None:
+    async def leave(self, *, lost: bool) -> None:
         """The run is over and its job is not, or not known to be: write what was not written, if that can be done."""
         await self._stop_timer()
-        if self._dirty:
-            with suppress(BrokerError, StaleRun):
+        with suppress(BrokerError, StaleRun):
+            if lost:
+                await self.lapse()
+            elif self._dirty:
                 await self.write()
 
     async def end(self) -> None:
@@ -153,6 +155,11 @@ class Notes:
         if self._held is not None:
             await self._store.swap(self._key, self._held, None)
 
+    async def lapse(self) -> None:
+        """Somebody else has the job: what this run wrote last counts for who goes on, and else is soon gone."""
+        if self._held is not None:
+            await self._store.swap(self._key, self._held, self._held, ttl=LEFT_BEHIND)
+
     def abandon(self) -> None:
         """Write nothing more, as if the process had died."""
         self._dirty = False
@@ -166,33 +173,45 @@ class Notes:
         async with self._turn:
             if self._page is None:
                 found = (await self._store.get(self._key)).value
-                page = None if found is None else self._own(_page(found))
-                self._page, self._held = page or Page(fence=0, at=0.0), found
+                page = None if found is None else self._current(_page(found))
+                if page is None or self._is_left_behind(page):
+                    page = Page(fence=0, at=0.0)
+                self._page, self._held = page, found
                 if self._delivery.losses:
                     # The run before may still be going on: from here on it can write nothing.
                     await self._write(self._page)
             return self._page
 
-    def _own(self, page: Page) -> Page | None:
-        """The page, unless an earlier job of the same id left it behind; raises StaleRun when this run is overtaken."""
+    def _current(self, page: Page) -> Page:
+        """The page; raises StaleRun when a later run wrote it."""
         delivery = self._delivery
         if page.fence > delivery.fence and page.at >= delivery.now:
-            raise StaleRun(
-                f"job {delivery.job.id} was fetched again after this run began: nothing the run does counts any more"
-            )
-        is_left_behind = page.fence > delivery.fence or (page.ended and not delivery.losses)
-        return None if is_left_behind else page
+            raise self._stale
+        return page
+
+    def _is_left_behind(self, page: Page) -> bool:
+        """Whether an earlier job of the same id wrote it."""
+        return page.fence >= self._delivery.fence or (page.ended and not self._delivery.losses)
+
+    @property
+    def _stale(self) -> StaleRun:
+        job = self._delivery.job.id
+        return StaleRun(f"job {job} was fetched again after this run began: nothing the run does counts any more")
 
     async def _write(self, page: Page) -> None:
         page.fence, page.at = self._delivery.fence, self._loop.time() + self._lag
         page.progress = self._progress or page.progress
         new = msgspec.msgpack.encode(page)
-        ttl = KEPT_AFTER_THE_END if page.ended else KEPT
+        ttl = LEFT_BEHIND if page.ended else KEPT
         while not await self._store.swap(self._key, self._held, new, ttl=ttl):
             # Either an answer was lost and this is our own, or an overtaken run wrote last, or we are the overtaken.
-            self._held = (await self._store.get(self._key)).value
-            if self._held is not None:
-                self._own(_page(self._held))
+            found = (await self._store.get(self._key)).value
+            if found is None and self._held is not None:
+                # Somebody ended the job.
+                raise self._stale
+            if found is not None:
+                self._current(_page(found))
+            self._held = found
         self._held = new
 
     # Writing by time

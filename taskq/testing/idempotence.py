@@ -10,19 +10,15 @@ from msgspec.structs import replace
 
 from taskq.app import App
 from taskq.errors import ConfigError, Signal
-from taskq.job import Delivery, Nack
-from taskq.limits.keeper import Keeper
-from taskq.outcome import Decision, Outcome, Raised, decide
+from taskq.job import Delivery
+from taskq.outcome import Decision, Raised
 from taskq.task import Task
-from taskq.testing.mortal import Died, Life, MortalStore
+from taskq.testing.lives import LEASE, run_delivery, settle_run
+from taskq.testing.mortal import Died, Life
 from taskq.testing.observers import Observer, answered
 from taskq.testing.run import deferred, on_memory
 from taskq.testing.stops import with_stops
-from taskq.worker.effects import Effects
-from taskq.worker.notes import end_notes, forget_notes
-from taskq.worker.runner import Run, Runner
 
-_LEASE = 3600.0
 _QUEUE = "check-idempotent"
 _MOST_RUNS = 50
 AFTER_THE_LAST = "after the last line, before the ack"
@@ -126,18 +122,18 @@ class _Check:
                 await self._app.enqueue(self._task.options(queue=_QUEUE, delay=0.0).call(*args, **kwargs).job)
                 place = "" if life is None else await self._die(life)
                 for _ in range(_MOST_RUNS):
-                    run, outcome = await self._run(await self._fetch(), self._task, None)
+                    run, outcome = await run_delivery(self._app, await self._fetch(), self._task)
                     if life is None and isinstance(outcome, Raised) and not isinstance(outcome.error, Signal):
                         raise outcome.error
-                    end = await self._settle(run, outcome)
-                    if end is not None:
-                        return place, await self._seen(end)
+                    decision = await settle_run(self._app, run, outcome)
+                    if decision.end is not None:
+                        return place, await self._seen(decision)
         raise ConfigError(f"task {self._task.name} does not come to an end: it ran {_MOST_RUNS} times")
 
     async def _die(self, life: Life) -> str:
         delivery = await self._fetch()
         try:
-            await self._run(delivery, self._mortal, life)
+            await run_delivery(self._app, delivery, self._mortal, life)
             place = AFTER_THE_LAST
         except Died as died:
             place = str(died)
@@ -147,40 +143,8 @@ class _Check:
         return place
 
     async def _fetch(self) -> Delivery:
-        (delivery,) = await self._app.backend.broker.fetch([_QUEUE], 1, lease=_LEASE, wait=0.0)
+        (delivery,) = await self._app.backend.broker.fetch([_QUEUE], 1, lease=LEASE, wait=0.0)
         return delivery
-
-    async def _run(self, delivery: Delivery, task: Task[..., Any], life: Life | None) -> tuple[Run, Outcome | Decision]:
-        backend = self._app.backend
-        async with self._app.prepared(task) as runnable:
-            recall = Effects(backend).find
-            store = backend.store if life is None or backend.store is None else MortalStore(backend.store, life)
-            keeper = None if store is None else Keeper(store, _LEASE)
-            runner = Runner({task.name: runnable}, backend.transactions, recall, keeper, store)
-            run, refused = runner.prepare(delivery)
-            if refused is not None:
-                return run, refused
-            try:
-                return run, await (runner.run(run) if life is None else life.run(runner.run(run)))
-            finally:
-                if life is not None and run.current is not None and run.current.notes is not None:
-                    run.current.notes.abandon()
-
-    async def _settle(self, run: Run, outcome: Outcome | Decision) -> str | None:
-        """As a worker does it, but for waiting; how the job ended, None when it will run again."""
-        backend = self._app.backend
-        decision = outcome if isinstance(outcome, Decision) else decide(outcome, run.delivery, run.policy, chance=0.0)
-        await end_notes([(run, decision)])
-        ((_, decision),) = await Effects(backend).carry_out([(run, decision)])
-        settlement = decision.settlement
-        if isinstance(settlement, Nack):
-            settlement = replace(settlement, after=0.0)
-        (run.settled,) = await backend.broker.settle([settlement])
-        await forget_notes(backend.store, [(run, decision)])
-        if decision.end in (None, "returned", "discarded"):
-            # A run that finds everything done may say so in either way.
-            return decision.end and "well"
-        return f"{decision.end} {decision.reason}".strip()
 
     async def reset(self) -> None:
         """Put the world back, and see that it is."""
@@ -201,8 +165,11 @@ class _Check:
         # Counted at once: what an observer answers may be the very list that goes on changing.
         return {name: _items(await answered(_snapshot(observer))) for name, observer in self._observers.items()}
 
-    async def _seen(self, end: str) -> Snapshot:
+    async def _seen(self, decision: Decision) -> Snapshot:
         jobs = [(job.task, dict(job.arguments)) for job in await deferred(self._app)]
+        # A run that finds everything done may say so in either way.
+        went_well = decision.end in ("returned", "discarded")
+        end = "went well" if went_well else f"{decision.end} {decision.reason}".strip()
         return {**await self._look(), "jobs": _items(jobs), "end": _items([end])}
 
 

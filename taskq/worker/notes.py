@@ -18,14 +18,15 @@ async def end_notes(decided: Sequence[Decided]) -> None:
             await run.current.notes.end()
 
 
-async def forget_notes(store: Store | None, settled: Sequence[Decided]) -> None:
+async def forget_notes(store: Store | None, decided: Sequence[Decided]) -> None:
     """Now that these are settled, nothing of the jobs that are gone remains."""
-    for run, decision in settled:
+    for run, decision in decided:
         if not isinstance(decision.settlement, Ack):
             continue
         if run.current is not None and run.current.notes is not None:
-            await run.current.notes.forget()
-        elif store is not None and run.started is None and _has_run(run):
+            notes = run.current.notes
+            await (notes.forget() if run.settled else notes.lapse())
+        elif store is not None and run.settled and run.started is None and _has_run(run):
             key = key_of(JobRef(run.delivery.job.queue, run.delivery.job.id))
             value = (await store.get(key)).value
             if value is not None:

@@ -194,7 +194,7 @@ class Runner:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
         outcome = await self._outcome(run, runnable, current)
         if current.notes is not None and not isinstance(outcome, Returned):
-            await current.notes.leave()
+            await current.notes.leave(lost=run.lost)
         return outcome
 
     async def _outcome(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:

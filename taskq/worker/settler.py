@@ -113,7 +113,7 @@ class Settler:
                         self._events.emit(SettlementRefused(**job_fields(run)))
                 with suppress(BrokerError):
                     await self._forget(batch)
-                    await forget_notes(self._store, [decided for decided in batch if decided[0].settled])
+                    await forget_notes(self._store, batch)
                 self._settled([run for run, _ in batch])
                 return
 

@@ -215,6 +215,15 @@ def declare(app: App, journal: Journal, reach: Reach, domain: Path) -> None:
                 if heeds:
                     raise
 
+    @app.task(name="mailing", queue="work", idempotent="guarded")
+    async def mailing(recipients: int, seconds: float) -> None:
+        """One mail to each recipient, each a line in a log."""
+        with domain.with_name("mailed.log").open("a") as log:
+            async for recipient in current().iterate(range(recipients), every=1):
+                await anyio.sleep(seconds)
+                log.write(f"{recipient}\n")
+                log.flush()
+
     @app.task(name="newsletter", queue="work", max_losses=UNLUCKY, idempotent=True)
     async def newsletter(row: int, mails: int) -> None:
         """As it is often written: the row says "sending" until the loop is through."""

@@ -1,0 +1,140 @@
+"""AS-37: a payment and a grant of credit, killed wherever they can die: charged once, and the balance is exact."""
+
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from taskq import App, Task, current
+from taskq.job import Delivery
+from taskq.testing.lives import LEASE, run_delivery, settle_run
+from taskq.testing.mortal import Died, Life
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import valkey as valkey
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
+from tests.servers.tenants import queue_on
+
+LONG = "TASKQ_TEST_LONG" in os.environ
+RUNS = 1000 if LONG else 40
+
+pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "memory":
+            return "memory://"
+        case "sqlite":
+            return f"sqlite:///{tmp_path}/taskq.db"
+        case "cluster":
+            nodes = request.getfixturevalue("valkey_cluster")
+            return f"redis+cluster://127.0.0.1:{nodes[0].port}?namespace=t{uuid4().hex[:12]}"
+        case server:
+            return queue_on(request.getfixturevalue(server))
+
+
+@pytest.fixture
+def bank(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    bank = sqlite3.connect(tmp_path / "bank.db")
+    bank.executescript(
+        "CREATE TABLE account (id INT PRIMARY KEY, balance INT NOT NULL); INSERT INTO account VALUES (1, 0);"
+        "CREATE TABLE grants (id TEXT PRIMARY KEY);"
+    )
+    yield bank
+    bank.close()
+
+
+class Provider:
+    """Charges cards, each key once, and says so when it is asked."""
+
+    def __init__(self) -> None:
+        self.charges: Counter[str] = Counter()
+        self._keys: set[str] = set()
+
+    async def charge(self, card: str, key: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        if key not in self._keys:
+            self._keys.add(key)
+            self.charges[card] += 1
+        await anyio.lowlevel.checkpoint()
+
+
+def shop(url: str, provider: Provider, bank: sqlite3.Connection) -> App:
+    app = App(url)
+
+    @app.task(name="pay", max_losses=10_000)
+    async def pay(card: str, cents: int) -> None:
+        async with current().once(f"pay {card}", on_unknown="retry") as payment:
+            if payment.needed:
+                await provider.charge(card, key=f"pay {card}")
+        await grant(card, cents)
+
+    async def grant(card: str, cents: int) -> None:
+        with bank:
+            if bank.execute("INSERT OR IGNORE INTO grants VALUES (?)", (card,)).rowcount:
+                bank.execute("UPDATE account SET balance = balance + ? WHERE id = 1", (cents,))
+        await anyio.lowlevel.checkpoint()
+
+    return app
+
+
+async def fetch(app: App) -> Delivery:
+    with anyio.fail_after(20):
+        while True:
+            for delivery in await app.backend.broker.fetch(["default"], 1, lease=LEASE, wait=1.0):
+                return delivery
+
+
+async def run_to_the_end(app: App, task: Task[..., Any], life: Life) -> bool:
+    """Whether it died before; the next run is another worker's."""
+    delivery = await fetch(app)
+    died = True
+    try:
+        run, outcome = await run_delivery(app, delivery, task, life)
+        died = False
+    except Died:
+        await app.backend.broker.extend([delivery.receipt], 0.0)
+        run, outcome = await run_delivery(app, await fetch(app), task)
+    decision = await settle_run(app, run, outcome)
+    assert (run.settled, decision.end) == (True, "returned")
+    return died
+
+
+async def test_a_payment_that_is_killed_wherever_it_can_die_is_charged_once(url: str, bank: sqlite3.Connection) -> None:
+    provider = Provider()
+    app = shop(url, provider, bank)
+    pay = app.find_task("pay")
+    stops = 0
+    async with app:
+        for number in range(RUNS):
+            await pay.defer(f"card {number}", 50)
+            stops = stops + 1 if await run_to_the_end(app, pay, Life(stops)) else 0
+    assert set(provider.charges.values()) == {1}
+    assert bank.execute("SELECT balance FROM account").fetchone() == (50 * RUNS,)
+    assert bank.execute("SELECT count(*) FROM grants").fetchone() == (RUNS,)
+
+
+async def test_two_grants_at_once_for_one_payment_are_one(url: str, bank: sqlite3.Connection) -> None:
+    provider = Provider()
+    app = shop(url, provider, bank)
+    pay = app.find_task("pay")
+    async with app:
+        for number in range(5):
+            for _ in range(2):
+                await pay.defer(f"card {number}", 50)
+        async with app.working(slots=10):
+            with anyio.fail_after(30):
+                while any(queue.ready + queue.later + queue.leased for queue in await app.admin.stats()):  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
+    assert dict(provider.charges) == {f"card {number}": 1 for number in range(5)}
+    assert bank.execute("SELECT balance FROM account").fetchone() == (250,)

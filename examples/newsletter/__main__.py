@@ -17,12 +17,12 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from examples.newsletter import db, mail
-from examples.newsletter.app import app, import_recipients, read_recipients
-from examples.newsletter.web import RECIPIENTS, publish
+from examples.newsletter import mail
+from examples.newsletter.app import app, import_recipients, pages, publish
+from examples.newsletter.web import progress
 from taskq.broker import QueueStats
 
-NEWSLETTER = "may"
+NEWSLETTER, SUBJECT = "may", "News of May"
 KILL_AT = (150, 450, 750)
 """Mails sent, at which the worker is killed."""
 PATIENCE = 90.0
@@ -63,9 +63,8 @@ class Show:
 
     async def play(self) -> None:
         """From the click on "Send" to an empty queue; raises TimeoutError when that takes too long."""
-        db.create_tables()
-        await publish(NEWSLETTER, "News of May")
-        again = await publish(NEWSLETTER, "News of May")
+        await publish(NEWSLETTER, SUBJECT)
+        again = await publish(NEWSLETTER, SUBJECT)
         self.say(f"published{'' if again else '; a second click changed nothing'}")
         for sent in KILL_AT:
             with running(WORKER) as worker:
@@ -73,20 +72,20 @@ class Show:
                 worker.kill()
                 worker.wait()
                 in_hand = sum(queue.leased for queue in await self._left())
-            self.kills.append((db.progress(NEWSLETTER).sent, in_hand))
+            self.kills.append(((await progress(NEWSLETTER)).sent, in_hand))
             self.say(f"worker killed at {self.kills[-1][0]} mails with {in_hand} jobs in its hands; starting another")
         with running(WORKER) as worker:
             await self._watch(worker, None)
+            self.deferred = (await progress(NEWSLETTER)).mails
             self.say("sent; importing the same list again")
-            job = await import_recipients.defer(NEWSLETTER, str(RECIPIENTS))
-            self.added_again = await job.result(timeout=10)
-            # What a worker had sent and noted but not settled when it died comes back, and finds nothing to do.
+            await import_recipients.defer(NEWSLETTER, SUBJECT)
+            # What a worker had sent but not settled when it died comes back, and is sent again under the same key.
             while await self._left():
                 await self._frame(worker)
 
     async def _watch(self, worker: "subprocess.Popen[str]", sent: int | None) -> None:
         """Until so many mails are sent, or all."""
-        while (now := db.progress(NEWSLETTER)).status != "sent" and (sent is None or now.sent < sent):
+        while (now := await progress(NEWSLETTER)).status != "sent" and (sent is None or now.sent < sent):
             self._view.update(self._bar, description=now.status, completed=now.sent, total=now.mails or None)
             await self._frame(worker)
         self._view.update(self._bar, description=now.status, completed=now.sent, total=now.mails)
@@ -95,20 +94,20 @@ class Show:
         if worker.poll() is not None:
             raise ChildProcessError(f"the worker ended by itself with exit code {worker.returncode}")
         if time.monotonic() > self._until:
-            raise TimeoutError(f"not done after {PATIENCE:g} s: {db.progress(NEWSLETTER)}")
+            raise TimeoutError(f"not done after {PATIENCE:g} s: {await progress(NEWSLETTER)}")
         await asyncio.sleep(FRAME)
 
     async def _left(self) -> Sequence[QueueStats]:
         return [queue for queue in await app.admin.stats() if queue.later or queue.ready or queue.leased or queue.dead]
 
-    def figures(self) -> "Figures":
-        """What is to be read off the tables and the mailbox."""
+    async def figures(self) -> "Figures":
+        """What is to be read off the batch and the mailbox."""
         received, deliveries = mail.received()
-        now = db.progress(NEWSLETTER)
+        now = await progress(NEWSLETTER)
         return Figures(
-            invited=[recipient for recipient, _ in read_recipients(str(RECIPIENTS))],
-            deferred=now.mails,
-            added_again=self.added_again,
+            invited=[recipient for page in pages() for recipient, _ in page],
+            deferred=self.deferred,
+            added_again=now.mails - self.deferred,
             kills=len(self.kills),
             rescued=sum(in_hand for _, in_hand in self.kills),
             deliveries=deliveries,
@@ -192,7 +191,7 @@ async def main() -> bool:
         show = Show(view)
         async with app:
             await show.play()
-        figures = show.figures()
+            figures = await show.figures()
         show.say(f"\n{figures}")
         return figures.proven
 

@@ -1,48 +1,62 @@
-"""The two tasks: one turns a list of recipients into mail jobs, the other sends one mail."""
+"""The tasks: a schedule publishes, an import makes a batch of mails, each mail is a job, and the last one closes."""
 
 import csv
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from examples.newsletter import db, mail
 from taskq import App, current
 
+RECIPIENTS = Path(__file__).with_name("recipients.csv")
+
 # A dead worker's jobs wait for the end of its lease. The default is 30 s; the show cannot wait that long.
 app = App(f"sqlite:///{db.FILE}", slots=16, lease=2.0)
 
 
-@app.task(queue="import", transaction=True)
-async def import_recipients(newsletter: str, file: str) -> int:
-    """One mail job for each recipient who has none yet. Answers how many there were.
+@app.schedule("0 9 1 * *", tz="Europe/Berlin")
+@app.task(queue="import", idempotent=True)
+async def publish_monthly() -> None:
+    """On the first of each month at nine, the button "Send" without anybody to press it."""
+    if tick := current().tick:
+        await publish(f"{tick:%Y-%m}", f"News of {tick:%B}")
 
-    A transaction of the queue's own database: the rows, the jobs and the end of this job are there together or not at
-    all. Killed in the middle it has done nothing; run again it finds nothing to do.
+
+async def publish(newsletter: str, subject: str) -> bool:
+    """False when this newsletter is being imported already, as when somebody clicks twice."""
+    return (await import_recipients.defer(newsletter, subject)).added
+
+
+@app.task(queue="import", unique=("newsletter",), idempotent=True)
+async def import_recipients(newsletter: str, subject: str) -> None:
+    """A batch with one mail for each recipient. Killed in the middle it goes on at the page where it was.
+
+    Run again, also after its end, it adds nothing: a batch knows its members.
     """
-    connection = current().connection
-    added = db.add_mails(connection, newsletter, read_recipients(file))
-    await app.defer_many(
-        # The job's id names the effect: this newsletter to this recipient.
-        send_mail.options(id=f"{newsletter}:{recipient}", tx=connection).call(newsletter, recipient)
-        for recipient in added
-    )
-    return len(added)
+    async with app.batch(newsletter, then=note_sent.call(newsletter)) as batch:
+        async for number, page in current().iterate(enumerate(pages()), every=1):
+            await batch.add((send_mail.call(newsletter, subject, *who) for who in page), key=f"page-{number}")
 
 
 @app.task(queue="mail", idempotent="guarded")
-def send_mail(newsletter: str, recipient: str) -> None:
+def send_mail(newsletter: str, subject: str, recipient: str, name: str) -> None:
     """Send one mail. Not a coroutine, because smtplib blocks: it runs in one of the worker's threads.
 
-    A worker may die anywhere in here, and the job then runs again. Before the mail went out that is harmless. After it
-    was noted, the first question ends the second run. In between, the mail goes out again under the same key, and the
-    provider knows it has it.
+    A worker may die after the mail went out and before that was settled. Then it goes out again under the same key,
+    which names the effect, and the provider knows it has it.
     """
-    letter = db.unsent_letter(newsletter, recipient)
-    if letter is None:
-        return
-    mail.send(letter, key=current().idempotency_key)
-    db.note_sent(newsletter, recipient)
+    mail.send(mail.Letter(recipient, name, subject), key=f"{newsletter}:{recipient}")
 
 
-def read_recipients(file: str) -> list[tuple[str, str]]:
-    """Address and name of each."""
-    with Path(file).open(encoding="utf-8", newline="") as lines:
-        return [(row["email"], row["name"]) for row in csv.DictReader(lines)]
+@app.task(queue="import", idempotent=True)
+async def note_sent(newsletter: str) -> None:
+    """All mails are out. Nobody ever writes "sending", so nobody can forget to take it back."""
+    db.note_sent(newsletter)
+
+
+def pages(size: int = 100) -> Iterator[Sequence[tuple[str, str]]]:
+    """Address and name of each recipient, so many at a time."""
+    with RECIPIENTS.open(encoding="utf-8", newline="") as lines:
+        people = ((row["email"], row["name"]) for row in csv.DictReader(lines))
+        while page := list(islice(people, size)):
+            yield page

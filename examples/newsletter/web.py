@@ -2,32 +2,34 @@
 
 import asyncio
 import sys
-from pathlib import Path
+from typing import NamedTuple
 
 from examples.newsletter import db
-from examples.newsletter.app import app, import_recipients
-
-RECIPIENTS = Path(__file__).with_name("recipients.csv")
+from examples.newsletter.app import app, publish
 
 
-async def publish(newsletter: str, subject: str) -> bool:
-    """Answer the request at once: the newsletter and its import job are there together or not at all.
+class Progress(NamedTuple):
+    """How far a newsletter is."""
 
-    False when the newsletter was published before, as when somebody clicks twice.
-    """
-    with db.transaction() as connection:
-        if not db.add_newsletter(connection, newsletter, subject):
-            return False
-        await import_recipients.options(tx=connection).defer(newsletter, str(RECIPIENTS))
-    return True
+    status: str
+    mails: int = 0
+    sent: int = 0
+
+
+async def progress(newsletter: str) -> Progress:
+    """Follows from the batch, so that it cannot be wrong."""
+    batch = await app.batch(newsletter).status()
+    if batch is None:
+        return Progress("importing")
+    status = "sent" if db.is_sent(newsletter) else "sending" if batch.sealed else "importing"
+    return Progress(status, batch.total, batch.total - batch.pending - batch.failed)
 
 
 async def main(newsletter: str, subject: str) -> None:
     """Publish once, and tell how far it is."""
     async with app:
-        db.create_tables()
         print("published" if await publish(newsletter, subject) else "published before")
-        print("{}: {} mails, {} sent".format(*db.progress(newsletter)))
+        print("{}: {} mails, {} sent".format(*await progress(newsletter)))
 
 
 if __name__ == "__main__":

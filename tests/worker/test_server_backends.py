@@ -16,16 +16,18 @@ from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
-from tests.servers.tenants import queue_on
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
+from tests.servers.tenants import queue_on, queue_on_cluster
 from tests.worker import test_dead_workers, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["valkey", "postgres"])
+@pytest.fixture(params=["valkey", "valkey_cluster", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
-    return queue_on(request.getfixturevalue(request.param))
+    server = request.getfixturevalue(request.param)
+    return queue_on_cluster(server) if request.param == "valkey_cluster" else queue_on(server)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.broker import Traits
 from taskq.errors import BrokerRejected, BrokerUnavailable, TaskqError
@@ -172,7 +173,7 @@ class SqsBroker:
     def _source(self, queue: str, band: int) -> Receives:
         key = (queue, band)
         if key not in self._receives:
-            self._receives[key] = Receives(partial(self._receive, queue, band), self._hand_back)
+            self._receives[key] = Receives(partial(self._receive, queue, band), self.hand_back)
         return self._receives[key]
 
     async def _receive(self, queue: str, band: int, count: int, lease: float, wait: float) -> list[Delivery]:
@@ -206,15 +207,23 @@ class SqsBroker:
         )
         await stands(self._queues.batches("DeleteMessageBatch", name).add(Fields(ReceiptHandle=one.ReceiptHandle)))
 
-    async def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Nobody came for them: visible at once, and no loss."""
-        entries: list[asyncio.Future[None]] = []
-        for held in filter(None, [message.read_receipt(delivery.receipt) for delivery in deliveries]):
-            name = self._queues.names.of(held.queue, held.band)
-            fields = Fields(ReceiptHandle=held.handle, VisibilityTimeout=0)
-            entries.append(self._queues.batches("ChangeMessageVisibilityBatch", name).add(fields))
+    async def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Nobody came for them: due at once, and no loss."""
+        held = filter(None, [message.read_receipt(delivery.receipt) for delivery in deliveries])
         # Those that fail come back when their leases end.
-        await asyncio.gather(*entries, return_exceptions=True)
+        await asyncio.gather(*map(self._return, held), return_exceptions=True)
+
+    async def _return(self, held: Receipt) -> None:
+        """Visible at once; sent anew when that was done before, because SQS counts receives and we count losses."""
+        name, body = self._queues.names.of(held.queue, held.band), message.read(held.text)
+        if self._settings.fifo or held.fence == body.fence + 1:
+            fields = Fields(ReceiptHandle=held.handle, VisibilityTimeout=0)
+            await self._queues.batches("ChangeMessageVisibilityBatch", name).add(fields)
+            return
+        unlost = replace(held, losses=body.losses)
+        again = message.again(unlost, Nack("", 0.0, counted=False), self._queues.client.clock.now())
+        await self._send(name, message.fitting(again, self._settings.max_size), 0.0, group="", copy="")
+        await self._delete(held)
 
     async def _until(self, bell: asyncio.Event, left: float) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from taskq_sqs import connect
+from taskq_sqs.broker import SqsBroker
 
 from taskq import App
 from taskq.errors import BrokerRejected, ConfigError
@@ -153,6 +154,19 @@ async def test_what_a_poll_brings_to_nobody_is_handed_back(sqs: Process) -> None
             assert not await idle.broker.fetch(["q"], 10, lease=LONG, wait=0.1)
             await add(other.broker, a_job("q", "while it does something else"))
             assert names(await take(other.broker, "q")) == ["while it does something else"]
+
+
+async def test_however_often_a_message_is_handed_back_that_is_no_loss(sqs: Process) -> None:
+    tenant = Tenant(sqs)
+    async with tenant.open() as other:
+        await add(other.broker, a_job("q"))
+        for _ in range(5):
+            async with tenant.open() as gone:
+                assert isinstance(gone.broker, SqsBroker)
+                taken = await gone.broker.fetch(["q"], 1, lease=0.2, wait=5)
+                await gone.broker.hand_back(taken)
+        delivery = await take_one(other.broker, "q")
+        assert (delivery.attempt, delivery.losses <= 1, delivery.fence) == (1, True, 6)
 
 
 async def test_of_a_batch_that_failed_in_part_only_that_is_sent_again(sqs: Process) -> None:

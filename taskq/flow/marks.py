@@ -3,6 +3,7 @@
 import msgspec
 from msgspec import Struct
 
+from taskq.flow.record import PENDING
 from taskq.job import Ack, DeadLetter, Delivery, Job, JobRef
 from taskq.outcome import Decision
 from taskq.report import End
@@ -47,13 +48,16 @@ async def find_mark(store: Store, delivery: Delivery) -> Decision | None:
 async def decide_once(store: Store, decision: Decision, delivery: Delivery) -> Decision:
     """Write the decision down, and answer the one that counts: this one, or that which was there."""
     key, mine = _key(delivery.job.queue, delivery.job.id), _written(decision, delivery.fence)
-    if await store.swap(key, None, mine, ttl=REMEMBERED):
+    # A gathered result is read from here when the last of the gather has ended.
+    collects = decision.leaves is not None and decision.leaves.place.collects
+    ttl = PENDING if collects else REMEMBERED
+    if await store.swap(key, None, mine, ttl=ttl):
         return decision
     value = (await store.get(key)).value
     if value is None or value == mine:
         return decision
     if _of_earlier_life(value, delivery):
-        await store.swap(key, value, mine, ttl=REMEMBERED)
+        await store.swap(key, value, mine, ttl=ttl)
         return decision
     return _restored(value, delivery.receipt)
 

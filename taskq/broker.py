@@ -41,6 +41,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Larger priority is asked for first, in so many steps as are configured; nothing is promised of the order."""
     groups: bool
     """``group`` and ``group_limit`` are kept (C-F7)."""
+    fair: bool = False
+    """Tenants of a queue take turns. None of the built-in brokers does: they keep the order of C-F4."""
     exclusive: bool
     """No delivery of a job while another one's lease lasts (C-F1)."""
     fenced: bool

@@ -59,6 +59,13 @@ def check_task(
         )
         refused = strict or (shared and definition.idempotent is False)
         findings.append(Finding(definition.name, "error" if refused else "warning", message))
+    if options.tenant is not None and backend is not None and not backend.broker.traits.fair:
+        broker = type(backend.broker).__name__
+        message = (
+            f"its tenant is stored with the job, but {broker} lets no tenants take turns: give each a queue, or cap "
+            "them with limits=Concurrency(n, key=...)"
+        )
+        findings.append(Finding(definition.name, "warning", message))
     return findings
 
 

@@ -131,7 +131,10 @@ class Collector:
             # Enough have gathered: its job is due now.
             await self._enqueue_window(window, name, 0.0)
             full += 1
-        self._full = {**self._full, key: (number, full)} if full else {k: v for k, v in self._full.items() if k != key}
+        if full:
+            self._full[key] = number, full
+        else:
+            self._full.pop(key, None)
         return await self._enqueue_window(window, name, left)
 
     async def _enqueue_window(self, window: Job, name: str, delay: float) -> Enqueued:

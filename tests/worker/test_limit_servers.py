@@ -27,12 +27,14 @@ from taskq.limits.keeper import Keeper
 from taskq.limits.line import Asked
 from taskq.limits.rates import Leaky
 from taskq.store import Entry, Store
+from taskq.testing import deferred, run_until_idle
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on
+from tests.worker.clients import UNTIL, unique_app
 from tests.worker.impressions import QUEUE, View, declare
 from tests.worker.moves import SOON, heard
 
@@ -247,3 +249,30 @@ async def end_of(worker: Process, app: App) -> int:
         await anyio.sleep(0.05)
     assert worker.returncode == -signal.SIGKILL
     return 1
+
+
+async def test_as_06_twenty_clients_make_one_job_of_a_call_though_they_are_killed_meanwhile(url: str) -> None:
+    """Two processes of ten clients make a call 50 times each; one is killed in the middle, and started again."""
+    app = unique_app(url)
+    async with app:
+        command = [sys.executable, "-m", "tests.worker.clients", url]
+        producers = [await anyio.open_process(command, cwd=ROOT, stderr=None) for _ in range(2)]
+        assert producers[0].stdout is not None
+        # It has begun.
+        await producers[0].stdout.receive()
+        producers[0].kill()
+        producers.append(await anyio.open_process(command, cwd=ROOT, stderr=None))
+        for producer in producers:
+            async with producer:
+                await producer.wait()
+        assert sorted(job.task for job in await deferred(app)) == sorted(UNTIL)
+        handles = [await app.find_task(until).defer(7) for until in UNTIL]
+        assert not any(handle.added for handle in handles)
+        worked = await run_until_idle(app, raise_failures=True)
+        assert {event.id for event in worked.finished} == {handle.id for handle in handles}
+        # Nothing holds the keys any more, neither after an end nor after a cancel.
+        for _ in range(2):
+            handles = [await app.find_task(until).defer(7) for until in UNTIL]
+            assert all(handle.added for handle in handles)
+            assert all([await handle.cancel() for handle in handles])
+            await run_until_idle(app)

@@ -125,7 +125,7 @@ class SqsBroker:
             name = names.of(job.queue, names.band_of(job.priority))
             await self._queues.url(name)
             delay = job.delay if job.run_at is None else job.run_at - clock.now()
-            await self._send(name, text, delay, group=job.group or job.id, copy=job.id)
+            await self._send(name, text, delay, group=self._group(job), copy=job.id)
         except (BrokerRejected, BrokerUnavailable) as error:
             return error
         return None
@@ -133,13 +133,19 @@ class SqsBroker:
     async def _send(self, name: str, text: bytes, delay: float, *, group: str, copy: str) -> None:
         """``copy`` is what tells this message from others of its job, and not from a repetition of this call."""
         fields = Fields(MessageBody=text.decode())
+        if group:
+            fields.MessageGroupId = message.token(group)
         if self._settings.fifo:
-            fields.MessageGroupId, fields.MessageDeduplicationId = message.token(group), message.token(copy)
+            fields.MessageDeduplicationId = message.token(copy)
         else:
             fields.DelaySeconds = message.hop(delay)
         entry = self._queues.batches("SendMessageBatch", name).add(fields, len(text))
         if not await stands(entry):
             raise BrokerRejected(f"SQS refused a message to {name!r}")
+
+    def _group(self, job: Job | Body) -> str:
+        """What a FIFO queue keeps in order; between what a standard queue is fair."""
+        return job.group or job.id or "" if self._settings.fifo else job.tenant or ""
 
     async def _settle(self, settlement: Settlement, held: Receipt) -> bool:
         match settlement:
@@ -162,7 +168,7 @@ class SqsBroker:
         text = message.fitting(body, self._settings.max_size)
         if not await change(self._queues, held, _GUARD):
             return False
-        await self._send(name, text, delay, group=body.group or body.id or "", copy=f"{body.id} {copy}")
+        await self._send(name, text, delay, group=self._group(body), copy=f"{body.id} {copy}")
         await self._delete(held)
         return True
 
@@ -203,7 +209,11 @@ class SqsBroker:
         """A message that is no job can run nowhere: to the dead letters with it, as it is."""
         _log.error("a message of %s is no job, and was set aside with the dead letters: %s", name, error)
         await self._send(
-            self._queues.names.dead(queue), one.Body.encode(), 0.0, group=one.MessageId, copy=one.MessageId
+            self._queues.names.dead(queue),
+            one.Body.encode(),
+            0.0,
+            group=one.MessageId if self._settings.fifo else "",
+            copy=one.MessageId,
         )
         await stands(self._queues.batches("DeleteMessageBatch", name).add(Fields(ReceiptHandle=one.ReceiptHandle)))
 
@@ -222,7 +232,7 @@ class SqsBroker:
             return
         unlost = replace(held, losses=body.losses)
         again = message.again(unlost, Nack("", 0.0, counted=False), self._queues.client.clock.now())
-        await self._send(name, message.fitting(again, self._settings.max_size), 0.0, group="", copy="")
+        await self._send(name, message.fitting(again, self._settings.max_size), 0.0, group=self._group(again), copy="")
         await self._delete(held)
 
     async def _until(self, bell: asyncio.Event, left: float) -> None:

@@ -13,7 +13,7 @@ from taskq_sqs.broker import SqsBroker
 
 from taskq import App
 from taskq.errors import BrokerRejected, ConfigError
-from taskq.job import DeadLetter, Delivery
+from taskq.job import DeadLetter, Delivery, Nack
 from taskq.testing.deployment import LONG, a_job, ack, add, names, nothing, take, take_one
 from taskq.testing.faults import Front, Rates, sqs_front
 from tests.backends.sqs.deployment import Tenant, ask
@@ -83,6 +83,16 @@ async def test_a_dead_letter_can_be_read_and_moved_back(sqs: Process) -> None:
         revived = await take_one(backend.broker, "mail")
         assert (names([revived]), revived.attempt, revived.losses) == (["a"], 1, 0)
         assert revived.fence > delivery.fence
+
+
+async def test_a_tenant_is_a_message_group(sqs: Process) -> None:
+    tenant = Tenant(sqs)
+    async with tenant.open() as backend:
+        await add(backend.broker, a_job("q", tenant="ada"))
+        await backend.broker.settle([Nack((await take_one(backend.broker, "q")).receipt, 0)])
+        url = ask(sqs, "GetQueueUrl", QueueName=f"{tenant.prefix}-q")["QueueUrl"]
+        (found,) = ask(sqs, "ReceiveMessage", QueueUrl=url, AttributeNames=["MessageGroupId"])["Messages"]
+        assert found["Attributes"] == {"MessageGroupId": "ada"}
 
 
 async def test_bands_are_fetched_the_most_urgent_first(sqs: Process) -> None:

@@ -29,6 +29,7 @@ _PROBE = 10.0
 _PATIENCE = 5.0
 _PAYLOAD = 7900
 _HINTS = 1000
+_LAST_WORDS = 1.0
 
 
 class Watcher:
@@ -46,7 +47,7 @@ class Watcher:
         self._subscriptions: dict[str, set[asyncio.Queue[Hint | None]]] = defaultdict(set)
         self._news: dict[str, None] = {}
         self._looking = asyncio.Event()
-        self._flushing = False
+        self._flusher: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
         self._probe = ""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,8 +59,10 @@ class Watcher:
         self._spawn(self._look_for_outcomes())
 
     async def close(self) -> None:
-        """End what waits."""
+        """Say what is left to say, for what a worker gave back on its way out is somebody's; then end what waits."""
         self.closed = True
+        if self._flusher is not None:
+            await asyncio.wait({self._flusher}, timeout=_LAST_WORDS)
         for events in self._wishes.values():
             for event in events:
                 event.set()
@@ -144,9 +147,8 @@ class Watcher:
     def _tell(self, message: str) -> None:
         if len(message.encode()) <= _PAYLOAD and not self.closed:
             self._news[message] = None
-            if not self._flushing:
-                self._flushing = True
-                self._spawn(self._flush())
+            if self._flusher is None:
+                self._flusher = self._spawn(self._flush())
 
     async def _flush(self) -> None:
         """One statement for all that there is to say, and then silence for a moment."""
@@ -158,7 +160,7 @@ class Watcher:
                 # A waiter hears of the first job at once, and of a thousand that come together it hears once more.
                 await asyncio.sleep(_QUIET)
         finally:
-            self._flushing = False
+            self._flusher = None
 
     async def _notify(self, news: Sequence[str], connection: Connection) -> None:
         await connection.execute(self._sql.notify, self._channel, news)
@@ -238,10 +240,11 @@ class Watcher:
         rows = await self._lanes.run(lambda connection: connection.fetch(self._sql.outcomes, queues, ids))
         return [((row["queue"], row["id"]), row["outcome"]) for row in rows]
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _set(event: asyncio.Event, connection: object) -> None:  # noqa: ARG001  # the driver's argument

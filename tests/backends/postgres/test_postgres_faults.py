@@ -9,11 +9,11 @@ from typing import TypeAlias
 import anyio
 import asyncpg
 import pytest
-from taskq_postgres import connect
+from taskq_postgres import connect, queries
 
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerUnavailable
-from taskq.job import Ack, Delivery, Lease
+from taskq.job import Ack, Delivery, Lease, Nack
 from taskq.testing.deployment import SOON, a_job, add, names, ref, take, take_one, wait_until
 from tests.backends.postgres.conftest import Opener, plain
 from tests.servers import postgres as postgresql
@@ -480,3 +480,21 @@ class _Proxy:
             questions.close()
 
         await asyncio.gather(ask(), answer(), return_exceptions=True)
+
+
+@pytest.mark.anyio
+async def test_what_a_backend_gives_back_on_its_way_out_is_told(postgres: Process) -> None:
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    async with connect(f"{postgres.url}?schema=last_words", migrate=True) as backend:
+        listener: Direct = await asyncpg.connect(postgres.url)
+        await add(backend.broker, a_job("q", "1"))
+        delivery = await take_one(backend.broker, "q")
+
+        def hear(*said: object) -> None:
+            heard.put_nowait(said[-1])
+
+        await listener.add_listener(queries.channel("last_words"), hear)
+        await backend.broker.settle([Nack(delivery.receipt, 0.0, counted=False)])
+    with anyio.fail_after(SOON):
+        assert await heard.get() == "qq"
+    await listener.close()

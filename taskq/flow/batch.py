@@ -232,9 +232,9 @@ class Batch:
         """
         store = self._host.store
         record = await change(
-            store, self.id, lambda found: replace(found, cancelled=found.cancelled or found.over is None)
+            store, self.id, lambda found: replace(found, cancelled=found.cancelled or not _has_ended(found))
         )
-        if record is None or record.over is not None:
+        if record is None or _has_ended(record):
             return False
         for member in sorted((await store.get(batch_key(self.id))).members):
             if member.startswith("@"):
@@ -248,3 +248,7 @@ class Batch:
 
     async def _cancel_jobs(self, refs: Sequence[JobRef]) -> None:
         await self._host.cancel_many(refs)
+
+
+def _has_ended(record: Record) -> bool:
+    return record.succeeds or record.over is not None

@@ -206,7 +206,14 @@ class Membership:
         if record is None or record.succeeded:
             return
         report = await report_of(self._store, id)
-        succeeds = not report.failed and not record.cancelled
+        record = await change(
+            self._store,
+            id,
+            lambda now: replace(now, succeeds=now.succeeds or not (report.failed or now.cancelled)),
+        )
+        if record is None:
+            return
+        succeeds = record.succeeds
         if record.over is None:
             await self._call_back(id, record, "finished", encoded(report))
         if succeeds:

@@ -40,8 +40,11 @@ class Record(Struct, frozen=True, omit_defaults=True):
     gathers: bool = False
     parent: Place | None = None
     cancelled: bool = False
+    succeeds: bool = False
+    """Decided before anything follows from it, so that a cancellation comes before the end or after it."""
     over: float | None = None
     succeeded: bool = False
+    """What follows has been done."""
 
 
 def check_id(id: object) -> str:

@@ -20,7 +20,7 @@ from tests.flow.simulation import simulate
 LONG = "TASKQ_TEST_LONG" in os.environ
 SEEDS = range(1000 if LONG else 16)
 """The seeds under which all must hold."""
-DEADLY = range(1000) if LONG else (*range(12), 73)
+DEADLY = range(1000) if LONG else (*range(12), 76)
 """Those of which one is to find each planted bug; one of these needs many."""
 
 Plant = Callable[[pytest.MonkeyPatch], None]

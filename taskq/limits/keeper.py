@@ -76,7 +76,13 @@ class Keeper:
         lost: set[str] = set()
         for member, (key, n) in list(self.places.items()):
             receipt = holder(member)
-            if receipt in receipts and not await store.add(key, [member], ttl=self.lease, ceiling=n):
+            if receipt not in receipts:
+                continue
+            held = await store.add(key, [member], ttl=self.lease, ceiling=n)
+            if member not in self.places:
+                # Left meanwhile, and perhaps as the last one: a key that was empty knows nobody who left.
+                await store.discard(key, [member])
+            elif not held:
                 lost.add(receipt)
         return lost
 

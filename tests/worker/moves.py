@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from taskq import App
 from taskq.events import Event
 from taskq.job import Delivery, Job
+from taskq.worker.runner import Run
 from taskq.worker.worker import Worker
 
 SOON = 20.0
@@ -36,6 +37,17 @@ async def lose(app: App, times: int, queue: str = "default") -> None:
     for _ in range(times):
         (delivery,) = await app.backend.broker.fetch([queue], 1, lease=30, wait=0)
         await app.backend.broker.extend([delivery.receipt], 0)
+
+
+async def hand_over(app: App, run: Run, taken: Callable[[], object]) -> None:
+    """End a run's lease unnoticed, until another worker has taken the job.
+
+    Once is not enough: a worker extends all leases when it begins to listen, which on a cluster takes a while.
+    """
+    with anyio.fail_after(SOON):
+        while not taken():
+            await app.backend.broker.extend([run.delivery.receipt], 0)
+            await anyio.sleep(0.02)
 
 
 async def steal(app: App, worker: Worker) -> Delivery:

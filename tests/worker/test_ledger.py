@@ -26,7 +26,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on
-from tests.worker.moves import SOON, heard, wait_until
+from tests.worker.moves import SOON, hand_over, heard, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -147,8 +147,8 @@ async def test_every_item_is_written_down_for_who_asks_so_that_a_kill_repeats_on
             await wait_until(lambda: (0, 3) in done)
             (run,) = first.running
             first.quiet(True)
-            await app.backend.broker.extend([run.delivery.receipt], 0)
             async with app.working():
+                await hand_over(app, run, lambda: (1, 3) in done)
                 assert await job.result(SOON) == 1
             assert run.fiber is not None
             run.fiber.cancel()
@@ -181,9 +181,8 @@ async def test_a_run_that_was_overtaken_moves_no_cursor_and_learns_it(url: str) 
             await wait_until(lambda: (0, 1) in done)
             (run,) = first.running
             first.quiet(True)
-            await app.backend.broker.extend([run.delivery.receipt], 0)
             async with app.working():
-                await wait_until(lambda: (1, 1) in done)
+                await hand_over(app, run, lambda: (1, 1) in done)
                 gates[0].set()
                 await wait_until(lambda: learned)
                 gates[1].set()

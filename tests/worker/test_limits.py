@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from taskq import App, Concurrency, RateLimit, Snooze, current
 from taskq.connect import connect
 from taskq.errors import ConfigError, JobDiscarded, LimitExceeded
 from taskq.events import JobAgain, JobFinished
+from taskq.limits.keeper import Keeper
 from taskq.retry import Retry
+from taskq.store import Store
 from taskq.testing import VirtualClock, run_until_idle
 from tests.worker.moves import SOON, heard, lose
 
@@ -503,3 +506,25 @@ async def test_a_key_function_of_another_deploy_that_raises_ends_the_job() -> No
     (finished,) = worked.finished
     assert finished.end == "failed"
     assert "KeyError" in str(worked.failures[0])
+
+
+async def test_a_place_that_is_left_while_it_is_being_renewed_is_free() -> None:
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        store: Store = backend.store
+        keeper = Keeper(store, 30.0)
+
+        class LeftMeanwhile:
+            """The place is left while its renewal is on the way."""
+
+            get, swap, discard = store.get, store.swap, store.discard
+
+            async def add(
+                self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
+            ) -> bool:
+                await keeper.free("receipt")
+                return await store.add(key, members, ttl=ttl, ceiling=ceiling)
+
+        assert await keeper.take("place", "receipt/1", 1)
+        assert await keeper.renew(LeftMeanwhile(), ["receipt"]) == set()
+        assert await keeper.take("place", "other/1", 1)

@@ -17,7 +17,7 @@ from taskq.events import JobAgain
 from taskq.ledger.once import AGAIN, HELD, OnUnknown
 from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.moves import SOON, heard, wait_until
+from tests.worker.moves import SOON, hand_over, heard, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -180,9 +180,8 @@ async def test_an_overtaken_run_does_not_call_its_effect_done(url: str) -> None:
             await wait_until(lambda: began)
             (run,) = first.running
             first.quiet(True)
-            await app.backend.broker.extend([run.delivery.receipt], 0)
             async with app.working():
-                await wait_until(lambda: began == [0, 1])
+                await hand_over(app, run, lambda: began == [0, 1])
                 gates[0].set()
                 await wait_until(lambda: left)
                 gates[1].set()

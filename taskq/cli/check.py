@@ -9,7 +9,7 @@ from taskq.app import App
 from taskq.broker import Finding
 from taskq.checks import durable
 from taskq.cli.load import APP, load_app
-from taskq.cli.output import json_option, styled, write_json
+from taskq.cli.output import json_option, write_findings
 from taskq.connect import connect
 
 
@@ -26,11 +26,7 @@ def check(target: str, strict: bool, offline: bool, as_json: bool) -> int:
     """
     app = load_app(target)
     findings, promise = anyio.run(_examine, app, strict or app.settings.strict, offline)
-    for finding in findings:
-        if as_json:
-            write_json(finding)
-        else:
-            click.echo(f"{styled(finding.level)}: {finding.subject}: {finding.message}")
+    write_findings(findings, as_json=as_json)
     errors = sum(finding.level == "error" for finding in findings)
     if not as_json:
         warnings = len(findings) - errors

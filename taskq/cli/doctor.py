@@ -11,7 +11,7 @@ from taskq.app import App
 from taskq.broker import Backend, Durability, Finding, Traits
 from taskq.checks import check_task, durable
 from taskq.cli.load import APP, load_app
-from taskq.cli.output import json_option, styled, write_json, write_table
+from taskq.cli.output import json_option, write_findings, write_json, write_table
 from taskq.connect import connect
 
 DURABILITIES: Sequence[Durability] = get_args(Durability)
@@ -35,13 +35,9 @@ def doctor(url: str | None, target: str | None, durability: Durability | None, a
     if as_json:
         for name, value in promises.items():
             write_json({"trait": name, "value": value})
-        for finding in findings:
-            write_json(finding)
     else:
         write_table(("trait", "value"), [(name, _text(value)) for name, value in promises.items()])
-        for finding in findings:
-            remedy = f": {finding.remedy}" if finding.remedy else ""
-            click.echo(f"{styled(finding.level)}: {finding.subject}: {finding.message}{remedy}")
+    write_findings(findings, as_json=as_json)
     return 1 if any(finding.level == "error" for finding in findings) else 0
 
 

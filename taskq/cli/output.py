@@ -7,6 +7,8 @@ from typing import TypeVar
 import click
 import msgspec
 
+from taskq.broker import Finding
+
 STYLES: Mapping[str, str] = {
     "ready": "cyan",
     "leased": "yellow",
@@ -43,6 +45,16 @@ def url_option(command: F) -> F:
 def styled(word: str) -> str:
     """A word in its colour."""
     return click.style(word, fg=STYLES.get(word))
+
+
+def write_findings(findings: Iterable[Finding], *, as_json: bool) -> None:
+    """A line for each: how bad, of what, what, and the remedy if there is one."""
+    for finding in findings:
+        if as_json:
+            write_json(finding)
+        else:
+            remedy = f": {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{styled(finding.level)}: {finding.subject}: {finding.message}{remedy}")
 
 
 def write_json(value: object) -> None:

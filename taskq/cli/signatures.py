@@ -13,7 +13,7 @@ from taskq.app import App
 from taskq.broker import Admin, Finding
 from taskq.cli.exits import FAILED
 from taskq.cli.load import APP, load_app
-from taskq.cli.output import json_option, styled, write_json
+from taskq.cli.output import json_option, write_findings
 from taskq.connect import connect
 from taskq.fingerprint import Fingerprint, compare, fingerprint, refusal
 from taskq.job import State
@@ -62,12 +62,7 @@ def check(target: str, path: Path, queued: bool, limit: int, as_json: bool) -> i
     findings = [*compare(_read(path), _prints(app))]
     if queued:
         findings += anyio.run(_queued, app, limit)
-    for finding in findings:
-        if as_json:
-            write_json(finding)
-        else:
-            remedy = f" ({finding.remedy})" if finding.remedy else ""
-            click.echo(f"{styled(finding.level)}: {finding.subject}: {finding.message}{remedy}")
+    write_findings(findings, as_json=as_json)
     errors = sum(finding.level == "error" for finding in findings)
     if not as_json:
         click.echo(f"{len(app.registry.tasks)} tasks, {errors} errors, {len(findings) - errors} warnings")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +20,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
-from tests.servers.tenants import queue_on
+from tests.servers.tenants import queue_anywhere
 
 LONG = "TASKQ_TEST_LONG" in os.environ
 RUNS = 1000 if LONG else 40
@@ -31,16 +30,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
 
 @pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    match request.param:
-        case "memory":
-            return "memory://"
-        case "sqlite":
-            return f"sqlite:///{tmp_path}/taskq.db"
-        case "cluster":
-            nodes = request.getfixturevalue("valkey_cluster")
-            return f"redis+cluster://127.0.0.1:{nodes[0].port}?namespace=t{uuid4().hex[:12]}"
-        case server:
-            return queue_on(request.getfixturevalue(server))
+    return queue_anywhere(request, tmp_path)
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import anyio
 import anyio.from_thread
@@ -25,7 +25,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
-from tests.servers.tenants import queue_on
+from tests.servers.tenants import queue_anywhere
 from tests.worker.moves import SOON, hand_over, heard, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -35,17 +35,8 @@ RETRY = Retry.fixed(5, 0.01)
 
 
 @pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
-    match request.param:
-        case "memory":
-            return "memory://"
-        case "sqlite":
-            return f"sqlite:///{tmp_path}/taskq.db"
-        case "cluster":
-            nodes = request.getfixturevalue("valkey_cluster")
-            return f"redis+cluster://127.0.0.1:{nodes[0].port}?namespace=t{uuid4().hex[:12]}"
-        case server:
-            return queue_on(request.getfixturevalue(server))
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return queue_anywhere(request, tmp_path)
 
 
 async def notes_of(app: App, id: str) -> bytes | None:

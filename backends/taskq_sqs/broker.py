@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -44,6 +45,7 @@ class SqsBroker:
         self._traits = traits
         self._receives: dict[tuple[str, int], Receives] = {}
         self._closed = asyncio.Event()
+        self._serials = count()
 
     @property
     def client(self) -> Client:
@@ -193,7 +195,9 @@ class SqsBroker:
         fifo, deliveries = self._settings.fifo, list[Delivery]()
         for one in found:
             try:
-                deliveries.append(delivery_of(one, queue, band, lease=lease, now=clock.now(), fifo=fifo))
+                deliveries.append(
+                    delivery_of(one, queue, band, next(self._serials), lease=lease, now=clock.now(), fifo=fifo)
+                )
             except Undecodable as error:
                 await self._put_away(one, queue, name, error)
         return await self._due(deliveries) if fifo else deliveries

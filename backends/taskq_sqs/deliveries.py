@@ -40,7 +40,9 @@ def moment_of(found: Message) -> tuple[float, float]:
     return first, first + 0.001 if found.Attributes.ApproximateReceiveCount == "1" else inf
 
 
-def delivery_of(found: Message, queue: str, band: int, *, lease: float, now: float, fifo: bool) -> Delivery:
+def delivery_of(
+    found: Message, queue: str, band: int, serial: int, *, lease: float, now: float, fifo: bool
+) -> Delivery:
     """The job in a worker's hands. Raises Undecodable."""
     body = message.read(found.Body)
     attributes = found.Attributes
@@ -51,7 +53,8 @@ def delivery_of(found: Message, queue: str, band: int, *, lease: float, now: flo
     receives_early = ceil(waited / message.MAX_LEASE)
     losses = body.losses + _losses(receives - receives_early, now - first - waited, lease)
     fence = body.fence + receives
-    held = message.Receipt(queue, band, found.ReceiptHandle, now, due, losses, fence, found.MessageId, found.Body)
+    numbers = now, due, losses, fence, serial
+    held = message.Receipt(queue, band, found.ReceiptHandle, *numbers, found.MessageId, found.Body)
     return Delivery(
         job=message.job_of(body, queue, body.id or found.MessageId),
         attempt=body.attempt,

@@ -79,6 +79,8 @@ class Receipt(Struct, frozen=True):
     due: float
     losses: int
     fence: int
+    serial: int
+    """Tells it from the others of one process, even where SQS hands one message over twice in one answer."""
     message: str
     """Its id, which is the job's if the message names none."""
     text: str
@@ -179,7 +181,7 @@ def unpacked(raw: Raw) -> bytes | None:
 
 def receipt_of(held: Receipt) -> str:
     """As one text; the handle is its end."""
-    numbers = f"{held.band} {held.received:.3f} {held.due:.6f} {held.losses} {held.fence}"
+    numbers = f"{held.band} {held.received:.3f} {held.due:.6f} {held.losses} {held.fence} {held.serial}"
     return f"{held.queue} {numbers} {held.message}\n{held.text}\n{held.handle}"
 
 
@@ -187,12 +189,12 @@ def read_receipt(receipt: str) -> Receipt | None:
     """What a receipt names; None for what never was one."""
     head, _, rest = receipt.partition("\n")
     text, _, handle = rest.rpartition("\n")
-    parts = head.split(" ", 6)
-    if len(parts) != 7 or not handle:
+    parts = head.split(" ", 7)
+    if len(parts) != 8 or not handle:
         return None
     try:
-        numbers = float(parts[2]), float(parts[3]), int(parts[4]), int(parts[5])
-        return Receipt(parts[0], int(parts[1]), handle, *numbers, parts[6], text)
+        numbers = float(parts[2]), float(parts[3]), int(parts[4]), int(parts[5]), int(parts[6])
+        return Receipt(parts[0], int(parts[1]), handle, *numbers, parts[7], text)
     except ValueError:
         return None
 

@@ -33,6 +33,31 @@ async def defer_all(app: App, note: Task[[int], None], numbers: Iterable[int]) -
         left = [n for n, answer in zip(left, answers, strict=True) if answer.error is not None]
 
 
+async def test_what_comes_twice_in_one_answer_is_two_runs(sqs: Process) -> None:
+    async with sqs_front(sqs.url, Rates(double=1.0)) as front:
+        app = App(Tenant(sqs, front.url).url)
+        begun, ended, both = Counter[int](), Counter[str](), anyio.Event()
+
+        def note_end(event: JobFinished) -> None:
+            ended[event.id] += 1
+
+        app.events.subscribe(JobFinished, note_end)
+
+        @app.task(idempotent=True)
+        async def note(n: int) -> None:
+            begun[n] += 1
+            if begun[n] == 2:
+                both.set()
+            await both.wait()
+
+        async with app:
+            handle = await note.defer(1)
+            async with app.working():
+                with anyio.fail_after(30):
+                    await both.wait()
+    assert ended[handle.id] == begun[1] >= 2
+
+
 @pytest.mark.long
 async def test_a_bad_day_loses_no_job(sqs: Process) -> None:
     runs: Counter[int] = Counter()

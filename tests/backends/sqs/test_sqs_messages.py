@@ -24,7 +24,7 @@ def received(
     """The delivery of a message that was first received ``after`` seconds and now at ``now``."""
     moments = Moments(str(int(SENT * 1e3)), str(receives), str(int((SENT + after) * 1e3)))
     found = Message("message-1", "handle", body, moments)
-    return delivery_of(found, "mail", 0, lease=30.0, now=now or SENT + after, fifo=fifo)
+    return delivery_of(found, "mail", 0, 0, lease=30.0, now=now or SENT + after, fifo=fifo)
 
 
 def held(delivery: Delivery) -> Receipt:

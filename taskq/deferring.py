@@ -1,0 +1,128 @@
+"""From a call to the broker's answer: middleware, size, transaction, and the round trip."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from taskq.broker import Backend
+from taskq.bulk import enqueue_in_parts
+from taskq.call import Call, each
+from taskq.collect import Item
+from taskq.context import joined, running
+from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, TaskqError, Vetoed
+from taskq.events import Events, JobVetoed
+from taskq.handle import Desk, JobHandle
+from taskq.job import Enqueued, Job, JobRef
+from taskq.live import Lives
+from taskq.middleware import DeferMiddleware, pass_through
+
+R = TypeVar("R")
+
+
+class Deferring:
+    """An app's way of handing calls to its broker. A defer passes here once: no layer that it does not need."""
+
+    def __init__(self, lives: Lives, middleware: Sequence[DeferMiddleware], events: Events) -> None:
+        self._lives = lives
+        self._middleware = middleware
+        self._events = events
+
+    def wrap(self, layer: DeferMiddleware) -> None:
+        """Put a layer around everything that wraps defers already."""
+        self._middleware = [layer, *self._middleware]
+
+    async def enqueue(self, job: Job, tx: Any = None) -> Enqueued:
+        """Enqueue a job as ``defer`` does, through the middleware; raises what ``defer`` raises."""
+        return await self.send(await self.prepare(job), tx)
+
+    async def prepare(self, job: Job) -> Job:
+        """The job as the defer middleware leaves it; raises Vetoed and PayloadTooLarge."""
+        if self._middleware:
+            job = await self._pass(job)
+        _refuse_oversize(job, self._lives.here().backend)
+        return job
+
+    async def send(self, job: Job, tx: Any) -> Enqueued:
+        """Enqueue a prepared job, in this transaction or that of the running handler; raises what refuses it."""
+        live = self._lives.here()
+        if tx is None:
+            tx = self._open_transaction()
+        if tx is None:
+            answer = await live.batcher.enqueue(job)
+        elif live.sending.transactions is None:
+            raise MissingCapability(f"task {job.task}: this broker takes part in no transactions")
+        else:
+            (answer,) = await live.sending.transactions.join(tx).enqueue([job])
+        if answer.error is not None:
+            raise answer.error
+        return answer
+
+    async def collect(self, item: Item) -> Enqueued:
+        """Collect an item, as ``defer`` of a task with ``collect=`` does; raises what that raises."""
+        collector = self._lives.here().collector
+        if collector is None:
+            raise MissingCapability(f"task {item.window.task}: what it collects needs a store")
+        if self._open_transaction() is not None:
+            raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
+        return await collector.add(item)
+
+    async def each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
+        """``app.defer_each``."""
+        sending = self._lives.here().sending
+        async for answer in enqueue_in_parts(calls, sending, self._prepared, self._open_transaction()):
+            yield answer
+
+    async def many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], desk: Desk) -> Sequence[JobHandle[R]]:
+        """``app.defer_many``."""
+        kept: list[Call[R]] = []
+        answers = [answer async for answer in self.each(_remember(calls, kept))]
+        errors = {index: answer.error for index, answer in enumerate(answers) if answer.error is not None}
+        if errors:
+            first = next(iter(errors.values()))
+            raise PartlyEnqueued(f"{len(errors)} of {len(answers)} jobs were refused, the first one: {first}", errors)
+        return [
+            JobHandle(desk, JobRef(call.job.queue, answer.id), call.decode, call.keep, added=answer.added)
+            for call, answer in zip(kept, answers, strict=True)
+        ]
+
+    @contextmanager
+    def transaction(self, connection: Any) -> Generator[None]:
+        """``app.transaction``."""
+        token = joined.set({**joined.get({}), self: connection})
+        try:
+            yield
+        finally:
+            joined.reset(token)
+
+    def _open_transaction(self) -> Any:
+        """The connection that this context's defers take part with: the caller's, or that of the running handler."""
+        current = running.get(None)
+        return joined.get({}).get(self, None if current is None else current.connection)
+
+    async def _pass(self, job: Job) -> Job:
+        try:
+            return await pass_through(job, self._middleware)
+        except Vetoed as veto:
+            self._events.emit(JobVetoed(task=job.task, reason=str(veto)))
+            raise
+
+    async def _prepared(self, call: Call[Any]) -> Job | TaskqError:
+        try:
+            return await self.prepare(call.start())
+        except (Vetoed, PayloadTooLarge) as error:
+            return error
+
+
+def _refuse_oversize(job: Job, backend: Backend) -> None:
+    limit = backend.broker.traits.max_size
+    if len(job.body) > limit:
+        raise PayloadTooLarge(
+            f"task {job.task}: the call takes {len(job.body):,} bytes, the broker {limit:,}; "
+            "store the content elsewhere and pass where it is"
+        )
+
+
+async def _remember(calls: Iterable[R] | AsyncIterable[R], kept: list[R]) -> AsyncIterator[R]:
+    async for call in each(calls):
+        kept.append(call)
+        yield call

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import sysconfig
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -65,6 +65,9 @@ class Life:
             dying.cancel()
             if not self._dead.is_set():
                 return task.result()
+            # First, as cancelling what waits for a connection may make its driver use it.
+            for child in (main, *self._children.values()):
+                _let_go(child)
             for left in (task, *self._children):
                 left.cancel()
             await asyncio.wait({task, dying, *self._children})
@@ -92,13 +95,12 @@ class Life:
         """Whether the last stop has come."""
         return self._dead.is_set()
 
-    def come_by(self, place: str, main: Coroutine[Any, Any, Any]) -> None:
+    def come_by(self, place: str) -> None:
         """Count a stop; at the last one it is over."""
         self.stops += 1
         if self._last is not None and self.stops > self._last:
             self.place = place
             self._dead.set()
-            _let_go(main)
 
     @contextmanager
     def acting(self) -> Generator[None]:
@@ -174,11 +176,11 @@ class _Driven(Coroutine[Any, Any, T]):
             with self._life.acting():
                 waited = step()
             if isinstance(waited, Stop):
-                self._life.come_by(waited.place or f"within the await at {place_of(self._main)}", self._main)
+                self._life.come_by(waited.place or f"within the await at {place_of(self._main)}")
                 step = self._go_on
             else:
                 if not is_outside(self._main):
-                    self._life.come_by(f"waiting at {place_of(self._main)}", self._main)
+                    self._life.come_by(f"waiting at {place_of(self._main)}")
                 if not self._life.is_over:
                     return waited
         raise asyncio.CancelledError
@@ -209,18 +211,21 @@ def _frames(step: object) -> Generator[FrameType]:
         _, step = code_and_next(step)
 
 
-def _let_go(main: Coroutine[Any, Any, Any]) -> None:
+def _let_go(main: object) -> None:
     """What the operating system does when a process dies: connections end, and what was not committed with them."""
+    asyncpg = sys.modules.get("asyncpg")
     for frame in _frames(main):
-        for value in list(frame.f_locals.values()):
+        for name, value in list(frame.f_locals.items()):
             if isinstance(value, asyncio.StreamWriter):
                 value.transport.abort()
-            if isinstance(value, sqlite3.Connection):
-                try:
+            elif isinstance(value, sqlite3.Connection):
+                # Closed, or of another thread.
+                with suppress(sqlite3.ProgrammingError):
                     value.rollback()
-                except sqlite3.ProgrammingError:
-                    # Closed, or of another thread.
-                    continue
+            elif asyncpg and isinstance(value, asyncpg.Connection) and name not in frame.f_code.co_freevars:
+                # Its own, not one that the runs share: its pool has the place back, if it has not yet.
+                with suppress(asyncpg.InterfaceError):
+                    value.terminate()
 
 
 def _keep_for_ever(main: object) -> None:

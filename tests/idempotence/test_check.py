@@ -8,12 +8,16 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import asyncpg
 import pytest
 
 from taskq import App, Task, Tasks, current
 from taskq.errors import ConfigError
 from taskq.testing import Files, NotIdempotent, Observer, Requests, Rows, check_idempotent
 from tests.idempotence.pairs import TABLES, Pair, World, pairs
+from tests.servers.fixtures import postgres as postgres
+from tests.servers.fixtures import running as running
+from tests.servers.process import Process
 
 pytestmark = pytest.mark.anyio
 
@@ -221,3 +225,15 @@ async def test_a_job_that_fails_after_a_crash_is_a_finding() -> None:
 
     with pytest.raises(NotIdempotent, match=r"doubled in end: 'failed it has been here'"):
         await check_idempotent(once_only, setup=said.clear)
+
+
+async def test_a_pool_has_the_connection_of_a_killed_run_back(postgres: Process) -> None:
+    app = App()
+
+    @app.task
+    async def look() -> None:
+        async with pool.acquire(timeout=30) as connection, connection.transaction():
+            await connection.execute("SELECT pg_sleep(0.001)")
+
+    async with asyncpg.create_pool(postgres.url, min_size=0, max_size=1) as pool:
+        assert len(await check_idempotent(look)) > 2

@@ -23,6 +23,7 @@ from taskq.config import Config, load_config
 from taskq.connect import connect
 from taskq.debounce import Debounce, in_its_burst
 from taskq.deferring import Deferring
+from taskq.definition import Definition
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
     ConfigError,
@@ -47,7 +48,7 @@ from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
 from taskq.schedules import Schedules, check_schedule, configured, lacking
 from taskq.store import Store
-from taskq.task import Definition, Task
+from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, resume
 from taskq.worker.recipe import Recipe

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from taskq.broker import Backend, Finding, Traits
 from taskq.debounce import bounded
+from taskq.definition import Definition
 from taskq.errors import MissingCapability
 from taskq.limits.limit import waits
 from taskq.options import CallOptions
-from taskq.task import Definition
 
 
 def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:

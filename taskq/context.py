@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaita
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import Struct, field
 
@@ -19,11 +19,9 @@ from taskq.ledger.iteration import Iteration, Source
 from taskq.ledger.notes import Notes, Progress
 from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
 from taskq.ledger.values import remembered, returned_type
-from taskq.sequel import FLOW, Place, Plan, plan_of
+from taskq.ownbatch import OwnBatch, Prepare
+from taskq.sequel import FLOW, plan_of
 from taskq.store import Store
-
-Prepare = Callable[[Job], Awaitable[Job]]
-"""What a job passes before it is enqueued; raises what refuses it."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,47 +30,6 @@ C = TypeVar("C")
 _log = logging.getLogger("taskq.job")
 
 running: ContextVar["Current"] = ContextVar("taskq.running")
-
-joined: ContextVar[Mapping[object, Any]] = ContextVar("taskq.joined")
-"""The transactions that the defers of this context take part in: the connection for each app."""
-
-
-class Startable(Protocol):
-    """A call or chain."""
-
-    def start(self) -> Job:
-        """Its first job."""
-        ...
-
-
-class OwnBatch:
-    """The batch of the running job."""
-
-    __slots__ = ("_plan", "_prepare", "added", "place")
-
-    def __init__(self, plan: Plan, place: Place, prepare: Prepare | None) -> None:
-        self._plan = plan
-        self._prepare = prepare
-        self.place = place
-        """Where the job stands in it."""
-        self.added: list[Job] = []
-
-    @property
-    def id(self) -> str:
-        """The batch's id: ``app.batch(current().batch.id)`` asks after it."""
-        return self.place.batch
-
-    async def add(self, calls: Iterable[Startable]) -> None:
-        """Add members, calls or chains, with this job's end: they are enqueued when it has returned, and then once.
-
-        A run that raises adds nothing, so that a retry doubles nothing. Raises ConfigError where that cannot be kept:
-        in a gather, or before the last job of a chain.
-        """
-        if self.place.collects or self._plan.next:
-            raise ConfigError("members are added by the members of a batch, and by the last job of a chain in one")
-        for call in calls:
-            job = call.start()
-            self.added.append(job if self._prepare is None else await self._prepare(job))
 
 
 class Means(Struct, frozen=True):

@@ -1,14 +1,15 @@
 """From a call to the broker's answer: middleware, size, transaction, and the round trip."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from taskq.broker import Backend
 from taskq.bulk import enqueue_in_parts
 from taskq.call import Call, each
 from taskq.collect import Item
-from taskq.context import joined, running
+from taskq.context import running
 from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, TaskqError, Vetoed
 from taskq.events import Events, JobVetoed
 from taskq.handle import Desk, JobHandle
@@ -17,6 +18,9 @@ from taskq.live import Lives
 from taskq.middleware import DeferMiddleware, pass_through
 
 R = TypeVar("R")
+
+_joined: ContextVar[Mapping[object, Any]] = ContextVar("taskq.joined")
+"""The transactions that the defers of this context take part in: the connection for each app."""
 
 
 class Deferring:
@@ -88,16 +92,16 @@ class Deferring:
     @contextmanager
     def transaction(self, connection: Any) -> Generator[None]:
         """``app.transaction``."""
-        token = joined.set({**joined.get({}), self: connection})
+        token = _joined.set({**_joined.get({}), self: connection})
         try:
             yield
         finally:
-            joined.reset(token)
+            _joined.reset(token)
 
     def _open_transaction(self) -> Any:
         """The connection that this context's defers take part with: the caller's, or that of the running handler."""
         current = running.get(None)
-        return joined.get({}).get(self, None if current is None else current.connection)
+        return _joined.get({}).get(self, None if current is None else current.connection)
 
     async def _pass(self, job: Job) -> Job:
         try:

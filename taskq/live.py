@@ -11,12 +11,12 @@ from taskq.batcher import Batcher
 from taskq.broker import Backend
 from taskq.collect import Collector
 from taskq.config import Settings
+from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
 from taskq.spool import Bounds, spooling
-from taskq.task import Definition
 
 
 class Live(Struct, frozen=True):

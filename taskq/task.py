@@ -1,7 +1,7 @@
 """Tasks: functions with options whose calls can be deferred, typed as the functions are."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import update_wrapper
 from math import inf
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, Unpack
@@ -10,56 +10,27 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from taskq.call import Call, new_id
+from taskq.call import Call
 from taskq.codec import Codec
 from taskq.collect import Collect, Item
 from taskq.debounce import Debounce, bounded
-from taskq.depends import Dependency
+from taskq.definition import Definition, refuse_retries
 from taskq.errors import ConfigError, EncodeError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
-from taskq.middleware import Middleware
+from taskq.making import make_job
 from taskq.options import (
     CallOptions,
-    Executor,
-    Idempotence,
     Options,
     merge,
 )
 from taskq.outcome import Policy
 from taskq.signature import Signature
-from taskq.unique import check_names, derive_key
-from taskq.versions import VERSION, Upcast
+from taskq.unique import check_names
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-ATTEMPTS = "taskq-attempts"
-TIMEOUT = "taskq-timeout"
-"""Headers that carry a call's own retry limit and time-out to the worker."""
-
-
-class Definition(Struct, frozen=True, kw_only=True):
-    """How a task runs: the registry's half. A deploy changes it for jobs already queued."""
-
-    name: str
-    function: Callable[..., Any]
-    policy: Policy = Policy()
-    keep: float | None = None
-    keep_dead: float | None = None
-    timeout: float | None = None
-    idempotent: Idempotence | None = None
-    executor: Executor = "loop"
-    transaction: bool = False
-    on_dead: str | None = None
-    middleware: Sequence[Middleware] = ()
-    limits: tuple[Limit, ...] = ()
-    collect: Collect | None = None
-    precondition: Callable[..., Any] | None = None
-    dependencies: Mapping[str, Dependency] = {}
-    version: int = 1
-    upcast: Upcast | None = None
 
 
 class Client(Desk, Protocol):
@@ -284,42 +255,11 @@ class Task(Generic[P, R]):
         return self._made(arguments, signature.encode(arguments))
 
     def _made(self, arguments: Mapping[str, Any] | None, body: bytes) -> Job:
-        """Without arguments: of a call whose keys have nothing to do with them."""
         member = self._member
         if self._options is not self._home.defaults:
             # It may have been made before there was a broker to ask.
             self._check(member)
-        options, signature, codec = self._options, member.signature, member.codec
-        unique = group = None
-        group_limit = options.group_limit
-        if options.unique is not False or options.group is not False or self.definition.limits:
-            known = {**signature.defaults, **(arguments or {})}
-            unique = derive_key(options.unique, self.name, known, codec)
-            group = derive_key(options.group, self.name, known, codec)
-            for limit in self.definition.limits:
-                if arguments is None and not waits(limit):
-                    continue
-                # Of all of them, so that a key function that fails is refused here.
-                key = limit.store_key(self.name, key_text(limit, self.name, known, codec))
-                if waits(limit):
-                    group, group_limit = key, limit.n
-        return Job(
-            id=options.id or new_id(),
-            task=self.name,
-            body=body,
-            queue=options.queue,
-            priority=options.priority,
-            delay=options.delay,
-            run_at=options.run_at,
-            expires_in=options.expires_in,
-            unique=unique,
-            on_conflict=options.on_conflict,
-            unique_until=options.unique_until,
-            group=group,
-            group_limit=group_limit,
-            tenant=options.tenant,
-            headers=_headers(options, self.definition.version),
-        )
+        return make_job(self.definition, self._options, member.signature, member.codec, arguments, body)
 
     def join(self, client: Client, codec: Codec, keep: float | None) -> Membership:
         """Make the task an app's own; ``keep`` None: an hour for what a task returns, nothing without result."""
@@ -333,22 +273,3 @@ class Task(Generic[P, R]):
         self._check(member)
         self._home.member = member
         return member
-
-
-def _headers(options: CallOptions, version: int) -> Mapping[str, str]:
-    if options.attempts is None and options.timeout is None and version == 1:
-        return options.headers
-    headers = dict(options.headers)
-    if options.attempts is not None:
-        headers[ATTEMPTS] = str(options.attempts)
-    if options.timeout is not None:
-        headers[TIMEOUT] = str(options.timeout)
-    if version > 1:
-        headers[VERSION] = str(version)
-    return headers
-
-
-def refuse_retries(definition: Definition) -> None:
-    """Raises ConfigError for a task that must never run twice."""
-    if definition.policy.guarantee == "at_most_once":
-        raise ConfigError(f"task {definition.name} runs at most once and cannot be retried: drop retry= and attempts=")

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, Protocol, Required, TypeVar, Unpack, overload
 from msgspec import Struct
 
 from taskq.collect import Collect
+from taskq.definition import Definition, refuse_retries
 from taskq.depends import dependencies_of
 from taskq.errors import ConfigError, DuplicateTask, InvalidSchedule
 from taskq.limits.limit import Limit
@@ -23,7 +24,7 @@ from taskq.options import (
 from taskq.outcome import Policy
 from taskq.retry import Retry
 from taskq.schedule import ScheduleOptions, Timetable, make_timetable
-from taskq.task import Definition, Home, Task, refuse_retries
+from taskq.task import Home, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")

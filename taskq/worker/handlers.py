@@ -13,10 +13,11 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from taskq.context import Current
+from taskq.definition import Definition
 from taskq.depends import Dependency, Scoped
 from taskq.errors import Discard
 from taskq.middleware import Handler, Middleware, compose
-from taskq.task import Definition, Task
+from taskq.task import Task
 
 
 class Executors:

@@ -13,14 +13,15 @@ from taskq.broker import Backend
 from taskq.codec import Codec
 from taskq.collect import collecting
 from taskq.config import Settings
-from taskq.context import Prepare
+from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError, EncodeError, UnknownTask
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
+from taskq.ownbatch import Prepare
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
-from taskq.task import Definition, Task
+from taskq.task import Task
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.runner import Runnable
 from taskq.worker.ticker import HINTED_POLL, POLL, TickDesk, Ticker

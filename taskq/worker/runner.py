@@ -11,12 +11,13 @@ from msgspec import Struct, field
 
 from taskq.broker import Transactions
 from taskq.codec import Codec
-from taskq.context import Current, Means, Prepare, running
+from taskq.context import Current, Means, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
 from taskq.limits.limit import Limits
+from taskq.making import ATTEMPTS, TIMEOUT
 from taskq.middleware import Handler
 from taskq.options import check_option
 from taskq.outcome import (
@@ -31,10 +32,10 @@ from taskq.outcome import (
     decide,
     screen,
 )
+from taskq.ownbatch import Prepare
 from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.store import Store
-from taskq.task import ATTEMPTS, TIMEOUT
 from taskq.versions import Upcast, brought_up, version_of
 
 _RECALLING = frozenset({FOLLOWS, RESUMED, LIFE})

@@ -1,0 +1,43 @@
+"""How a task runs: the registry's half of it, which no job carries."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from taskq.collect import Collect
+from taskq.depends import Dependency
+from taskq.errors import ConfigError
+from taskq.limits.limit import Limit
+from taskq.middleware import Middleware
+from taskq.options import Executor, Idempotence
+from taskq.outcome import Policy
+from taskq.versions import Upcast
+
+
+class Definition(Struct, frozen=True, kw_only=True):
+    """A deploy changes it for jobs already queued."""
+
+    name: str
+    function: Callable[..., Any]
+    policy: Policy = Policy()
+    keep: float | None = None
+    keep_dead: float | None = None
+    timeout: float | None = None
+    idempotent: Idempotence | None = None
+    executor: Executor = "loop"
+    transaction: bool = False
+    on_dead: str | None = None
+    middleware: Sequence[Middleware] = ()
+    limits: tuple[Limit, ...] = ()
+    collect: Collect | None = None
+    precondition: Callable[..., Any] | None = None
+    dependencies: Mapping[str, Dependency] = {}
+    version: int = 1
+    upcast: Upcast | None = None
+
+
+def refuse_retries(definition: Definition) -> None:
+    """Raises ConfigError for a task that must never run twice."""
+    if definition.policy.guarantee == "at_most_once":
+        raise ConfigError(f"task {definition.name} runs at most once and cannot be retried: drop retry= and attempts=")

@@ -33,6 +33,7 @@ from taskq.errors import (
     UnknownTask,
 )
 from taskq.events import Events
+from taskq.explain import Explanation, explain
 from taskq.flow import Batch, BatchReport, FlowHandle
 from taskq.flow.start import callbacks, start
 from taskq.handle import JobHandle
@@ -315,6 +316,10 @@ class App:
     async def progress(self, ref: JobRef) -> Progress | None:
         """What a live job or dead letter said last of how far it is."""
         return await read_progress(self.store, ref)
+
+    async def explain(self, id: str, queue: str | None = None) -> Explanation:
+        """Why a job does not run, or ran twice; without a queue it is searched for, and must not be gone."""
+        return await explain(self, id, queue)
 
     async def cancel(self, ref: JobRef) -> bool:
         """Ask for a job to be cancelled; False when it has ended."""

@@ -22,6 +22,7 @@ from taskq.report import (
     history_of,
     lengthened,
     line_of,
+    put_off,
     read_outcome,
     text_of,
 )
@@ -56,6 +57,7 @@ class Interrupted(Struct, frozen=True):
 
     begun: bool = True
     """False: nothing of the handler has run."""
+    reason: str = "the worker is shutting down"
 
 
 class Cancelled(Struct, frozen=True):
@@ -173,8 +175,11 @@ def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float)
             return _raised(error, delivery, policy, chance)
         case Interrupted(begun=True) if policy.guarantee == "at_most_once":
             return _dead(delivery, policy, "lost", reason="interrupted by a shutdown, and the task runs at most once")
-        case Interrupted():
-            return Decision(Nack(delivery.receipt, 0.0, counted=False), None, "the worker is shutting down")
+        case Interrupted(begun=True, reason=reason):
+            again = _put_off(history_of(delivery), delivery, reason, policy)
+            return Decision(Nack(delivery.receipt, 0.0, counted=False, error=again), None, reason)
+        case Interrupted(reason=reason):
+            return Decision(Nack(delivery.receipt, 0.0, counted=False), None, reason)
         case Cancelled():
             return _ack(delivery, policy, "cancelled")
         case Expired():
@@ -208,9 +213,9 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     since = delivery.now if history.failing_since is None else history.failing_since
     match signal:
         case Snooze(after=after):
-            spent = _turning(delivery, None)
             reason = text_of(signal) or "snoozed"
-            return Decision(Nack(delivery.receipt, after, counted=False, error=spent), None, reason)
+            again = _put_off(msgspec.structs.replace(history, turn=None), delivery, reason, policy)
+            return Decision(Nack(delivery.receipt, after, counted=False, error=again), None, reason)
         case RetryIn(after=after) if delivery.attempt < policy.retry.attempts:
             delay: float | None = after
         case RetryIn():
@@ -220,9 +225,16 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
             delay = policy.retry.next_delay(error, delivery.attempt, chance, failing_for=failing_for)
     if delay is None:
         return _dead(delivery, policy, "failed", error=error)
-    history = History(errors=lengthened(history, delivery, error, policy.redact), failing_since=since)
+    errors = lengthened(history, delivery, error, policy.redact)
+    history = History(errors=errors, uncounted=history.uncounted, failing_since=since)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
     return Decision(settlement, None, line_of(error))
+
+
+def _put_off(history: History, delivery: Delivery, reason: str, policy: Policy) -> bytes:
+    """The history with this run in it, which does not count."""
+    uncounted = put_off(history, delivery, reason, policy.redact)
+    return msgspec.json.encode(msgspec.structs.replace(history, uncounted=uncounted))
 
 
 def _turning(delivery: Delivery, turn: str | None) -> bytes | None:
@@ -248,6 +260,8 @@ def _ack(delivery: Delivery, policy: Policy, end: End, *, value: bytes | None = 
     if not policy.keep:
         return Decision(Ack(delivery.receipt), end, reason)
     ended = Ended(end, msgspec.Raw(value or b"null"), reason)
+    if delivery.attempt > 1 or delivery.losses or delivery.error is not None:
+        ended = _with_past(ended, delivery, history_of(delivery))
     return Decision(Ack(delivery.receipt, msgspec.json.encode(ended), policy.keep), end, reason)
 
 
@@ -256,13 +270,24 @@ def _dead(
 ) -> Decision:
     history = history_of(delivery)
     errors = history.errors if error is None else lengthened(history, delivery, error, policy.redact)
-    outcome = msgspec.json.encode(Ended(end, reason=reason, errors=errors))
+    outcome = msgspec.json.encode(_with_past(Ended(end, reason=reason, errors=errors), delivery, history))
     effects: tuple[Job, ...] = ()
     # Who is told of deaths dies untold.
     if policy.on_dead is not None and delivery.job.id != f"{delivery.job.headers.get(FOLLOWS)}.dead":
         effects = (_told(policy.on_dead, _death(delivery, end, reason, errors), delivery.job),)
     settlement = DeadLetter(delivery.receipt, outcome, policy.keep_dead)
     return Decision(settlement, end, reason or text_of(error), effects)
+
+
+def _with_past(ended: Ended, delivery: Delivery, history: History) -> Ended:
+    """What is told of earlier runs; an end that failed has its errors already."""
+    return msgspec.structs.replace(
+        ended,
+        errors=ended.errors or history.errors,
+        uncounted=history.uncounted,
+        attempt=delivery.attempt,
+        losses=delivery.losses,
+    )
 
 
 def _gone_on(decision: Decision, job: Job, plan: Plan, returned: Returned) -> Decision:

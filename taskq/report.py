@@ -15,6 +15,8 @@ End = Literal["returned", "failed", "quarantined", "lost", "cancelled", "expired
 
 MESSAGE_LIMIT = 10_000
 HISTORY_LIMIT = 10
+REASON_LIMIT = 300
+"""Characters of why a run did not count."""
 
 Redact = Callable[[str], str]
 """Takes out of a message or traceback what must not be stored."""
@@ -33,10 +35,20 @@ class ErrorReport(Struct, frozen=True, omit_defaults=True):
     """Equal for errors raised alike: the class and the functions it passed through."""
 
 
+class Uncounted(Struct, frozen=True):
+    """A run that neither ended its job nor cost it an attempt: put off by its handler, or cut off with its worker."""
+
+    reason: str
+    attempt: int
+    at: float
+    """When it was fetched, in seconds since the epoch, by the backend's clock."""
+
+
 class History(Struct, frozen=True, omit_defaults=True):
     """What a job's earlier runs came to; travels with it as ``Nack.error``."""
 
     errors: list[ErrorReport] = []
+    uncounted: list[Uncounted] = []
     failing_since: float | None = None
     parked_since: float | None = None
     parked: Annotated[int, Meta(ge=0)] = 0
@@ -53,6 +65,12 @@ class Ended(Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     errors: list[ErrorReport] = []
     """Newest last, at most ten, only the newest with its traceback."""
+    uncounted: list[Uncounted] = []
+    """Runs that cost no attempt; newest last, at most ten."""
+    attempt: int = 1
+    """The one it ended with."""
+    losses: int = 0
+    """Workers that died under it, or were cut off."""
 
 
 class Death(Struct, frozen=True):
@@ -69,11 +87,16 @@ class Death(Struct, frozen=True):
 
 
 def history_of(delivery: Delivery) -> History:
-    """What the earlier runs left behind; empty when there is nothing, or nothing that can be read."""
-    if delivery.error is None:
+    """What the earlier runs left behind."""
+    return read_history(delivery.error)
+
+
+def read_history(data: bytes | None) -> History:
+    """What ``Nack.error`` held; empty when there is nothing, or nothing that can be read."""
+    if data is None:
         return History()
     try:
-        return msgspec.json.decode(delivery.error, type=History)
+        return msgspec.json.decode(data, type=History)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return History()
 
@@ -92,6 +115,13 @@ def lengthened(
     """The reports of a job's failed runs with this one's, the newest last."""
     earlier = [msgspec.structs.replace(report, traceback="") for report in history.errors[-HISTORY_LIMIT + 1 :]]
     return [*earlier, report(error, attempt=delivery.attempt, at=delivery.now, redact=redact)]
+
+
+def put_off(history: History, delivery: Delivery, reason: str, redact: Redact | None = None) -> list[Uncounted]:
+    """The runs that did not count with this one, the newest last."""
+    text = reason if redact is None else _redacted(redact, reason)
+    run = Uncounted(text[:REASON_LIMIT], delivery.attempt, delivery.now)
+    return [*history.uncounted[-HISTORY_LIMIT + 1 :], run]
 
 
 def report(error: Exception, *, attempt: int, at: float, redact: Redact | None = None) -> ErrorReport:

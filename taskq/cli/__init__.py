@@ -15,6 +15,7 @@ from taskq.cli.defer import defer
 from taskq.cli.demo import demo
 from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
+from taskq.cli.explain import explain
 from taskq.cli.job import job
 from taskq.cli.jobs import jobs
 from taskq.cli.migrate import migrate
@@ -51,6 +52,7 @@ COMMANDS = (
     stats,
     jobs,
     job,
+    explain,
     batch,
     cancel,
     dead,

@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Literal, get_args
 
@@ -62,6 +62,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Of taskq."""
     state: Literal["working", "quiet", "draining"]
     queues: Sequence[str]
+    tasks: Mapping[str, int] | None = None
+    """Those it knows, with their versions."""
     slots: int
     running: int
     jobs: Sequence[RunningJob]
@@ -186,6 +188,7 @@ class Presence:
             version=self._version,
             state="draining" if sight.draining else "quiet" if sight.quiet else "working",
             queues=self._worker.options.queues,
+            tasks=self._worker.tasks,
             slots=sight.slots,
             running=sight.running,
             jobs=[RunningJob(**job_fields(run), seconds=now - (run.started or now)) for run in runs[:SHOWN]],

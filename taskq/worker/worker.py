@@ -31,6 +31,8 @@ from taskq.worker.watchdog import Watchdog
 
 SETTLE_MARGIN = 1.0
 """Seconds that a broker out of reach may hold up a worker's end; what it did not take comes back by its lease."""
+HELD_LONG = "it was held as long as the broker holds a job"
+OUT_OF_CONTACT = "the broker did not answer while its lease ran out"
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -68,6 +70,7 @@ class Worker:
             raise MissingCapability("a worker that ends by itself has to count what is left: this backend has no Admin")
         self._options = options
         self._backend = backend
+        self._tasks = {name: runnable.version for name, runnable in runnables.items()}
         self._events = events
         self._stations = stations
         """What else goes on beside the line until it ends."""
@@ -97,7 +100,7 @@ class Worker:
             options.lease,
             obey=self._obey,
             out_of_contact=self._out_of_contact,
-            hand_over=lambda runs: self._slots.cancel(runs, Interrupted()),
+            hand_over=lambda runs: self._slots.cancel(runs, Interrupted(reason=HELD_LONG)),
             ceiling=backend.broker.traits.max_lease,
             can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
             renewal=None if keeper is None or backend.open_store is None else Renewal(keeper, backend.open_store),
@@ -150,6 +153,11 @@ class Worker:
     def running(self) -> Iterable[Run]:
         """What runs now."""
         return list(self._slots.running.values())
+
+    @property
+    def tasks(self) -> Mapping[str, int]:
+        """The tasks it knows, each with its version."""
+        return self._tasks
 
     @property
     def options(self) -> WorkerOptions:
@@ -311,7 +319,7 @@ class Worker:
 
     def _out_of_contact(self) -> None:
         if self._options.on_lost_contact == "cancel":
-            self._slots.cancel(list(self._held.values()), Interrupted())
+            self._slots.cancel(list(self._held.values()), Interrupted(reason=OUT_OF_CONTACT))
 
     def _allowance(self) -> float:
         """How many more runs may begin."""

@@ -68,6 +68,25 @@ def test_an_ended_job_is_shown_as_long_as_its_outcome_is_kept(shell: Shell) -> N
     assert "there is no job '1'" in shell.run("job", "1", code=1).err
 
 
+def test_explain_tells_why_a_job_does_not_run_and_what_to_do(shell: Shell) -> None:
+    shell.bury(job("dead"), error="OSError: disk\x1b[31m full")
+    shell.enqueue(job("1"))
+    shell.run("pause", "mail")
+    told = shell.run("explain", "1").out.splitlines()
+    assert told == [
+        "1 (shop.send) is ready",
+        "├─ queue mail is paused until somebody resumes it",
+        "│  → taskq resume mail",
+        "└─ no worker serves queue mail: none is there",
+        "   → taskq worker MODULE:app --queues mail",
+    ]
+    told = shell.run("explain", "dead").out.splitlines()
+    assert told[1].startswith("├─ it was set aside, failed: OSError: disk [31m full")
+    assert told[2:4] == ["│  → taskq dead revive dead", "└─ it is at attempt 1, and has run before"]
+    assert shell.json("explain", "1")[0]["reasons"][0]["kind"] == "paused"
+    assert shell.run("explain", "none", code=1).out.startswith("none is unknown\n")
+
+
 def test_a_body_of_another_kind_is_shown_as_text(shell: Shell) -> None:
     shell.enqueue(job("1", body=b"\xff<xml/>"))
     assert shell.json("job", "1")[0]["args"] == "\ufffd<xml/>"

@@ -28,7 +28,7 @@ from taskq.outcome import (
     decide,
     screen,
 )
-from taskq.report import HISTORY_LIMIT, MESSAGE_LIMIT, Ended, History, history_of, read_outcome, report
+from taskq.report import HISTORY_LIMIT, MESSAGE_LIMIT, Ended, History, Uncounted, history_of, read_outcome, report
 from taskq.retry import Retry, steps
 
 DELIVERY = Delivery(
@@ -46,6 +46,10 @@ AT_MOST_ONCE = msgspec.structs.replace(POLICY, guarantee="at_most_once")
 
 def delivery(**changes: Any) -> Delivery:
     return msgspec.structs.replace(DELIVERY, **changes)
+
+
+def uncounted(nack: Nack) -> list[Uncounted]:
+    return history_of(delivery(error=nack.error)).uncounted
 
 
 def decided(outcome: Outcome, on: Delivery = DELIVERY, policy: Policy = POLICY) -> Decision:
@@ -128,10 +132,43 @@ def test_retry_in_without_attempts_left_is_dead() -> None:
     assert dead(decided(Raised(RetryIn(90)), delivery(attempt=3))).end == "failed"
 
 
-def test_snooze_waits_and_does_not_count() -> None:
-    nack = again(decided(Raised(Snooze(5)), delivery(attempt=3)), 5.0, counted=False)
+def test_snooze_waits_does_not_count_and_leaves_its_reason() -> None:
+    nack = again(decided(Raised(Snooze(5, "no paper")), delivery(attempt=3)), 5.0, counted=False)
 
-    assert nack.error is None
+    assert uncounted(nack) == [Uncounted("no paper", 3, 1000.0)]
+
+
+def test_a_run_that_was_cut_off_leaves_why_and_one_that_has_not_begun_leaves_nothing() -> None:
+    nack = again(decided(Interrupted()), 0.0, counted=False)
+    assert uncounted(nack) == [Uncounted("the worker is shutting down", 1, 1000.0)]
+    nack = again(decided(Interrupted(reason="the broker is away"), delivery(error=nack.error)), 0.0, counted=False)
+    assert [run.reason for run in uncounted(nack)] == ["the worker is shutting down", "the broker is away"]
+    assert again(decided(Interrupted(begun=False)), 0.0, counted=False).error is None
+
+
+def test_what_is_left_of_runs_that_did_not_count_is_bounded_and_redacted() -> None:
+    def redact(text: str) -> str:
+        return text.replace("secret", "***")
+
+    policy = msgspec.structs.replace(POLICY, redact=redact)
+    error: bytes | None = None
+    for _ in range(HISTORY_LIMIT + 3):
+        error = again(
+            decided(Raised(Snooze(1, "secret" * 99)), delivery(error=error), policy), 1.0, counted=False
+        ).error
+    runs = history_of(delivery(error=error)).uncounted
+    assert len(runs) == HISTORY_LIMIT
+    assert {len(run.reason) for run in runs} == {len("***" * 99)}
+
+
+def test_an_end_tells_of_every_run_before_it() -> None:
+    past = again(decided(Raised(Snooze(1, "no paper"))), 1.0, counted=False).error
+    past = again(decided(Raised(OSError("jam")), delivery(error=past)), 7.0, counted=True).error
+    last = delivery(attempt=2, losses=1, error=past)
+    for ended in (acked(decided(Returned(b"1"), last)), dead(decided(Poisonous(), last))):
+        assert (ended.attempt, ended.losses) == (2, 1)
+        assert [run.reason for run in ended.uncounted] == ["no paper"]
+        assert [error.message for error in ended.errors] == ["jam"]
 
 
 def test_a_delivery_refused_by_a_limit_comes_back_for_its_turn_uncounted_and_forgets_nothing() -> None:
@@ -146,7 +183,8 @@ def test_a_turn_is_spent_by_the_run_that_it_let_begin() -> None:
     with_turn = delivery(error=msgspec.json.encode(History(failing_since=7.0, turn="limit:api")))
     for error in (Snooze(5), LimitExceeded("full", 5)):
         nack = again(decided(Raised(error), with_turn), 5.0, counted=False)
-        assert history_of(delivery(error=nack.error)) == History(failing_since=7.0)
+        history = history_of(delivery(error=nack.error))
+        assert (history.failing_since, history.turn) == (7.0, None)
     assert (
         history_of(delivery(error=again(decided(Raised(ValueError()), with_turn), 7.0, counted=True).error)).turn
         is None
@@ -202,10 +240,6 @@ def test_cancelled_by_a_user_is_acked_as_cancelled() -> None:
 
     assert screen(on, POLICY) == Cancelled()
     assert acked(decided(Cancelled(), on)).end == "cancelled"
-
-
-def test_a_worker_that_shuts_down_gives_back_uncounted() -> None:
-    assert again(decided(Interrupted()), 0.0, counted=False).error is None
 
 
 def test_an_unknown_task_waits_longer_and_longer_and_does_not_count() -> None:
@@ -354,13 +388,11 @@ def test_only_the_newest_error_has_its_traceback() -> None:
     assert "number 4" in errors[-1].traceback
 
 
-def test_a_snooze_and_a_parking_leave_the_history_as_it_was() -> None:
-    before = msgspec.json.encode(failed_times(2))
-    nack = again(decided(Unknown(), delivery(error=before)), 1.0, counted=False)
-
-    assert again(decided(Raised(Snooze(1)), delivery(error=before)), 1.0, counted=False).error is None
-    assert nack.error is not None
-    assert msgspec.json.decode(nack.error, type=History).errors == msgspec.json.decode(before, type=History).errors
+def test_a_snooze_and_a_parking_leave_the_errors_as_they_were() -> None:
+    before = failed_times(2)
+    for outcome in (Unknown(), Raised(Snooze(1))):
+        nack = again(decided(outcome, delivery(error=msgspec.json.encode(before))), 1.0, counted=False)
+        assert history_of(delivery(error=nack.error)).errors == before.errors
 
 
 def test_messages_and_tracebacks_are_cut() -> None:

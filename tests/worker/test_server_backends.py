@@ -8,7 +8,7 @@ import anyio
 import asyncpg
 import pytest
 
-from taskq import App, current
+from taskq import App, Concurrency, current
 from taskq.errors import JobCancelled, JobFailed
 from taskq.retry import Retry
 from taskq.testing import deferred, run_until_idle
@@ -18,7 +18,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on, queue_on_cluster
-from tests.worker import test_dead_workers, test_stories
+from tests.worker import test_dead_workers, test_explain, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +54,22 @@ async def test_results_reach_their_callers(url: str) -> None:
         jobs = await asyncio.gather(*(double.defer(n) for n in range(50)))
         assert [await job.result(SOON) for job in jobs] == [{"double": 2 * n} for n in range(50)]
         assert {await job.status() for job in jobs} == {"returned"}
+
+
+async def test_a_job_says_why_it_does_not_run(url: str) -> None:
+    app = App(url)
+
+    @app.task(limits=Concurrency(1), retry=Retry.fixed(2, 3600.0))
+    async def fail() -> None:
+        raise ValueError("no ink")
+
+    async with app:
+        holder = await fail.defer()
+        await run_until_idle(app)
+        waiting, behind = await fail.defer(), await fail.options(priority=-1).defer()
+        assert (await test_explain.why(app, holder.id))["error"].text == "attempt 1 failed: ValueError: no ink"
+        assert (await test_explain.why(app, waiting.id))["holder"].text.startswith(holder.id)
+        assert (await test_explain.why(app, behind.id)).keys() == {"group", "holder", "no_worker", "behind"}
 
 
 async def test_a_result_is_awaited_over_another_connection_than_it_was_deferred_by(url: str) -> None:

@@ -17,7 +17,7 @@ from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 from taskq.store import Entry, Store
 from taskq.testing.deployment import Deployment, part
 
-PATIENCE = 3.0
+PATIENCE = 2.0
 """Seconds after which a clause that hangs on a mutant has failed; far more than it needs on a sound backend."""
 
 

@@ -47,6 +47,8 @@ class Settler:
         """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
         self._settled = settled
         """Told of runs that are not held any more."""
+        self.settling: Sequence[Decided] = ()
+        """What the broker is being told: their leases may end with that at any moment, and are not lost."""
         self._pending: list[Decided] = []
         self._wake = asyncio.Event()
         self._closing = False
@@ -90,10 +92,11 @@ class Settler:
             try:
                 await end_notes(batch)
                 batch = await self._carry_out(batch)
-                began = time.monotonic()
+                began, self.settling = time.monotonic(), batch
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
             except BrokerUnavailable as error:
                 self._contact.fail(error)
+                self.settling = ()
                 await self._contact.back_off()
                 await self._extend()
             except BrokerRejected as error:
@@ -116,6 +119,8 @@ class Settler:
                     await forget_notes(self._store, batch)
                 self._settled([run for run, _ in batch])
                 return
+            finally:
+                self.settling = ()
 
     def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:
         lost = [run for run, _ in batch if run.lost]

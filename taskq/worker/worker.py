@@ -310,8 +310,9 @@ class Worker:
         if lease is Lease.CANCELLED:
             self._slots.cancel(runs, Cancelled())
             return
-        # Not those that were settled while the answer was on its way.
-        lost = [run for run in runs if run.delivery.receipt in self._held]
+        # Not those that are being settled, or were while the answer was on its way.
+        unsettled = self._held.keys() - {run.delivery.receipt for run, _ in self._settler.settling}
+        lost = [run for run in runs if run.delivery.receipt in unsettled]
         for run in lost:
             run.lost = True
             self._events.emit(LeaseLost(**job_fields(run)))

@@ -32,6 +32,9 @@ class Tap:
         self.open.set()
         self.arrived = anyio.Event()
         """Set when an enqueue comes."""
+        self.answering = anyio.Event()
+        """What was settled is answered when it is set."""
+        self.answering.set()
         self.held: set[str] = set()
         self.most_held = 0
 
@@ -92,6 +95,7 @@ class TappedBroker:
         answers = await self._broker.settle(settlements)
         self._tap.go("settle", len(settlements))
         self._tap.held.difference_update(settlement.receipt for settlement in settlements)
+        await self._tap.answering.wait()
         return answers
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:

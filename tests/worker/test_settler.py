@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 from taskq import App, Retry
-from taskq.events import JobAgain, JobFinished, SettlementRefused
+from taskq.events import JobAgain, JobFinished, LeaseLost, SettlementRefused
 from taskq.testing import VirtualClock, run_until_idle
 from tests.worker.moves import heard, steal
 from tests.worker.tap import Tap
@@ -78,6 +78,26 @@ async def test_a_settlement_that_comes_too_late_is_told_and_changes_nothing(cloc
         assert await job.status() == "leased"
         assert stolen.losses == 1
     assert len(finished) == 1
+
+
+async def test_a_lease_that_ended_with_its_settlement_was_not_lost(tap: Tap, clock: VirtualClock) -> None:
+    app = App("memory://", lease=30)
+    lost, refused = heard(app, LeaseLost), heard(app, SettlementRefused)
+
+    @app.task(keep=60)
+    async def short() -> str:
+        return "done"
+
+    async with app, app.working():
+        tap.answering = anyio.Event()
+        job = await short.defer()
+        await clock.advance(15)
+        assert tap.sizes("extend")
+        tap.answering.set()
+        await clock.advance(15)
+        assert await job.result() == "done"
+    assert not lost
+    assert not refused
 
 
 async def test_every_end_is_told_once(clock: VirtualClock) -> None:

@@ -518,7 +518,8 @@ async def test_a_job_whose_precondition_does_not_hold_is_discarded_with_a_reason
     async with app:
         jobs = [await remind.defer(1), await remind.defer(2), await remind.defer(1, dry=True)]
         await run_until_idle(app)
-        assert [event.end for event in finished] == ["returned", "discarded", "discarded"]
+        ends = {event.id: event.end for event in finished}
+        assert [ends[job.id] for job in jobs] == ["returned", "discarded", "discarded"]
         assert "says that it is not to run" in (await jobs[1].outcome()).reason
     assert ran == [1]
 

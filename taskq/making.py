@@ -6,6 +6,7 @@ from typing import Any
 from taskq.call import new_id
 from taskq.codec import Codec
 from taskq.definition import Definition
+from taskq.expiry import EXPIRES_AT
 from taskq.job import Job
 from taskq.limits.limit import key_text, waits
 from taskq.options import CallOptions
@@ -63,13 +64,15 @@ def make_job(
 
 
 def _headers(options: CallOptions, version: int) -> Mapping[str, str]:
-    if options.attempts is None and options.timeout is None and version == 1:
+    if options.attempts is None and options.timeout is None and options.expires_at is None and version == 1:
         return options.headers
     headers = dict(options.headers)
     if options.attempts is not None:
         headers[ATTEMPTS] = str(options.attempts)
     if options.timeout is not None:
         headers[TIMEOUT] = str(options.timeout)
+    if options.expires_at is not None:
+        headers[EXPIRES_AT] = str(options.expires_at)
     if version > 1:
         headers[VERSION] = str(version)
     return headers

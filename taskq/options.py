@@ -49,6 +49,8 @@ class Options(TypedDict, total=False):
     """Not before this moment; needs a time zone."""
     expires_in: Seconds
     """How long after it became due the job may still start."""
+    expires_at: datetime
+    """The moment after which the job must not start, by the broker's clock; needs a time zone."""
     unique: KeySpec
     """Which live jobs are the same: True: equal arguments; names: equal values of these; a string: this very key."""
     on_conflict: OnConflict
@@ -112,6 +114,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     delay: float = 0.0
     run_at: float | None = None
     expires_in: float | None = None
+    expires_at: float | None = None
     unique: KeySpec = False
     on_conflict: OnConflict = "return"
     unique_until: Literal["start", "success", "end"] | float = "end"
@@ -132,6 +135,9 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
     changed = {name: check_option(name, value) for name, value in given.items()}
     if changed.get("delay") and changed.get("run_at") is not None:
         raise ConfigError("delay and run_at contradict each other: give one")
+    for one, other in (("expires_in", "expires_at"), ("expires_at", "expires_in")):
+        if changed.get(one) is not None and changed.setdefault(other, None) is not None:
+            raise ConfigError("expires_in and expires_at contradict each other: give one")
     if "delay" in changed:
         changed.setdefault("run_at", None)
     elif changed.get("run_at") is not None:
@@ -142,6 +148,8 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
     if (base.debounce or "debounce" in given) and not _DEBOUNCED.isdisjoint(given):
         raise ConfigError(f"debounce says when a call runs and what the next one does: drop {', '.join(_DEBOUNCED)}")
     merged = msgspec.structs.replace(base, **changed)
+    if merged.expires_at is not None and merged.run_at is not None and merged.expires_at < merged.run_at:
+        raise ConfigError("expires_at is before run_at: the job would expire before it is due")
     if ("on_conflict" in given or "unique_until" in given) and merged.unique is False:
         raise ConfigError("on_conflict and unique_until say what to do with a unique key: give unique=, too")
     if "group_limit" in given and merged.group is False:
@@ -190,9 +198,9 @@ def check_option(name: str, value: Any) -> Any:
             return check_task(value)
         case "delay" | "expires_in" | "timeout" | "keep" | "keep_dead":
             return seconds(value, name)
-        case "run_at":
+        case "run_at" | "expires_at":
             if not isinstance(value, datetime) or value.tzinfo is None:
-                raise ConfigError(f"run_at={value!r}: give a datetime with a time zone, as in datetime.now(UTC)")
+                raise ConfigError(f"{name}={value!r}: give a datetime with a time zone, as in datetime.now(UTC)")
             return value.timestamp()
         case "debounce":
             return value if isinstance(value, Debounce) else Debounce(value)

@@ -60,7 +60,10 @@ def _explain(app: App, name: str, *, as_json: bool) -> None:
         "keep": policy.keep,
         "keep_dead": policy.keep_dead if policy.keep_dead != inf else None,
         "on_dead": definition.on_dead,
-        **{name: getattr(task.defaults, name) for name in ("priority", "delay", "expires_in", "unique", "group")},
+        **{
+            name: getattr(task.defaults, name)
+            for name in ("priority", "delay", "expires_in", "expires_at", "unique", "group")
+        },
     }
     if as_json:
         write_json({"task": name, **shown})

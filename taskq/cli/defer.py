@@ -31,6 +31,8 @@ def moment(text: str) -> datetime:
 @click.option("--queue", help="Instead of the task's own.")
 @click.option("--delay", type=duration, metavar="10m", help="Not before so much later.")
 @click.option("--run-at", type=moment, metavar="MOMENT", help="Not before 2030-01-31T08:00+01:00, say.")
+@click.option("--expires-in", type=duration, metavar="10m", help="It may start so long after it became due.")
+@click.option("--expires-at", type=moment, metavar="MOMENT", help="It must not start after this moment.")
 @click.option("--priority", type=int, help="Larger first.")
 @click.option("--id", help="The job's id; deferring it again while it lives adds nothing.")
 @click.option("--unique", is_flag=True, default=None, help="Add nothing while a job of equal arguments lives.")

@@ -12,6 +12,7 @@ from taskq.broker import Record
 from taskq.cli.durations import from_now
 from taskq.cli.output import json_option, one_line, url_option, write_json
 from taskq.cli.record import arguments_text, ended_of, errors_of, record_json
+from taskq.expiry import expiry
 from taskq.job import JobRef
 from taskq.ledger.notes import Progress
 from taskq.report import Ended, ErrorReport, read_outcome
@@ -75,8 +76,9 @@ def _facts(record: Record, now: float) -> Iterator[tuple[str, object]]:
     for name, value in (("losses", record.losses), ("priority", job.priority)):
         if value:
             yield name, value
-    if record.expires_at is not None:
-        yield "expires", _moment(record.expires_at, now)
+    expires_at = expiry(job.headers, record.expires_at)
+    if expires_at is not None:
+        yield "expires", _moment(expires_at, now)
     for name, text in (("unique key", job.unique), ("group", job.group), ("tenant", job.tenant)):
         if text is not None:
             yield name, text

@@ -5,6 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from taskq.broker import Record
+from taskq.expiry import expiry
 from taskq.report import Ended, ErrorReport, History
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def record_json(record: Record) -> dict[str, object]:
         "losses": record.losses,
         "priority": job.priority,
         "due": record.due,
-        "expires_at": record.expires_at,
+        "expires_at": expiry(job.headers, record.expires_at),
         "cancelled": record.cancelled,
         "unique": job.unique,
         "group": job.group,

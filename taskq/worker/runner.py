@@ -13,6 +13,7 @@ from taskq.broker import Transactions
 from taskq.codec import Codec
 from taskq.context import Current, Means, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
+from taskq.expiry import dated
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
@@ -161,6 +162,8 @@ class Runner:
     def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
         """The run of a delivery, or why it must not be run."""
         runnable = self._runnables.get(delivery.job.task)
+        if delivery.job.headers:
+            delivery = dated(delivery)
         if runnable is None:
             run = Run(delivery)
             return run, screen(delivery, run.policy) or Unknown()

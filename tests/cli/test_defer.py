@@ -48,6 +48,10 @@ def test_a_moment_is_given_with_its_time_zone(shell: Shell) -> None:
         (["shop.send", '{"to": "ada"}', "--delay", "soon"], "'soon' is no duration"),
         (["shop.send", '{"to": "ada"}', "--run-at", "noon"], "'noon': Invalid isoformat"),
         (["shop.send", '{"to": "ada"}', "--delay", "1", "--run-at", "2100-01-31T08:00Z"], "delay and run_at"),
+        (
+            ["shop.send", '{"to": "ada"}', "--expires-in", "1", "--expires-at", "2100-01-31T08:00Z"],
+            "expires_in and expires_at",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line_before_anything_is_sent(

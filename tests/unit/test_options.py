@@ -43,7 +43,7 @@ def test_an_unknown_option_is_answered_with_the_one_that_was_meant(name: str, me
 
 
 def test_an_option_like_no_other_is_answered_with_all_there_are() -> None:
-    with pytest.raises(ConfigError, match="unknown option 'zzz'; known: attempts, debounce, delay, expires_in"):
+    with pytest.raises(ConfigError, match="unknown option 'zzz'; known: attempts, debounce, delay, expires_at"):
         merged(zzz=1)
 
 
@@ -60,6 +60,8 @@ def test_a_tasks_own_options_cannot_be_said_by_a_call() -> None:
     ("given", "says"),
     [
         ({"delay": 5, "run_at": NOON}, "delay and run_at contradict each other"),
+        ({"expires_in": 5, "expires_at": NOON}, "expires_in and expires_at contradict each other"),
+        ({"expires_at": NOON, "run_at": NOON + timedelta(1)}, "expires_at is before run_at"),
         ({"on_conflict": "replace"}, "give unique=, too"),
         ({"unique_until": "start"}, "give unique=, too"),
         ({"unique": False, "on_conflict": "raise"}, "give unique=, too"),
@@ -118,6 +120,8 @@ def test_a_call_overrides_its_task() -> None:
     assert (call.queue, call.delay, call.run_at, call.priority) == ("mail", 0.0, NOON.timestamp(), 3)
     assert (call.unique, call.on_conflict) == (True, "return")
     assert merge(call, {"delay": 5}).run_at is None
+    assert merge(merge(call, {"expires_at": NOON}), {"expires_in": 5}).expires_at is None
+    assert merge(merge(call, {"expires_in": 5}), {"expires_at": NOON}).expires_in is None
 
 
 def test_a_variant_leaves_the_task_as_it_was() -> None:
@@ -147,6 +151,7 @@ def test_times_are_numbers_or_timedeltas(value: Any) -> None:
     [
         ("run_at", datetime(2030, 1, 1), r"a datetime with a time zone, as in datetime\.now\(UTC\)"),  # noqa: DTZ001 - what is refused
         ("run_at", 1e9, "a datetime with a time zone"),
+        ("expires_at", datetime(2030, 1, 1), "expires_at=.*a datetime with a time zone"),  # noqa: DTZ001 - what is refused
         ("run_at", None, "a datetime with a time zone"),
         ("id", "", "text of 1 to 200 characters"),
         ("id", "x" * 201, "text of 1 to 200 characters"),

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,25 @@ async def test_as_18_an_expired_job_does_not_run(url: str) -> None:
             await job.result(0)
         assert await job.status() == "expired"
     assert [(event.id, event.end, event.run) for event in finished] == [(job.id, "expired", 0.0)]
+
+
+async def test_as_18_a_job_does_not_start_after_the_moment_its_caller_named(url: str) -> None:
+    app = App(url)
+    ran: list[str] = []
+
+    @app.task
+    async def note(what: str) -> str:
+        ran.append(what)
+        return what
+
+    async with app:
+        past = await note.options(expires_at=datetime.now(UTC) - timedelta(minutes=1)).defer("too late")
+        both = await note.options(expires_at=datetime.now(UTC) + timedelta(hours=1)).defer("in time")
+        await run_until_idle(app)
+        with pytest.raises(JobExpired):
+            await past.result(0)
+        assert await both.result(0) == "in time"
+    assert ran == ["in time"]
 
 
 async def test_as_18_workers_down_for_31_minutes_let_a_job_of_30_expire(clock: VirtualClock) -> None:

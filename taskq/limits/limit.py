@@ -26,7 +26,8 @@ class RateLimit(Struct, frozen=True):
     ``kind``: ``window`` (in any ``per`` seconds), ``bucket`` (in each minute, hour … of the clock), ``leaky``
     (``burst`` at once, then evenly), ``points`` (the same, for calls that cost more than one). Never more than that; a
     window may grant 1/64 less. ``name``: limits of one name count together; without one each task counts for itself.
-    ``n=inf`` limits nothing. Raises ConfigError for numbers that make no sense.
+    ``retries=True``: a budget of retries, asked for every attempt of a job but its first. ``n=inf`` limits nothing.
+    Raises ConfigError for numbers that make no sense.
     """
 
     n: float
@@ -36,6 +37,8 @@ class RateLimit(Struct, frozen=True):
     burst: float | None = None
     """What ``leaky`` and ``points`` grant at once after a rest; default: ``n``."""
     name: str | None = None
+    retries: bool = False
+    """First attempts pass, and are not counted."""
 
     def __post_init__(self) -> None:
         per, drains = self.seconds, self.kind in ("leaky", "points")
@@ -47,6 +50,8 @@ class RateLimit(Struct, frozen=True):
             raise ConfigError(f"RateLimit(kind={self.kind!r}): choose 'window', 'bucket', 'leaky' or 'points'")
         if self.burst is not None and not (drains and _number(self.burst) and self.burst >= 1):
             raise ConfigError(f"RateLimit(burst={self.burst!r}): a number of at least 1, for kinds leaky and points")
+        if type(self.retries) is not bool:
+            raise ConfigError(f"RateLimit(retries={self.retries!r}): True for a budget of retries")
         check_key(self.key)
         check_name(self.name)
 
@@ -68,13 +73,16 @@ class RateLimit(Struct, frozen=True):
 
     def store_key(self, name: str, text: str) -> str:
         """Where it is counted. The number is not in it, so that a deploy can change that."""
-        return f"limit:{self.name or name}:{self.kind}:{self.seconds:g}:{text}"
+        kind = f"retries:{self.kind}" if self.retries else self.kind
+        return f"limit:{self.name or name}:{kind}:{self.seconds:g}:{text}"
 
     def of(self, *values: Any, cost: float = 1.0, wait: float = 5.0) -> Permit:
         """What ``async with`` enters: the count of these key values, waiting up to ``wait`` seconds for its turn.
 
         Raises LimitExceeded on entering when that is later; a handler that lets it pass runs again later, uncounted.
         """
+        if self.retries:
+            raise ConfigError("a budget of retries is for limits= of a task: enter a limit without retries=True")
         return Permit(self.rate, self.store_key(named(self.name), text_of(values, Codec())), cost, wait)
 
     async def pause(self, retry_after: float | timedelta | datetime | str) -> None:

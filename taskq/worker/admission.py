@@ -30,6 +30,8 @@ class Admission:
         args, kwargs = run.current.arguments
         try:
             for limit in limits.limits:
+                if run.delivery.attempt == 1 and isinstance(limit, RateLimit) and limit.retries:
+                    continue
                 refused = await self._ask(run, limit, limits.store_key(limit, args, kwargs))
                 if refused is not None:
                     return refused

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.anyio
         ({"n": 1, "key": "customer"}, "a tuple of argument names, or a function"),
         ({"n": 1, "key": ()}, "a tuple of argument names, or a function"),
         ({"n": 1, "name": ""}, "text of 1 to 100 characters"),
+        ({"n": 1, "retries": 5}, "True for a budget of retries"),
     ],
 )
 def test_a_rate_that_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:
@@ -57,6 +58,11 @@ def test_a_limit_that_is_entered_needs_a_name() -> None:
         RateLimit(1).of()
     with pytest.raises(ConfigError, match="needs a name="):
         Concurrency(1).of("x")
+
+
+def test_a_budget_of_retries_cannot_be_entered() -> None:
+    with pytest.raises(ConfigError, match="is for limits= of a task"):
+        RateLimit(10, name="api", retries=True).of()
 
 
 def test_a_call_that_costs_more_than_can_ever_be_granted_is_refused() -> None:

@@ -90,6 +90,45 @@ async def test_a_retry_stands_in_the_line_again(clock: VirtualClock) -> None:
     assert len(began) == 3
 
 
+async def test_a_budget_of_retries_keeps_an_outage_from_becoming_a_storm(clock: VirtualClock) -> None:
+    app = App("memory://", slots=50)
+    firsts: list[float] = []
+    retries: list[float] = []
+    fine: list[float] = []
+
+    @app.task(limits=RateLimit(10, per=60, retries=True), retry=Retry.fixed(5, 1))
+    async def call(_n: int) -> None:
+        (firsts if current().attempt == 1 else retries).append(clock.time())
+        if clock.time() - firsts[0] < 120:
+            raise ConnectionError
+        fine.append(clock.time())
+
+    async with app, app.working():
+        await app.defer_many(call.call(n) for n in range(100))
+        await clock.advance(hours=1)
+    assert len(fine) == 100
+    assert firsts[-1] - firsts[0] < 1, "first attempts wait for no budget"
+    assert most_within(retries, 60.0) == 10
+    assert retries[-1] - retries[0] < 60 * (len(retries) / 10 + 1)
+
+
+async def test_a_budget_of_retries_stands_beside_a_limit_on_all_attempts(clock: VirtualClock) -> None:
+    app = App("memory://")
+    began: list[float] = []
+
+    @app.task(limits=[RateLimit(1, per=10), RateLimit(1, per=100, retries=True)], retry=Retry.fixed(4, 0))
+    async def call() -> None:
+        began.append(clock.time())
+        raise ConnectionError
+
+    async with app, app.working():
+        await call.defer()
+        await clock.advance(minutes=10)
+    assert len(began) == 4
+    assert most_within(began[1:], 100.0) == 1
+    assert most_within(began, 10.0) == 1
+
+
 async def test_all_limits_of_a_task_hold(clock: VirtualClock) -> None:
     app = App("memory://")
     began: list[tuple[str, float]] = []

@@ -54,7 +54,7 @@ _NONE = Means()
 class Current:
     """The running job. One of these lives for one run."""
 
-    __slots__ = ("_batch", "_means", "arguments", "connection", "deadline", "delivery", "notes", "stopping")
+    __slots__ = ("_means", "arguments", "connection", "deadline", "delivery", "notes", "stopping", "used_batch")
 
     def __init__(
         self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]], means: Means = _NONE
@@ -63,7 +63,8 @@ class Current:
         self.notes: Notes | None = None
         """What the job remembers, once the run has looked or written; :meth:`step` and the like are made of it."""
         self.delivery = delivery
-        self._batch: OwnBatch | None = None
+        self.used_batch: OwnBatch | None = None
+        """Its :attr:`batch`, if that was asked for."""
         self.arguments = arguments
         """Positional and keyword arguments, decoded; a middleware may replace them."""
         self.deadline: float | None = None
@@ -128,16 +129,11 @@ class Current:
     @property
     def batch(self) -> OwnBatch | None:
         """The batch that the job is a member of, to add others to it; None when it is in none."""
-        if self._batch is None and FLOW in self.delivery.job.headers:
+        if self.used_batch is None and FLOW in self.delivery.job.headers:
             plan = plan_of(self.delivery.job)
             if plan is not None and plan.place is not None:
-                self._batch = OwnBatch(plan, plan.place, self._means.prepare)
-        return self._batch
-
-    @property
-    def used_batch(self) -> OwnBatch | None:
-        """The same, if it was asked for."""
-        return self._batch
+                self.used_batch = OwnBatch(plan, plan.place, self._means.prepare)
+        return self.used_batch
 
     @property
     def logger(self) -> logging.LoggerAdapter[logging.Logger]:

@@ -1,5 +1,6 @@
 """One run of a job as a worker would have it, in a life that may end before the run does."""
 
+import asyncio
 from typing import Any
 
 from msgspec.structs import replace
@@ -31,7 +32,8 @@ async def run_delivery(
         if refused is not None:
             return run, refused
         try:
-            return run, await (runner.run(run) if life is None else life.run(runner.run(run)))
+            running = runner.run(run) if life is None else life.run(runner.run(run))
+            return run, await asyncio.get_running_loop().create_task(running, context=runner.surroundings())
         finally:
             if life is not None and run.current is not None and run.current.notes is not None:
                 run.current.notes.abandon()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import Context, copy_context
 from math import inf
 from typing import Any, TypedDict
 
@@ -39,6 +40,7 @@ from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.store import Store
 from taskq.versions import Upcast, brought_up, version_of
 
+_NOTHING = Returned()
 _RECALLING = frozenset({FOLLOWS, RESUMED, LIFE})
 """Headers of jobs that may have ended before."""
 
@@ -76,6 +78,7 @@ class Run:
     """One delivery in this worker's hands, from the fetch until it is settled."""
 
     __slots__ = (
+        "again",
         "asked",
         "current",
         "deadline",
@@ -93,6 +96,8 @@ class Run:
     def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
         self.delivery = delivery
         self.policy = policy
+        self.again = delivery.losses > 0
+        """What it comes to may have been decided before, by an earlier delivery or another job of its id."""
         self.runnable: Runnable | None = None
         self.current: Current | None = None
         self.fiber: asyncio.Task[None] | None = None
@@ -159,6 +164,13 @@ class Runner:
         self._recall = recall
         """What an earlier delivery decided without living to settle it."""
 
+    def surroundings(self) -> Context:
+        """What runs begin with, a copy each: what the lifespan set, and the keeper of limits."""
+        context = copy_context()
+        if self._keeper is not None:
+            context.run(keeping.set, self._keeper)
+        return context
+
     def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
         """The run of a delivery, or why it must not be run."""
         runnable = self._runnables.get(delivery.job.task)
@@ -168,15 +180,17 @@ class Runner:
             run = Run(delivery)
             return run, screen(delivery, run.policy) or Unknown()
         run = Run(delivery, runnable.policy)
-        timeout = runnable.timeout
-        if delivery.job.headers:
-            run.policy, timeout = _overridden(runnable, delivery.job)
+        run.timeout = runnable.timeout
+        headers = delivery.job.headers
+        if headers:
+            run.policy, run.timeout = _overridden(runnable, delivery.job)
+            run.again = run.again or not _RECALLING.isdisjoint(headers)
         refused = screen(delivery, run.policy)
         if refused is not None:
             return run, refused
         body, version = delivery.job.body, runnable.version
-        if delivery.job.headers or version > 1:
-            version = version_of(delivery.job.headers)
+        if headers or version > 1:
+            version = version_of(headers)
             if version > runnable.version:
                 return run, Unknown(version)
         try:
@@ -186,7 +200,6 @@ class Runner:
         except DecodeError as error:
             return run, Undecodable(error)
         run.runnable = runnable
-        run.timeout = timeout
         run.current = Current(delivery, arguments, self._means[delivery.job.task])
         return run, None
 
@@ -196,32 +209,26 @@ class Runner:
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
             return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
-        outcome = await self._outcome(run, runnable, current)
-        if current.notes is not None and not isinstance(outcome, Returned):
-            await current.notes.leave(lost=run.lost)
-        return outcome
-
-    async def _outcome(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
         running.set(current)
-        if self._keeper is not None:
-            keeping.set(self._keeper)
+        outcome: Outcome | Decision
         try:
-            if run.delivery.losses or not _RECALLING.isdisjoint(run.delivery.job.headers):
+            if run.again:
                 recalled = await self._recall(run)
                 if recalled is not None:
                     return recalled
             if runnable.transaction:
                 return await self._run_in_transaction(run, runnable, current)
-            value = await runnable.handler(current)
-            return _returned(run, runnable, value)
+            return _returned(run, runnable, await runnable.handler(current))
         except asyncio.CancelledError:
-            return run.asked or Raised(RuntimeError("the handler was cancelled by its own code"))
+            outcome = run.asked or Raised(RuntimeError("the handler was cancelled by its own code"))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its outcome
-            return Raised(error)
+            outcome = Raised(error)
         except BaseException as error:  # noqa: BLE001 - sys.exit() in a handler ends the job, not the worker
-            wrapped = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            return Raised(wrapped)
+            outcome = Raised(RuntimeError(f"the handler raised {type(error).__name__}: {error}"))
+            outcome.error.__cause__ = error
+        if current.notes is not None:
+            await current.notes.leave(lost=run.lost)
+        return outcome
 
     async def _run_in_transaction(self, run: Run, runnable: Runnable, current: Current) -> Outcome | Decision:
         """Writes, defers, outcome and ack commit together; a void receipt rolls all of it back."""
@@ -251,12 +258,11 @@ class _Void(Exception):
 
 
 def _returned(run: Run, runnable: Runnable, value: object) -> Returned:
-    return Returned(runnable.encode(value) if run.policy.keep else None, _added(run))
-
-
-def _added(run: Run) -> tuple[Job, ...]:
     batch = None if run.current is None else run.current.used_batch
-    return () if batch is None else numbered_behind(batch.place, batch.added)
+    if batch is None and not run.policy.keep:
+        return _NOTHING
+    added = () if batch is None else numbered_behind(batch.place, batch.added)
+    return Returned(runnable.encode(value) if run.policy.keep else None, added)
 
 
 def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, float | None]:

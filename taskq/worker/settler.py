@@ -13,6 +13,7 @@ from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementR
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
 from taskq.worker.contact import Contact
+from taskq.worker.effects import leaves_traces
 from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.runner import Run, job_fields
 
@@ -89,9 +90,12 @@ class Settler:
 
     async def _settle(self, batch: Sequence[Decided]) -> None:
         while batch := self._without_lost(batch):
+            plain, traced = _apart(batch)
             try:
-                await end_notes(batch)
-                batch = await self._carry_out(batch)
+                if traced:
+                    await end_notes(traced)
+                    traced = await self._carry_out(traced)
+                    batch = [*plain, *traced]
                 began, self.settling = time.monotonic(), batch
                 answers = await self._broker.settle([decision.settlement for _, decision in batch])
             except BrokerUnavailable as error:
@@ -114,9 +118,10 @@ class Settler:
                     run.settled = settled
                     if not settled:
                         self._events.emit(SettlementRefused(**job_fields(run)))
-                with suppress(BrokerError):
-                    await self._forget(batch)
-                    await forget_notes(self._store, batch)
+                if traced:
+                    with suppress(BrokerError):
+                        await self._forget(traced)
+                        await forget_notes(self._store, traced)
                 self._settled([run for run, _ in batch])
                 return
             finally:
@@ -154,3 +159,12 @@ class Settler:
                 **fields, after=nack.after, counted=nack.counted, reason=decision.reason, run=seconds, error=error
             )
             self._events.emit(again)
+
+
+def _apart(batch: Sequence[Decided]) -> tuple[Sequence[Decided], Sequence[Decided]]:
+    """Those that nothing follows from and nothing is remembered of, and the others."""
+    plain: list[Decided] = []
+    traced: list[Decided] = []
+    for decided in batch:
+        (traced if leaves_traces(*decided) else plain).append(decided)
+    return plain, traced

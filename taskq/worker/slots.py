@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from contextvars import Context, copy_context
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from taskq.events import Events, JobStarted
 from taskq.job import Delivery
+from taskq.limits.limit import Limits
 from taskq.outcome import Decision, Interrupted, Outcome
 from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines
@@ -46,7 +46,7 @@ class Slots:
         """Asks the limits of tasks that have some."""
         self._waiting: deque[Run] = deque()
         self._suspects: deque[Run] = deque()
-        self._context: Context = copy_context()
+        self._context = runner.surroundings()
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self.running.values())
 
@@ -65,14 +65,14 @@ class Slots:
         """True while nothing may be fetched because a suspect is to run alone."""
         return bool(self._suspects) or any(run.delivery.losses >= SUSPICIOUS for run in self.running.values())
 
-    def start(self, deliveries: Iterable[Delivery], hold: Callable[[Run], None]) -> None:
-        """Run what may be run, as soon as there is a place; ``hold`` is told of each delivery first."""
-        for delivery in deliveries:
-            run, refused = self._runner.prepare(delivery)
-            hold(run)
+    def start(self, deliveries: Iterable[Delivery], hold: Callable[[Sequence[Run]], None]) -> None:
+        """Run what may be run, as soon as there is a place; ``hold`` is told of all first."""
+        prepared = [self._runner.prepare(delivery) for delivery in deliveries]
+        hold([run for run, _ in prepared])
+        for run, refused in prepared:
             if refused is not None:
                 self._finish(run, refused)
-            elif delivery.losses >= SUSPICIOUS:
+            elif run.delivery.losses >= SUSPICIOUS:
                 self._suspects.append(run)
             else:
                 self._waiting.append(run)
@@ -121,17 +121,16 @@ class Slots:
 
     def _launch(self, run: Run) -> None:
         self.running[run.delivery.receipt] = run
-        # A copy of the worker's context: what the lifespan set is seen, and nothing leaks from job to job.
+        # A copy each: nothing leaks from job to job.
         run.fiber = self._loop.create_task(self._run(run), context=self._context.copy())
 
     async def _run(self, run: Run) -> None:
         limits = None if run.runnable is None else run.runnable.limits
         if limits is None or self._admission is None:
-            outcome = await self._begin(run)
+            self._begin(run)
+            outcome = await self._runner.run(run)
         else:
-            # Until it has begun nothing cancels it, and that takes a moment at most.
-            outcome = await self._admission.admit(run, limits) or await self._begin(run)
-            await self._admission.release(run)
+            outcome = await self._run_limited(run, limits, self._admission)
         del self.running[run.delivery.receipt]
         self.ended += 1
         self._finish(run, outcome)
@@ -139,7 +138,16 @@ class Slots:
             self.advance()
         self._changed()
 
-    async def _begin(self, run: Run) -> Outcome | Decision:
+    async def _run_limited(self, run: Run, limits: Limits, admission: Admission) -> Outcome | Decision:
+        # Until it has begun nothing cancels it, and that takes a moment at most.
+        outcome: Outcome | Decision | None = await admission.admit(run, limits)
+        if outcome is None:
+            self._begin(run)
+            outcome = await self._runner.run(run)
+        await admission.release(run)
+        return outcome
+
+    def _begin(self, run: Run) -> None:
         run.started = self._loop.time()
         if run.timeout is not None and run.current is not None:
             run.deadline = run.current.deadline = run.started + run.timeout
@@ -147,4 +155,3 @@ class Slots:
         if JobStarted in self._events.listeners:
             wait = run.delivery.now - run.delivery.due
             self._events.emit(JobStarted(**job_fields(run), wait=wait, losses=run.delivery.losses))
-        return await self._runner.run(run)

@@ -278,7 +278,7 @@ class Worker:
             for delivery in deliveries:
                 if draining or delivery.job.queue in paused:
                     run = Run(delivery)
-                    self._hold(run)
+                    self._hold([run])
                     self._settler.finish(run, Interrupted(begun=False))
             deliveries = [d for d in deliveries if not draining and d.job.queue not in paused]
         self._slots.start(deliveries, self._hold)
@@ -296,9 +296,11 @@ class Worker:
     def _holds(self, id: str) -> bool:
         return any(run.delivery.job.id == id for run in self._held.values())
 
-    def _hold(self, run: Run) -> None:
-        run.held_since = asyncio.get_running_loop().time()
-        self._held[run.delivery.receipt] = run
+    def _hold(self, runs: Sequence[Run]) -> None:
+        now = asyncio.get_running_loop().time()
+        for run in runs:
+            run.held_since = now
+            self._held[run.delivery.receipt] = run
 
     def _release(self, runs: Sequence[Run]) -> None:
         for run in runs:

@@ -33,6 +33,10 @@ class Answered(Struct, frozen=True, tag=True):
     answer: Answer
 
 
+class Asking(Struct, frozen=True, tag=True):
+    """A worker asks for jobs from now on."""
+
+
 class Fetched(Struct, frozen=True, tag=True):
     """A delivery reached a worker."""
 
@@ -96,7 +100,7 @@ class Killed(Struct, frozen=True, tag=True):
     process: str = ""
 
 
-Happened = Invoked | Answered | Fetched | Extended | Started | Effect | Ended | Settling | Settled | Killed
+Happened = Invoked | Answered | Asking | Fetched | Extended | Started | Effect | Ended | Settling | Settled | Killed
 
 
 class Line(Struct, frozen=True, array_like=True):

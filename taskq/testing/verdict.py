@@ -9,7 +9,8 @@ unexplained delivered again although nothing recorded explains it
 overlapping two runs at once, although the lease of the earlier one lasted
 stale       an end that was accepted although the job had been delivered again
 misnumbered ``fence``, ``losses`` or ``attempt`` that do not follow from what happened before
-late        interrupted by a kill, and not started again within the lease and the patience
+late        interrupted by a kill, its lease over, and not started again within the patience, of which only the
+            time counts in which a worker asked for jobs: how long workers take to start is no promise of the queue
 =========== ==========================================================================================
 """
 
@@ -24,6 +25,7 @@ from msgspec import Struct
 from taskq.testing.history import (
     Answer,
     Answered,
+    Asking,
     Effect,
     Ended,
     Extended,
@@ -50,6 +52,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """Why jobs were delivered again."""
     restarts: Sequence[float]
     """Seconds from a kill to the next start of each job it interrupted, rising."""
+    waits: Sequence[float]
+    """Seconds of these in which the lease was over and a worker asked for jobs, rising."""
     handovers: Sequence[float]
     """Seconds from the end of each run that a drain cut off to the job's next start, rising."""
 
@@ -122,6 +126,8 @@ class _Story:
         self.twice: list[str] = []
         """Fences that were given to two deliveries."""
         self.killed: dict[str, float] = {}
+        self.asking: dict[str, float] = {}
+        """Since when each worker asks for jobs."""
         self.points: Counter[str] = Counter()
 
     def tell(self, process: str, line: Line) -> None:
@@ -135,6 +141,8 @@ class _Story:
                 for job, fence in held:
                     delivery = self._delivery(job, fence, process, line.at)
                     delivery.held_until = max(delivery.held_until, asked + self._lease)
+            case Asking():
+                self.asking[process] = line.at
             case Killed(point, victim):
                 self.killed[victim or process] = line.at
                 self.points[point] += 1
@@ -166,6 +174,15 @@ class _Story:
         found = self.deliveries.setdefault(job, {})
         return found.setdefault(fence, _Delivery(job, fence, process, at))
 
+    def attended(self, since: float, until: float) -> float:
+        """Seconds between two moments in which a worker lived and asked for jobs; ``inf`` if the second never came."""
+        seconds = inf if until == inf else 0.0
+        for asking, killed in sorted((at, self.killed.get(process, inf)) for process, at in self.asking.items()):
+            begun, over = max(asking, since), min(killed, until)
+            if begun < over:
+                seconds, since = seconds + over - begun, over
+        return seconds
+
     def jobs(self) -> dict[str, list[_Delivery]]:
         """The deliveries of each job by rising fence, each with the kill that ended its process."""
         ordered: dict[str, list[_Delivery]] = {}
@@ -181,7 +198,7 @@ def check(
 ) -> Verdict:
     """Judge the journals of all processes, by name, after a final drain.
 
-    An interrupted job has ``lease`` and ``patience`` seconds to start again. ``exact_attempts=False`` for a broker
+    An interrupted job has ``patience`` seconds to start again. ``exact_attempts=False`` for a broker
     without that trait.
     """
     story = _Story(lease)
@@ -200,19 +217,22 @@ def check(
         "unexplained": [], "overlapping": [], "stale": [], "misnumbered": [*story.twice], "late": [],
     }  # fmt: skip
     restarts: list[float] = []
+    waits: list[float] = []
     handovers: list[float] = []
     for job, found in jobs.items():
         told = [_cause(earlier, later) for earlier, later in pairwise(found)]
         causes.update(cause for cause in told if cause is not None)
-        delays = _delays(found)
-        restarts += delays
+        resumed = _resumptions(found)
+        restarts += [begun - killed for killed, begun in resumed]
+        waited = [story.attended(killed + lease, begun) for killed, begun in resumed]
+        waits += waited
         handovers += _handovers(found)
         for offence, broken in (
             ("unexplained", None in told),
             ("overlapping", _overlap(found)),
             ("stale", _stale(found)),
             ("misnumbered", exact_attempts and not _numbered(found, kills)),
-            ("late", any(delay > lease + patience for delay in delays)),
+            ("late", any(wait > patience for wait in waited)),
         ):
             if broken:
                 offences[offence].append(_tale(job, found))
@@ -231,6 +251,7 @@ def check(
         kills=story.points,
         causes=causes,
         restarts=sorted(restarts),
+        waits=sorted(waits),
         handovers=sorted(handovers),
     )
 
@@ -288,10 +309,10 @@ def _numbered(deliveries: Sequence[_Delivery], kills: Sequence[float]) -> bool:
     return True
 
 
-def _delays(deliveries: Sequence[_Delivery]) -> list[float]:
-    """For each delivery that a kill cut off: until the job ran again; ``inf`` when it never did."""
+def _resumptions(deliveries: Sequence[_Delivery]) -> list[tuple[float, float]]:
+    """For each delivery that a kill cut off: the kill, and when the job ran again; ``inf`` when it never did."""
     return [
-        _resumed(deliveries[position + 1 :]) - delivery.killed
+        (delivery.killed, _resumed(deliveries[position + 1 :]))
         for position, delivery in enumerate(deliveries)
         if delivery.killed < inf
         and delivery.accepted is None

@@ -1,19 +1,17 @@
 """The backends that real processes are killed on, and how long a run is."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.harness import LONG
 from tests.servers import valkey
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
-
-LONG = "TASKQ_TEST_LONG" in os.environ
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +25,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> I
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A queue of the test's own, for any number of processes."""
+    if request.param == "memory":
+        return "memory://"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'taskq.db'}"
     return queue_on(request.getfixturevalue(request.param))

@@ -28,6 +28,8 @@ H = TypeVar("H", bound=Happened)
 QUEUE = "work"
 PATIENCE = 60.0
 """Seconds that anything may take before a test gives up."""
+LONG = "TASKQ_TEST_LONG" in os.environ
+"""Whether tests grow to their full size. Only then is anything measured in seconds, on a machine with time for it."""
 
 
 class Crew(Struct, frozen=True, kw_only=True):
@@ -38,6 +40,16 @@ class Crew(Struct, frozen=True, kw_only=True):
     slots: int = 8
     lease: float = 2.0
     grace: float = 1.0
+
+
+class Departure(Struct, frozen=True, kw_only=True):
+    """How a process ended that was asked to."""
+
+    code: int
+    seconds: float
+    """From SIGTERM to its exit."""
+    starved: float
+    """Seconds of these for which it waited for a core; 0.0 where the system does not tell."""
 
 
 class Fleet:
@@ -123,6 +135,17 @@ class Fleet:
         """SIGTERM: it drains, and ends when it has."""
         self._members[place][1].send_signal(signal.SIGTERM)
 
+    async def leaves(self, place: int) -> Departure:
+        """SIGTERM, and wait until it has ended."""
+        process, asked = self._members[place][1], time.monotonic()
+        before = starved = _starved(process.pid)
+        self.terminate(place)
+        with anyio.fail_after(PATIENCE):
+            while (code := process.poll()) is None:
+                starved = _starved(process.pid) or starved
+                await anyio.sleep(0.01)
+        return Departure(code=code, seconds=time.monotonic() - asked, starved=starved - before)
+
     async def stopped(self, place: int) -> None:
         """Wait until the process in this place has been stopped."""
         with anyio.fail_after(PATIENCE):
@@ -158,7 +181,20 @@ class Fleet:
 
     def judge(self, exact_attempts: bool = True) -> Verdict:
         """What all journals show."""
-        return check(read_all(self.directory), lease=self.crew.lease, exact_attempts=exact_attempts)
+        return check(
+            read_all(self.directory),
+            lease=self.crew.lease,
+            patience=5.0 if LONG else PATIENCE,
+            exact_attempts=exact_attempts,
+        )
+
+
+def _starved(pid: int) -> float:
+    """Seconds for which the main thread of a process has been ready to run and had no core, as Linux tells."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:

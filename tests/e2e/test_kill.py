@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import cycle
 from pathlib import Path
-from statistics import median
 
 import anyio
 import pytest
@@ -17,7 +16,7 @@ from taskq.job import JobRef
 from taskq.report import read_outcome
 from taskq.testing.history import Fetched, Started
 from taskq.testing.verdict import Verdict
-from tests.e2e.harness import QUEUE, Client, Crew, Fleet, client
+from tests.e2e.harness import LONG, QUEUE, Client, Crew, Departure, Fleet, client
 from tests.e2e.worker import POINTS
 
 Rounds = Callable[[int, int], int]
@@ -26,9 +25,6 @@ Report = Callable[[str, str], None]
 SEED = 20
 VICTIMS = (1, 1, 2, 2, 3, 4)
 """How many of four workers die in a round; one of these."""
-
-PATIENCE = 5.0
-"""Seconds that a busy machine may add to what is promised."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -75,16 +71,13 @@ async def test_no_job_is_lost_and_none_runs_twice_without_a_reason(
 def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:
     """What the run has shown, as a page."""
     backend = url.partition(":")[0]
-    restarts = verdict.restarts
     tables = [
         ("promise", "offences", {name: len(found) for name, found in verdict.offences.items()}),
         ("point", "kills", dict(sorted(verdict.kills.items()))),
         ("", "jobs", verdict.counts),
         ("delivered again because", "deliveries", verdict.causes),
-        ("from a kill to the next start", "seconds", {
-            name: f"{restarts[min(int(share * len(restarts)), len(restarts) - 1)]:.2f}"
-            for name, share in (("half within", 0.5), ("99 % within", 0.99), ("all within", 1.0))
-        } if restarts else {}),
+        ("from a kill to the next start", "seconds", shares(verdict.restarts)),
+        ("of it, with the lease over and a worker asking for jobs", "seconds", shares(verdict.waits)),
     ]  # fmt: skip
     shown = "\n\n".join(
         "\n".join([f"| {left} | {right} |", "|---|---:|", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -94,11 +87,19 @@ def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:
         f"# Kill test on {backend}\n\n"
         f"{count} rounds, {sum(verdict.kills.values())} kills by SIGKILL. In each round jobs are enqueued while one to "
         f"four of {crew.workers} worker processes ({crew.slots} slots each, lease {crew.lease:g} s) die, at random or "
-        "at a named point; then nothing is enqueued until all jobs are done. An interrupted job has the lease and 5 s "
-        "to start again. The promises are those of `taskq.testing.verdict`.\n\n"
+        "at a named point; then nothing is enqueued until all jobs are done. An interrupted job has 5 s to start "
+        "again, once its lease is over and a worker asks for jobs. The promises are those of "
+        "`taskq.testing.verdict`.\n\n"
         f"{shown}\n\n"
         f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}.\n"
     )
+
+
+def shares(rising: Sequence[float]) -> dict[str, str]:
+    """How long half of them took, nearly all, and all."""
+    named = (("half within", 0.5), ("99 % within", 0.99), ("all within", 1.0))
+    last = len(rising) - 1
+    return {name: f"{rising[min(int(share * len(rising)), last)]:.2f}" for name, share in named if rising}
 
 
 @pytest.mark.timeout(3600)
@@ -108,22 +109,24 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
     chance = random.Random(SEED)
     # There is room for what the one hands over.
     crew = Crew(url=url, slots=4, grace=0.2)
-    ends: list[float] = []
+    ends: list[Departure] = []
     with Fleet(tmp_path, crew) as fleet:
         fleet.revive()
         async with client(fleet) as customer:
-            for _ in range(rounds(4, 200)):
+            for number in range(rounds(2, 200)):
                 before = fleet.count(Started)
-                await customer.defer(customer.calls("work", [[chance.uniform(1.5, 2.0)] for _ in range(12)]))
-                await fleet.started(before + 12)
-                await anyio.sleep(chance.uniform(0.0, 0.3))
-                place, asked = chance.choice(fleet.busy()), anyio.current_time()
-                fleet.terminate(place)
+                await customer.defer(customer.calls("work", [[chance.uniform(0.5, 1.0)] for _ in range(12)]))
+                if number % 2 == 0:
+                    await fleet.started(before + 12)
+                    place = chance.choice(fleet.busy() or range(crew.workers))
+                else:
+                    await anyio.sleep(chance.uniform(0.0, 1.5))
+                    place = chance.randrange(crew.workers)
+                ends.append(await fleet.leaves(place))
                 # One that has not begun to work has nothing to hand over.
-                assert await fleet.ended(place) in (0, -signal.SIGTERM)
-                ends.append(anyio.current_time() - asked)
+                assert ends[-1].code in (0, -signal.SIGTERM)
                 fleet.revive()
-            await customer.drained()
+                await customer.drained()
         verdict = fleet.judge()
         counted = fleet.count(Fetched, lambda fetched: fetched.attempt > 1 or fetched.losses > 0)
     assert verdict.handovers
@@ -131,11 +134,12 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
     assert verdict.holds, str(verdict)
     assert verdict.causes.keys() == {"given back"}
     assert not counted
-    assert max(ends) < crew.grace + 2.0 + PATIENCE
-    assert verdict.handovers[-1] < 2.0 + PATIENCE
+    if LONG:
+        assert max(end.seconds - end.starved for end in ends) < crew.grace + 2.0
+        assert verdict.handovers[-1] < 2.0
 
 
-def drain_report(url: str, crew: Crew, ends: Sequence[float], verdict: Verdict, counted: int) -> str:
+def drain_report(url: str, crew: Crew, ends: Sequence[Departure], verdict: Verdict, counted: int) -> str:
     """What the run has shown, as a page."""
     backend = url.partition(":")[0]
     rows = {
@@ -144,16 +148,22 @@ def drain_report(url: str, crew: Crew, ends: Sequence[float], verdict: Verdict, 
         "overlapping": len(verdict.offences["overlapping"]),
         "attempts or losses counted": counted,
         "runs cut off and handed over": len(verdict.handovers),
-        "from SIGTERM to the exit, longest": f"{max(ends):.2f} s",
-        "from a cut-off to the next start, median": f"{median(verdict.handovers):.2f} s",
-        "from a cut-off to the next start, longest": f"{verdict.handovers[-1]:.2f} s",
     }
+    times = [
+        shares(sorted(end.seconds for end in ends)),
+        shares(sorted(end.seconds - end.starved for end in ends)),
+        shares(verdict.handovers),
+    ]
     shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    timed = "\n".join(f"| {name} | {' | '.join(each[name] for each in times)} |" for name in times[0])
     return (
         f"# Drain test on {backend}\n\n"
         f"{len(ends)} times SIGTERM at a random moment to one of {crew.workers} worker processes ({crew.slots} slots "
-        f"each, grace {crew.grace:g} s), while jobs of up to a second are enqueued and run.\n\n"
+        f"each, grace {crew.grace:g} s), while twelve jobs of half a second to one are enqueued and run; it "
+        "may be starting, idle, busy or settling.\n\n"
         f"| | |\n|---|---:|\n{shown}\n\n"
+        "| | from SIGTERM to the exit, s | without waiting for a core, s | from a cut-off to the next start, s |\n"
+        f"|---|---:|---:|---:|\n{timed}\n\n"
         f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}.\n"
     )
 
@@ -179,7 +189,7 @@ async def test_a_newsletter_never_stays_at_sending_when_its_worker_is_killed(
             statuses = dict(domain.execute("SELECT status, count(*) FROM newsletters GROUP BY status").fetchall())
     assert verdict.holds, str(verdict)
     assert verdict.counts["interrupted"]
-    assert customer.overdue < 5.0
+    assert customer.overdue < 5.0 or not LONG
     assert statuses == {"sent": rounds(2, 200) * 10}
 
 

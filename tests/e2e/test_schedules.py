@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from taskq import App
-from tests.e2e.conftest import LONG
+from tests.e2e.harness import LONG
 from tests.worker.moves import SOON
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]

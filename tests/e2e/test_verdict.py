@@ -8,6 +8,7 @@ import pytest
 from taskq.job import Ack, DeadLetter, Nack
 from taskq.testing.history import (
     Answered,
+    Asking,
     Effect,
     Ended,
     Extended,
@@ -166,9 +167,23 @@ def test_a_planted_late_restart_is_found() -> None:
     verdict = judged(
         client=enqueued("a"),
         one=[*began(1.0), (1.2, Killed("mid-run"))],
-        two=[*began(8.3, fence=2, losses=1), *ended(8.4, fence=2)],
+        two=[(0.5, Asking()), *began(8.3, fence=2, losses=1), *ended(8.4, fence=2)],
     )
     assert broken(verdict) == {"late": 1}
+    assert verdict.waits == pytest.approx([5.1])
+
+
+def test_only_time_with_a_worker_makes_a_restart_late() -> None:
+    verdict = judged(
+        client=enqueued("a"),
+        one=[(0.5, Asking()), *began(1.0), (1.2, Killed("mid-run"))],
+        two=[(2.0, Asking()), (3.5, Killed("at random"))],
+        three=[(2.5, Asking()), (3.8, Killed("at random"))],
+        four=[(8.0, Asking()), *began(8.3, fence=2, losses=1), *ended(8.4, fence=2)],
+    )
+    assert verdict.holds
+    assert verdict.restarts == pytest.approx([7.1])
+    assert verdict.waits == pytest.approx([0.3 + 0.3 + 0.3])
 
 
 def test_an_interrupted_job_that_never_starts_again_is_late_and_lost() -> None:
@@ -225,8 +240,9 @@ def test_what_was_given_back_may_run_again_at_once() -> None:
 def test_a_journal_can_be_read_after_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "one.journal")
     happened: list[Happened] = [
-        Invoked(["a"]), Answered(["a"], "ok"), Fetched("a", 1, 1, 0, 0.5), Extended([("a", 1)], 0.7), Started("a", 1),
-        Effect("a", 1), Ended("a", 1), Settling("a", 1, "ack"), Settled("a", 1, accepted=True), Killed("settled"),
+        Invoked(["a"]), Answered(["a"], "ok"), Asking(), Fetched("a", 1, 1, 0, 0.5), Extended([("a", 1)], 0.7),
+        Started("a", 1), Effect("a", 1), Ended("a", 1), Settling("a", 1, "ack"), Settled("a", 1, accepted=True),
+        Killed("settled"),
     ]  # fmt: skip
     journal.write(*happened)
     journal.close()

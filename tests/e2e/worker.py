@@ -26,6 +26,7 @@ from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 from taskq.testing.history import (
+    Asking,
     Effect,
     Ended,
     Extended,
@@ -86,6 +87,7 @@ class RecordingBroker:
         self._reach = reach
         self.known: dict[str, tuple[str, int]] = {}
         """Job and fence of each receipt."""
+        self._asking = False
 
     @property
     def traits(self) -> Traits:
@@ -95,6 +97,9 @@ class RecordingBroker:
         return await self._inner.enqueue(jobs)
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
+        if not self._asking:
+            self._asking = True
+            self._journal.write(Asking())
         asked = time.monotonic()
         deliveries = await self._inner.fetch(queues, limit, lease=lease, wait=wait)
         if deliveries:
@@ -180,6 +185,13 @@ def declare(app: App, journal: Journal, reach: Reach, domain: Path) -> None:
             await anyio.sleep(seconds / 2)
             journal.write(Effect(current().id, current().fence))
             reach("effect done")
+
+    @app.task(name="released", queue="work", idempotent=True)
+    async def released() -> None:
+        """Runs until the application says that it may end."""
+        with recorded(journal):
+            while not domain.with_name("release").exists():  # noqa: ASYNC110 a file can only be asked after
+                await anyio.sleep(0.05)
 
     async def hold() -> None:
         """Runs for ever; a job whose worker died returns at once."""

@@ -27,7 +27,7 @@ from taskq.store import Entry, Store
 from taskq.testing import VirtualClock
 from taskq.timing import ticks
 from taskq.worker.ticker import Ticker
-from tests.e2e.conftest import LONG
+from tests.e2e.harness import LONG
 
 T = TypeVar("T")
 Ran = Counter[str]

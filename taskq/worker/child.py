@@ -58,10 +58,10 @@ class Child:
         if self.code is None:
             self._process.send_signal(number)
 
-    def make_way(self) -> None:
-        """Let it finish what runs, however long that takes, and end."""
+    def leave(self, number: signal.Signals) -> None:
+        """Ask it to end: within its grace, or to make way, however long that takes."""
         self.leaving = True
-        self.send(MAKE_WAY)
+        self.send(number)
 
     @property
     def memory(self) -> int:

@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from taskq.worker.child import Child
+from taskq.worker.child import MAKE_WAY, Child
 
 LONGEST_PAUSE = 30.0
 """Seconds between two starts in a place whose processes keep dying."""
@@ -61,6 +61,8 @@ class Generation:
         self._proven = False
         """Whether one of its processes has ever begun to fetch."""
         self._quiet = False
+        self._farewell: signal.Signals | None = None
+        """What all its processes were asked to end by."""
         self._over = anyio.Event()
         """Set when no place is to be filled any more."""
         self._changed = anyio.Event()
@@ -106,23 +108,24 @@ class Generation:
 
     def make_way(self) -> None:
         """Fill no place any more; what runs may finish, however long it takes."""
+        self.stop(MAKE_WAY)
+
+    def stop(self, number: signal.Signals) -> None:
+        """Fill no place any more, and send all processes this signal, by which they end."""
+        self._farewell = number
         self._over.set()
         self._notice()
         for child in self.children.values():
-            child.make_way()
-
-    def stop(self, number: signal.Signals) -> None:
-        """Fill no place any more, and send all processes this signal."""
-        self._over.set()
-        self._notice()
-        self.send(number)
+            child.leave(number)
 
     def send(self, number: signal.Signals) -> None:
         """Send all its processes a signal; who starts later is as quiet as the others."""
         if number in (signal.SIGTSTP, signal.SIGUSR1, signal.SIGCONT):
             self._quiet = number is not signal.SIGCONT
         for child in self.children.values():
-            child.send(number)
+            # Before it heeds signals it would die of most of them; the settings it reads when it starts are new.
+            if child.ready.is_set():
+                child.send(number)
 
     async def _keep(self, places: TaskGroup) -> None:
         """Keep one place filled."""
@@ -132,7 +135,7 @@ class Generation:
             if outgrown is not None:
                 # It goes on fetching until there is another.
                 await self._until(partial(_begun, child))
-                outgrown.make_way()
+                outgrown.leave(MAKE_WAY)
                 outgrown = None
             await self._until(partial(_left, child))
             if child.code is None:
@@ -158,6 +161,9 @@ class Generation:
     async def _start(self, places: TaskGroup) -> Child:
         child = await Child.start(self._plan.command, self._socket)
         self.children[child.pid] = child
+        if self._farewell is not None:
+            # It was being born when the others were asked.
+            child.leave(self._farewell)
         places.start_soon(self._look_after, child)
         return child
 

@@ -14,7 +14,7 @@ import anyio
 
 SOCKET = "NOTIFY_SOCKET"
 GRACE = "X_TASKQ_GRACE"
-"""Seconds this process may take to end once it is asked to."""
+"""Seconds this process may take to end once it is asked to: for our supervisor, which hears it at the start."""
 
 
 def notify(**fields: object) -> None:
@@ -26,6 +26,11 @@ def notify(**fields: object) -> None:
     # A listener that has gone away is no reason for a worker to stop.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.sendto(lines.encode(), f"\0{address[1:]}" if address[0] == "@" else address)
+
+
+def notify_stopping(patience: float) -> None:
+    """Tell that this process ends within so many seconds; a unit whose ``TimeoutStopSec`` is shorter waits for them."""
+    notify(STOPPING=1, EXTEND_TIMEOUT_USEC=round(patience * 1e6))
 
 
 @asynccontextmanager

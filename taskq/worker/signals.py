@@ -17,6 +17,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
+from taskq.worker.notify import notify_stopping
 from taskq.worker.worker import Worker
 
 HEEDED = (
@@ -67,8 +68,10 @@ class Signals:
                 self._asked = True
                 _log.info("%s: finishing what runs; a second one leaves at once", number.name)
                 worker.drain()
-                asyncio.get_running_loop().call_later(worker.options.grace + CUT_OFF, self._cut_off, worker, number)
-            case signal.SIGUSR2, Worker():
+                patience = worker.options.grace + CUT_OFF
+                notify_stopping(patience)
+                asyncio.get_running_loop().call_later(patience, self._cut_off, worker, number)
+            case signal.SIGUSR2, Worker() if not self._asked:
                 _log.info("%s: finishing what runs, however long that takes", number.name)
                 worker.drain(inf)
             case signal.SIGHUP, Worker():

@@ -14,8 +14,9 @@ import anyio
 from anyio.abc import TaskGroup
 from msgspec import Struct
 
+from taskq.worker.child import Child
 from taskq.worker.generation import Generation, Plan
-from taskq.worker.notify import listening, notify
+from taskq.worker.notify import listening, notify, notify_stopping
 
 HEEDED = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTSTP),
@@ -67,7 +68,7 @@ class Supervisor:
             with anyio.open_signal_receiver(*HEEDED) as received:
                 beside.start_soon(self._listen, heard)
                 async with anyio.create_task_group() as group:
-                    beside.start_soon(self._obey, received, group)
+                    beside.start_soon(self._obey, received, group, beside)
                     group.start_soon(self._begin, self._start_generation(group))
             beside.cancel_scope.cancel()
         return self._code
@@ -99,21 +100,21 @@ class Supervisor:
                 if child is not None:
                     child.hear(fields)
 
-    async def _obey(self, received: AsyncIterator[signal.Signals], group: TaskGroup) -> None:
+    async def _obey(self, received: AsyncIterator[signal.Signals], group: TaskGroup, beside: TaskGroup) -> None:
         async for number in received:
             match number:
                 case signal.SIGTERM | signal.SIGINT:
-                    self._stop(number, group)
+                    self._stop(number, beside)
                 case signal.SIGUSR2 if self._stopping or self._rolling:
                     _log.warning("USR2: %s already", "stopping" if self._stopping else "rolling out")
                 case signal.SIGUSR2:
                     self._rolling = True
-                    group.start_soon(self._roll_out, group)
+                    group.start_soon(self._roll_out, self._start_generation(group))
                 case _:
                     for generation in self._generations:
                         generation.send(number)
 
-    def _stop(self, number: signal.Signals, group: TaskGroup) -> None:
+    def _stop(self, number: signal.Signals, beside: TaskGroup) -> None:
         for generation in self._generations:
             generation.stop(number)
         if self._stopping:
@@ -122,24 +123,24 @@ class Supervisor:
         else:
             self._stopping = True
             _log.info("%s: draining", number.name)
-            notify(STOPPING=1)
-            group.start_soon(self._kill_what_stays)
+            patience = KILLED_AFTER + max((child.grace for child in self._children()), default=0.0)
+            notify_stopping(patience)
+            beside.start_soon(self._kill_what_stays, patience)
         self._report()
 
-    async def _kill_what_stays(self) -> None:
-        children = [child for generation in self._generations for child in generation.children.values()]
-        with anyio.move_on_after(KILLED_AFTER + max((child.grace for child in children), default=0.0)):
-            for child in children:
-                await child.ended.wait()
-        for child in children:
-            if child.code is None:
-                _log.warning("worker %d does not end: killed; its leases end by themselves", child.pid)
-                child.send(signal.SIGKILL)
+    async def _kill_what_stays(self, patience: float) -> None:
+        """Cancelled when all have ended."""
+        await anyio.sleep(patience)
+        for child in self._children():
+            _log.warning("worker %d does not end: killed; its leases end by themselves", child.pid)
+            child.send(signal.SIGKILL)
 
-    async def _roll_out(self, group: TaskGroup) -> None:
-        """Start new processes beside the old; whichever side does not serve makes way."""
+    def _children(self) -> Sequence[Child]:
+        return [child for generation in self._generations for child in generation.children.values()]
+
+    async def _roll_out(self, new: Generation) -> None:
+        """New processes start beside the old; whichever side does not serve makes way."""
         old = self._generations[0]
-        new = self._start_generation(group)
         _log.info("generation %d starts beside %d", new.number, old.number)
         self._report()
         proven = await new.proven()

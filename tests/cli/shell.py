@@ -114,9 +114,9 @@ class Program:
 class Shell:
     """A directory with ``shop.py`` in it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, url: str = "") -> None:
         self.directory = directory
-        self.url = f"sqlite:///{directory / 'queue.db'}"
+        self.url = url or f"sqlite:///{directory / 'queue.db'}"
         (directory / "shop.py").write_text(APP)
 
     def run(self, *arguments: str, code: int = 0, stdin: str = "", **environment: str) -> Ran:
@@ -139,12 +139,12 @@ class Shell:
         return self.run(*arguments, "--json", code=code).lines
 
     @contextmanager
-    def started(self, *arguments: str) -> Generator[Program]:
+    def started(self, *arguments: str, **environment: str) -> Generator[Program]:
         """``taskq ARGUMENTS``, killed at the end if it still runs."""
         with subprocess.Popen(
             [sys.executable, "-m", "taskq.cli", *arguments],
             cwd=self.directory,
-            env=self._environment({}),
+            env=self._environment(environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,8 +1,12 @@
 """``taskq worker --processes``: workers die, grow, and are replaced by new code, and no job is lost by it."""
 
+import configparser
 import json
 import os
+import re
 import signal
+import socket
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +14,12 @@ from typing import Any
 
 import pytest
 
-from tests.cli.shell import Program, Shell, job
+from taskq.config import Settings
+from tests.cli.shell import PATIENCE, Program, Shell, job
 
-PLUMP = """
-import os
+DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 
-hoard = []
-
-
-@app.task(queue="leak", idempotent=True)
-async def leak(mebibytes: int) -> None:
-    hoard.append(os.urandom(mebibytes << 20))
-
-
+STUBBORN = """
 @app.task(queue="stubborn", idempotent=True)
 async def ignore() -> None:
     while True:
@@ -99,54 +96,63 @@ def test_options_that_make_no_sense_are_refused(shell: Shell, arguments: Sequenc
     assert words in shell.run("worker", "shop", *arguments, code=2).err
 
 
-def test_a_process_that_outgrows_its_memory_is_replaced_and_nothing_is_lost(shell: Shell) -> None:
-    (shell.directory / "shop.py").write_text((shell.directory / "shop.py").read_text() + PLUMP)
-    with supervised(shell, "--max-memory", "150M", "--slots", "1", processes=1) as program:
-        (first,) = state(shell)["workers"]
-        shell.enqueue(*(job(str(n), "leak", task="shop.leak", body=b'{"args":{"mebibytes":40}}') for n in range(12)))
-        program.line(f"worker {first} holds", "replaced")
-        assert said(program, "WorkerStarted")["pid"] != first
-        while shell.json("jobs", "leak"):
-            program.line("shop.leak returned")
+def test_a_signal_during_the_start_ends_all(shell: Shell) -> None:
+    options = ["--processes", "2", "--state-file", "state.json"]
+    with shell.started("worker", "shop", *options) as program:
+        until = time.monotonic() + PATIENCE
+        while not (shell.directory / "state.json").exists():
+            assert time.monotonic() < until
+            time.sleep(0.01)
         program.send(signal.SIGTERM)
         assert program.code() == 0
-    returned = [line for line in program.said if "shop.leak returned" in line]
-    assert sorted(int(json.loads(line)["job"]) for line in returned) == list(range(12))
+    assert not any("killed" in line for line in program.said)
 
 
-def test_new_code_takes_over_and_the_old_finishes_what_it_runs(shell: Shell) -> None:
+def test_a_rollout_that_is_asked_for_while_stopping_starts_nothing_that_stays(shell: Shell) -> None:
+    """The kernel hands out the lower number first: USR2 comes before TERM."""
+    with supervised(shell, processes=1) as program:
+        program.send(signal.SIGSTOP)
+        program.send(signal.SIGTERM)
+        program.send(signal.SIGUSR2)
+        program.send(signal.SIGCONT)
+        assert program.code() == 0
+    assert not any("killed" in line for line in program.said)
+
+
+def test_the_second_signal_leaves_at_once_also_during_a_rollout(shell: Shell) -> None:
     body = json.dumps({"args": {"gate": str(shell.directory / "gate")}}).encode()
     shell.enqueue(job("long", "slow", task="shop.wait_for", body=body))
-    with supervised(shell, "--grace", "0", processes=1) as program:
-        (old,) = state(shell)["workers"]
-        code = (shell.directory / "shop.py").read_text()
-        (shell.directory / "shop.py").write_text(code.replace("copies} to", "copies} more to"))
-        assert "generation 2 serves" in shell.run("rollout", "state.json").out
-        assert old in state(shell)["workers"]
-        shell.enqueue(job("new"))
-        assert said(program, "shop.send returned")["job"] == "new"
-        (shell.directory / "gate").touch()
-        assert said(program, "shop.wait_for returned")["attempt"] == 1
-        program.line("worker stopped")
-        (ended,) = shell.json("job", "new", "--queue", "mail")
-        assert ended["value"] == "1 more to ada"
+    with supervised(shell, "--gate", "3600", processes=1) as program:
+        program.line("shop.wait_for started")
+        program.send(signal.SIGUSR2)
+        program.line("worker started")
         program.send(signal.SIGTERM)
-        assert program.code() == 0
+        program.line("worker draining")
+        program.send(signal.SIGTERM)
+        assert program.code() == 128 + signal.SIGTERM
+    assert [left["state"] for left in shell.json("jobs", "slow")] == ["leased"]
 
 
-def test_new_code_that_does_not_work_leaves_the_old_one_serving(shell: Shell) -> None:
-    with supervised(shell, processes=2) as program:
-        before = state(shell)["workers"]
-        code = (shell.directory / "shop.py").read_text()
-        (shell.directory / "shop.py").write_text("raise RuntimeError('half a deploy')")
-        assert "ended with code 2" in shell.run("rollout", "state.json", code=1).err
-        (shell.directory / "shop.py").write_text(code)
-        program.line("generation 2 failed")
-        assert set(before) <= set(state(shell)["workers"])
-        shell.enqueue(job("1"))
-        program.line("shop.send returned")
-        program.send(signal.SIGTERM)
-        assert program.code() == 0
+def test_systemd_is_told_how_long_the_drain_may_take(shell: Shell) -> None:
+    """A unit that allows less is thereby made to allow it."""
+    path = str(shell.directory / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.settimeout(PATIENCE)
+        with shell.started("worker", "shop", "--processes", "1", "--grace", "100", NOTIFY_SOCKET=path) as program:
+            assert systemd.recv(1024).decode().splitlines() == [f"MAINPID={program.pid}", "READY=1"]
+            program.send(signal.SIGTERM)
+            assert systemd.recv(1024).decode().splitlines()[1:] == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=102000000"]
+            assert program.code() == 0
+
+
+def test_the_samples_allow_a_drain_its_time() -> None:
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.read(DEPLOY / "taskq.service")
+    (pod,) = re.findall(r"terminationGracePeriodSeconds: (\d+)", (DEPLOY / "kubernetes.yaml").read_text())
+    (grace,) = re.findall(r'TASKQ_GRACE, value: "(\d+)"', (DEPLOY / "kubernetes.yaml").read_text())
+    assert int(pod) >= int(grace) + 5
+    assert int(unit["Service"]["TimeoutStopSec"]) >= Settings().grace + 5
 
 
 def test_a_rollout_without_a_supervisor_says_how_to_start_one(shell: Shell) -> None:
@@ -163,7 +169,7 @@ def test_workers_whose_supervisor_was_killed_drain(shell: Shell) -> None:
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])
 def test_a_job_that_ignores_its_cancellation_is_left_to_its_lease(shell: Shell, processes: Sequence[str]) -> None:
-    (shell.directory / "shop.py").write_text((shell.directory / "shop.py").read_text() + PLUMP)
+    (shell.directory / "shop.py").write_text((shell.directory / "shop.py").read_text() + STUBBORN)
     shell.enqueue(job("1", "stubborn", task="shop.ignore", body=b'{"args":{}}'))
     with shell.started("worker", "shop", "--grace", "0", "--log-level", "debug", *processes) as program:
         program.line("shop.ignore started")

@@ -1,0 +1,47 @@
+"""The processes of one state of the code: whoever is asked to end does, even one that is being born."""
+
+import signal
+import sys
+
+import anyio
+import pytest
+
+from taskq.worker.child import MAKE_WAY, Child
+from taskq.worker.generation import Generation, Plan
+from tests.worker.moves import SOON, wait_until
+
+pytestmark = pytest.mark.anyio
+
+IMMORTAL = Plan(command=[sys.executable, "-c", "import time; time.sleep(3600)"], processes=2)
+"""Processes that nothing ends but a signal."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, MAKE_WAY])
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_process_that_is_being_born_when_all_are_asked_to_end_is_asked_too(
+    number: signal.Signals, turns: int
+) -> None:
+    generation = Generation(1, IMMORTAL, "", changed=lambda: None)
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as group:
+            group.start_soon(generation.run)
+            # From before the first one is begun until all are known.
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            generation.stop(number)
+    assert not generation.children
+
+
+async def test_a_signal_that_is_not_to_end_it_waits_until_a_process_can_hear_it() -> None:
+    generation = Generation(1, IMMORTAL, "", changed=lambda: None)
+    children: list[Child] = []
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as group:
+            group.start_soon(generation.run)
+            await wait_until(lambda: len(generation.children) == IMMORTAL.processes)
+            children.extend(generation.children.values())
+            # Their answer to these would be to die.
+            generation.send(signal.SIGHUP)
+            generation.send(signal.SIGUSR1)
+            generation.stop(MAKE_WAY)
+    assert [child.code for child in children] == [-MAKE_WAY] * IMMORTAL.processes

@@ -37,6 +37,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long outcomes are kept; None: an hour for tasks that return something, else not at all."""
     keep_dead: Positive | None = None
     """How long dead letters are kept; None: until somebody revives or purges them."""
+    dead_count: Count | None = None
+    """Dead letters that a queue keeps at most: of more the oldest are dropped, and an event tells; None: any number."""
+    dead_size: Count | None = None
+    """Bytes of calls and outcomes that a queue's dead letters have at most; None: any number."""
     strict: bool = False
     """Make ``app.check()``'s warnings errors."""
     on_lost_contact: Literal["cancel", "finish"] = "cancel"

@@ -68,6 +68,15 @@ class JobVetoed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class DeadLettersDropped(Event, frozen=True, kw_only=True):
+    """A queue had more dead letters than its caps allow, and the oldest ones were dropped for good."""
+
+    queue: str
+    jobs: int
+    size: int
+    """Bytes of their calls and outcomes."""
+
+
 class JobsFetched(Event, frozen=True, kw_only=True):
     """A fetch was answered."""
 

@@ -15,6 +15,7 @@ from taskq.errors import Signal
 from taskq.events import (
     BrokerLost,
     BrokerRegained,
+    DeadLettersDropped,
     Event,
     Events,
     JobAgain,
@@ -41,6 +42,7 @@ _LOGGED: Sequence[type[Event]] = (
     SettlementRefused,
     LeaseLost,
     LoopStalled,
+    DeadLettersDropped,
     BrokerLost,
     BrokerRegained,
     WorkerStarted,
@@ -88,6 +90,8 @@ def _fields(event: Event) -> dict[str, object]:
             return {"job": event.id, "task": event.task, "queue": event.queue, "attempt": event.attempt}
         case LoopStalled(id=id, task=task) if id is not None:
             return {"job": id, "task": task}
+        case DeadLettersDropped():
+            return {"queue": event.queue, "jobs": event.jobs, "size": event.size}
         case WorkerStarted():
             return {"queues": list(event.queues), "slots": event.slots, "pid": os.getpid()}
         case _:
@@ -114,6 +118,9 @@ def line_of(event: Event) -> Line:
             return logging.WARNING, f"{event.task} lost its lease and is being cancelled", None
         case JobVetoed():
             return logging.INFO, f"{event.task} was not deferred: {event.reason}", None
+        case DeadLettersDropped():
+            words = f"queue {event.queue} had too many dead letters: the {event.jobs} oldest were dropped"
+            return logging.WARNING, f"{words} ({event.size:,} bytes)", None
         case _:
             return _line_of_worker(event)
 

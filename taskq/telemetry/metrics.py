@@ -8,6 +8,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from taskq.broker import QueueStats
 from taskq.events import (
     BrokerLost,
+    DeadLettersDropped,
     Events,
     JobAgain,
     JobEvent,
@@ -30,6 +31,7 @@ NAMES = {
     "taskq.jobs.finished": ("{job}", "Jobs that ended for good, by how"),
     "taskq.jobs.again": ("{run}", "Runs after which the job runs again, by whether they counted as attempts"),
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
+    "taskq.dead.dropped": ("{job}", "Dead letters dropped because their queue had too many"),
     "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
     "taskq.settlements.refused": ("{job}", "Ends that came too late: the job had been fetched again"),
     "taskq.fetch.jobs": ("{job}", "Jobs of one fetch"),
@@ -66,6 +68,7 @@ class Metrics:
         self._rescued = self._counter("taskq.jobs.rescued")
         self._lost = self._counter("taskq.leases.lost")
         self._refused = self._counter("taskq.settlements.refused")
+        self._dropped = self._counter("taskq.dead.dropped")
         self._empty = self._counter("taskq.fetch.empty")
         self._outages = self._counter("taskq.broker.lost")
         self._stalls = self._counter("taskq.loop.stalls")
@@ -79,6 +82,7 @@ class Metrics:
         events.subscribe(JobAgain, self._on_again)
         events.subscribe(JobsFetched, self._on_fetched)
         events.subscribe(JobsSettled, self._on_settled)
+        events.subscribe(DeadLettersDropped, lambda event: self._dropped.add(event.jobs, _queue(event.queue)))
         events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))
         events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))

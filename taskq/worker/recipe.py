@@ -25,6 +25,7 @@ from taskq.task import Task
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.runner import Runnable
 from taskq.worker.ticker import HINTED_POLL, POLL, TickDesk, Ticker
+from taskq.worker.undertaker import Caps
 from taskq.worker.worker import WorkerOptions
 
 
@@ -52,6 +53,7 @@ class Recipe(Struct, frozen=True):
             "on_lost_contact": settings.on_lost_contact,
             "stall_warning": settings.stall_warning,
             "stall_limit": settings.stall_limit,
+            "dead": Caps(settings.dead_count or inf, settings.dead_size or inf),
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
         return WorkerOptions(**{**defaults, **given})

@@ -27,6 +27,7 @@ from taskq.worker.runner import Run, Runnable, Runner, job_fields
 from taskq.worker.settler import Settler
 from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
+from taskq.worker.undertaker import Caps, undertaker_of
 from taskq.worker.watchdog import Watchdog
 
 SETTLE_MARGIN = 1.0
@@ -51,6 +52,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """End after so many runs."""
     schedules: bool = True
     """Whether to fire schedules. A worker that ends by itself never does: it is there for what is there."""
+    dead: Caps = Caps()
+    """What a queue keeps of dead letters."""
     threads: bool = True
     """False under a virtual clock: everything happens in the loop, and nothing that only looks whether it should."""
 
@@ -72,7 +75,8 @@ class Worker:
         self._backend = backend
         self._tasks = {name: runnable.version for name, runnable in runnables.items()}
         self._events = events
-        self._stations = stations
+        undertaker = undertaker_of(backend, events, options.dead)
+        self._stations = [*stations, *([] if undertaker is None else [undertaker.run])]
         """What else goes on beside the line until it ends."""
         self._held: dict[str, Run] = {}
         self._changed = asyncio.Event()
@@ -110,7 +114,7 @@ class Worker:
             events,
             self._contact,
             carry_out=effects.carry_out,
-            forget=effects.forget,
+            forget=effects.forget if undertaker is None else undertaker.following(effects.forget),
             extend=self._leases.extend_now,
             settled=self._release,
         )

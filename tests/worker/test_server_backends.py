@@ -18,7 +18,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on, queue_on_cluster
-from tests.worker import test_dead_workers, test_explain, test_stories
+from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +42,7 @@ test_as_10 = test_dead_workers.test_as_10_a_hundred_running_jobs_of_a_dead_worke
 test_as_11 = test_dead_workers.test_as_11_a_poison_job_is_set_aside_after_three_losses_and_the_healthy_are_done
 test_as_18 = test_stories.test_as_18_a_job_does_not_start_after_the_moment_its_caller_named
 test_as_33 = test_stories.test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once
+test_d7 = test_dead_caps.test_of_too_many_dead_letters_the_oldest_are_dropped_and_told_of
 
 
 async def test_results_reach_their_callers(url: str) -> None:

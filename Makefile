@@ -1,8 +1,9 @@
 # Every target does its own set-up; it needs Python 3.11+, make and the package index, nothing else.
-# Another interpreter: `make test PYTHON=python3.12`. More test processes: `make test JOBS=4`.
+# Another interpreter: `make test PYTHON=python3.12`. Tests wait more than they compute,
+# so there are more processes than cores: `make test JOBS=2` where memory is short.
 
 PYTHON ?= python3
-JOBS   ?= 2
+JOBS   ?= 4
 VENV   := .venv
 SQS    := .venv-sqs
 PY     := $(VENV)/bin/python

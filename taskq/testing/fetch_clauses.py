@@ -213,8 +213,8 @@ class FetchClauses:
 
     async def test_c_f4_then_the_oldest_due_comes_first(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "ordered")
-        await add(backend.broker, a_job(queue, "third", delay=SHORT), a_job(queue, "second", delay=SHORT / 2))
-        await add(backend.broker, a_job(queue, "first"))
+        second, third = a_job(queue, "second", delay=SHORT / 2), a_job(queue, "third", delay=SHORT)
+        await add(backend.broker, third, second, a_job(queue, "first"))
         await pass_lease(backend.broker, queue)
         assert names(await take(backend.broker, queue, 3)) == ["first", "second", "third"]
 

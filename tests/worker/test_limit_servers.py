@@ -113,7 +113,9 @@ async def test_a_rate_is_kept_between_workers_and_refuses_a_job_once(url: str) -
     assert len(began) == WAITING
     # A handler begins no sooner than it was granted, and the first grant came later than this.
     assert began[-1] - since >= (ceil(WAITING / n) - 1) * per
-    assert 0 < len(again) <= WAITING
+    assert len(again) <= WAITING
+    if began[n - 1] - since < per:
+        assert again
     print(f"{WAITING} jobs: {len(again) / WAITING:.2f} refusals a job, {began[-1] - since:.2f} s")  # noqa: T201 - for the report
 
 

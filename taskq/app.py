@@ -44,6 +44,7 @@ from taskq.limits.outside import holding
 from taskq.live import Live, Lives, opened
 from taskq.middleware import DeferMiddleware, Middleware, carry
 from taskq.options import CallOptions
+from taskq.pools import check_pools, warnings_of
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
@@ -52,9 +53,10 @@ from taskq.store import Store
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, resume
+from taskq.worker.options import WorkerOptions
 from taskq.worker.recipe import Recipe
 from taskq.worker.runner import Runnable
-from taskq.worker.worker import Worker, WorkerOptions
+from taskq.worker.worker import Worker
 from taskq.working import Working
 
 R = TypeVar("R")
@@ -152,6 +154,7 @@ class App:
         """The same for another backend, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
         self._schedule_configured()
         found = [each for task in self.registry.tasks.values() for each in self._check(task, backend, strict=strict)]
+        found += warnings_of(self.settings.pools, self._working.recipe.queues)
         if backend is None:
             return found
         return found + [
@@ -216,6 +219,7 @@ class App:
                 for finding in self._check(task, backend, strict=self.settings.strict):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.subject}: {finding.message}")
+            check_pools(self.settings.pools, self._working.recipe.queues)
             self._schedule_configured()
             for schedule in self.schedules.static.values():
                 check_schedule(schedule, backend)
@@ -381,6 +385,7 @@ class App:
     async def run_worker(
         self,
         *,
+        pools: Sequence[str] | None = None,
         queues: Sequence[str] | None = None,
         slots: int | None = None,
         grace: float | None = None,
@@ -397,9 +402,8 @@ class App:
             if asyncio.get_running_loop() not in self._lives.by_loop:
                 await stack.enter_async_context(self)
             scope = await stack.enter_async_context(self._lives.here().scope.inner("worker"))
-            worker = await self.make_worker(
-                scope, queues=queues, slots=slots, grace=grace, until=until, max_jobs=max_jobs
-            )
+            given = {"pools": pools, "queues": queues, "slots": slots, "grace": grace}
+            worker = await self.make_worker(scope, **given, until=until, max_jobs=max_jobs)
             if started is not None:
                 started(worker)
             await self._working.run(worker)

@@ -10,10 +10,10 @@ from msgspec import Meta, Struct
 
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME
+from taskq.pools import Count, PoolSettings, check_pools
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,6 +25,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
     slots: Count = 100
     """Jobs a worker runs at once."""
+    pools: Mapping[str, PoolSettings] = {}
+    """Parts of a worker, each with queues and slots of its own; none: one part for all ``queues``."""
     threads: Count = 32
     """Sync handlers a worker runs at once."""
     processes: Count | None = None
@@ -81,7 +83,14 @@ def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory:
         for name, value in found.items():
             values[name] = _checked(name, value, source)
             sources[name] = source
-    return Config(Settings(**values), sources)
+    settings = Settings(**values)
+    check_pools(settings.pools)
+    if settings.pools and settings.queues:
+        raise ConfigError(
+            f"settings 'queues' ({sources['queues']}) and 'pools' ({sources['pools']}) both say what a worker fetches: "
+            "drop one of them"
+        )
+    return Config(settings, sources)
 
 
 def _checked(name: str, value: object, source: str) -> Any:
@@ -89,12 +98,24 @@ def _checked(name: str, value: object, source: str) -> Any:
         close = difflib.get_close_matches(name, Settings.__struct_fields__, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(Settings.__struct_fields__)}"
         raise ConfigError(f"unknown setting {name!r} ({source}){hint}")
+    # Of a table each entry by itself first, or nothing would tell which one does not fit.
+    for key, part in _entries(value).items():
+        _converted(name, {key: part}, source, f".{key}")
+    return getattr(_converted(name, value, source), name)
+
+
+def _entries(value: object) -> dict[str, object]:
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _converted(name: str, value: object, source: str, entry: str = "") -> Settings:
     try:
         # Text from the environment is converted; values of a language with types are only checked.
-        one = msgspec.convert({name: value}, Settings, strict=source != "environment")
+        return msgspec.convert({name: value}, Settings, strict=source != "environment")
     except msgspec.ValidationError as error:
-        raise ConfigError(f"setting {name!r} ({source}): {str(error).partition(' - at ')[0]}") from error
-    return getattr(one, name)
+        message, _, path = str(error).partition(" - at ")
+        where = path.strip("`$.").replace("[...]", entry, 1) if entry else name
+        raise ConfigError(f"setting {where!r} ({source}): {message}") from error
 
 
 def _table(path: Path, *keys: str) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from taskq.middleware import Middleware
 from taskq.options import check_queue
 from taskq.schedule import Schedule
 from taskq.task import Task
+from taskq.worker.options import WorkerOptions
 from taskq.worker.presence import present
 from taskq.worker.recipe import Recipe
 from taskq.worker.runner import Runnable
 from taskq.worker.ticker import TickDesk
-from taskq.worker.worker import Worker, WorkerOptions
+from taskq.worker.worker import Worker
 
 
 class Working:
@@ -52,8 +53,8 @@ class Working:
     async def make(self, scope: Scoped, desk: TickDesk, options: Mapping[str, Any]) -> Worker:
         """A worker on what is open here, its tasks' dependencies provided by ``scope``."""
         live = self._lives.here()
-        runnables = await self.recipe.runnables(scope)
         worker_options = self.options(options)
+        runnables = await self.recipe.runnables(scope, worker_options.pools)
         stations: list[Callable[[], Coroutine[Any, Any, None]]] = []
         if worker_options.until == "asked":
             ticker = self.recipe.ticker(live.backend, self._schedules, desk)

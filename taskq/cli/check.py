@@ -26,10 +26,11 @@ def check(target: str, strict: bool, offline: bool, as_json: bool) -> int:
     """
     app = load_app(target)
     findings, promise = anyio.run(_examine, app, strict or app.settings.strict, offline)
+    findings = [*findings, *_pools(app)]
     write_findings(findings, as_json=as_json)
     errors = sum(finding.level == "error" for finding in findings)
     if not as_json:
-        warnings = len(findings) - errors
+        warnings = sum(finding.level == "warning" for finding in findings)
         click.echo(f"{len(app.registry.tasks)} tasks, {errors} errors, {warnings} warnings; {promise}")
     return 1 if errors else 0
 
@@ -40,3 +41,11 @@ async def _examine(app: App, strict: bool, offline: bool) -> tuple[Sequence[Find
     # Not through the app: that would run its lifespan, and stop at the first error.
     async with connect(app.settings.url) as backend:
         return app.check_on(backend, strict=strict), durable(backend.broker.traits)
+
+
+def _pools(app: App) -> Sequence[Finding]:
+    """What a worker is made of."""
+    return [
+        Finding(f"pool {name}", "ok", f"{pool.slots or app.settings.slots} slots for {', '.join(pool.queues)}")
+        for name, pool in app.settings.pools.items()
+    ]

@@ -55,6 +55,6 @@ def _metrics(app: App, worker: Worker) -> Callable[[], Page]:
 
 def _count(admin: Admin | None, worker: Worker, loop: asyncio.AbstractEventLoop) -> Future[Sequence[QueueStats]]:
     async def stats() -> Sequence[QueueStats]:
-        return await admin.stats(worker.options.queues) if admin is not None else ()
+        return await admin.stats(worker.queues) if admin is not None else ()
 
     return asyncio.run_coroutine_threadsafe(stats(), loop)

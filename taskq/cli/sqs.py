@@ -45,7 +45,8 @@ async def _go(
     what: Literal["plan", "apply"], queues: Sequence[str], target: str | None, url: str | None
 ) -> Sequence[str]:
     app = App() if target is None else load_app(target)
-    named = [*queues] or [*app.settings.queues, *(task.queue for task in app.registry.tasks.values())]
+    pooled = [queue for pool in app.settings.pools.values() for queue in pool.selection.names]
+    named = [*queues] or [*app.settings.queues, *pooled, *(task.queue for task in app.registry.tasks.values())]
     async with connect(url or app.settings.url) as backend:
         if backend.setup is None:
             raise MissingCapability("this backend has no queues to be made: `taskq sqs` is for sqs:// URLs")

@@ -48,6 +48,9 @@ Signals:
 """
 )
 @click.argument("target", metavar=APP, envvar="TASKQ_APP")
+@click.option(
+    "--pool", "pools", multiple=True, metavar="NAME", help="Run this pool, and others so named; default: all."
+)
 @click.option("--queues", type=names, metavar="a,b", help="Fetch from these, the first one first.")
 @click.option("--slots", type=click.IntRange(1), help="Jobs to run at once.")
 @click.option("--grace", type=duration, metavar="SECONDS", help="How long running jobs may go on after TERM.")
@@ -68,6 +71,7 @@ Signals:
 @processes_options
 def worker(
     target: str,
+    pools: Sequence[str],
     queues: Sequence[str] | None,
     slots: int | None,
     grace: float | None,
@@ -89,7 +93,7 @@ def worker(
         return run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
     app = load_app(target)
     logs.follow(app.events)
-    given = {"queues": queues, "slots": slots, "grace": grace}
+    given = {"pools": pools or None, "queues": queues, "slots": slots, "grace": grace}
     until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}
     failure = anyio.run(_work, app, given, until, listen, backend_options=options)

@@ -91,12 +91,13 @@ class Fetcher:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            began = self._loop.time()
+            began, self._slots.expecting = self._loop.time(), True
             try:
                 deliveries = await self._fetch(queues, room)
                 if not deliveries and self._enough is not None and await self._is_over(self._enough):
                     return
             except BrokerError as error:
+                self._deliver(())
                 self._contact.fail(error)
                 await self._contact.back_off()
                 continue

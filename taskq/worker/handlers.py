@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from importlib import import_module
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,9 @@ from taskq.task import Task
 class Executors:
     """The places where handlers run, with room for so many at once."""
 
-    def __init__(self, *, threads: int, processes: int) -> None:
+    def __init__(self, *, threads: int, processes: int, sync: Literal["thread", "process"] | None = None) -> None:
+        self.sync: Literal["thread", "process"] | None = sync
+        """Where sync handlers run, whatever their tasks say."""
         self.threads = CapacityLimiter(threads)
         self.processes = CapacityLimiter(processes)
         # The limiters above are taken first, by whoever waits; anyio's own must then never make anybody wait.
@@ -39,7 +41,7 @@ async def build_handler(
     provided = await worker.values(wide)
     # What job-scoped values need of the wider scopes is opened here, too: in a job's task it could not be closed.
     await worker.prepare(narrow)
-    match definition.executor:
+    match definition.executor if definition.executor == "loop" else executors.sync or definition.executor:
         case "loop":
             handler = _in_loop(definition.function, provided)
         case "thread":

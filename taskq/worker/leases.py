@@ -1,7 +1,7 @@
 """Extends what the worker holds, from a thread with its own connection and loop: a job that blocks keeps its lease."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
 
@@ -17,7 +17,7 @@ from taskq.worker.runner import Run
 MARGIN = 0.9
 """Of a lease: when it could not be extended for so long, it counts as lost before anybody else can have it."""
 
-Obey = Callable[[Iterable[Run], Lease], None]
+Obey = Callable[[Sequence[Run], Lease], None]
 
 
 class Leases:
@@ -26,12 +26,12 @@ class Leases:
     def __init__(
         self,
         extender: Callable[[], AbstractAsyncContextManager[Extender]],
-        held: Mapping[str, Run],
+        held: Callable[[], Sequence[Run]],
         lease: float,
         *,
         obey: Obey,
         out_of_contact: Callable[[], None],
-        hand_over: Callable[[Iterable[Run]], None],
+        hand_over: Callable[[Sequence[Run]], None],
         ceiling: float,
         can_go_on: Callable[[], bool],
         renewal: Renewal | None = None,
@@ -59,10 +59,6 @@ class Leases:
         self._alarm: asyncio.TimerHandle | None = None
         self.begun = asyncio.Event()
         """Set once :meth:`run` runs: before that a job that blocks the worker's loop would lose its lease."""
-
-    async def run_in_thread(self) -> None:
-        """Extend until stopped, from a thread of its own."""
-        await anyio.to_thread.run_sync(lambda: asyncio.run(self.run()), limiter=anyio.CapacityLimiter(1))
 
     def stop(self) -> None:
         """End :meth:`run`; called in the worker's loop."""
@@ -115,7 +111,7 @@ class Leases:
 
     async def _until(self, seconds: float) -> None:
         # In the worker's own loop, under a virtual clock, ticks that do nothing would be all there is.
-        idle = self._own_loop is self._loop and not self._held
+        idle = self._own_loop is self._loop and not self._held()
         if idle:
             self._disarm()
         with anyio.move_on_after(inf if idle else seconds):
@@ -139,9 +135,9 @@ class Leases:
         self._arm()
 
     async def _extend(self, extender: Extender) -> None:
-        waiters, runs = self._take_waiters(), list(self._held.values())
+        waiters, runs = self._take_waiters(), self._held()
         if not self._can_go_on():
-            runs = []
+            runs = ()
         try:
             if runs:
                 answers = await extender.extend([run.delivery.receipt for run in runs], self._lease)
@@ -174,6 +170,17 @@ class Leases:
 
     def _answer_waiters(self) -> None:
         self._loop.call_soon_threadsafe(_resolve, self._take_waiters())
+
+
+async def extend_in_thread(leases: Iterable[Leases]) -> None:
+    """Extend until all are stopped, from one thread, which is theirs alone."""
+
+    async def extend() -> None:
+        async with anyio.create_task_group() as group:
+            for each in leases:
+                group.start_soon(each.run)
+
+    await anyio.to_thread.run_sync(lambda: asyncio.run(extend()), limiter=anyio.CapacityLimiter(1))
 
 
 def _resolve(waiters: Sequence[asyncio.Future[None]]) -> None:

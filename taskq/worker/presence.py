@@ -187,7 +187,7 @@ class Presence:
             pid=os.getpid(),
             version=self._version,
             state="draining" if sight.draining else "quiet" if sight.quiet else "working",
-            queues=self._worker.options.queues,
+            queues=self._worker.queues,
             tasks=self._worker.tasks,
             slots=sight.slots,
             running=sight.running,

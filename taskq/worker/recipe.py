@@ -1,8 +1,9 @@
 """How an app's tasks are run: what a worker needs of the registry, made once when it starts."""
 
 import asyncio
+import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -19,14 +20,17 @@ from taskq.errors import ConfigError, EncodeError, UnknownTask
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
 from taskq.ownbatch import Prepare
+from taskq.pools import UNNAMED, PoolSettings, named_pool, warnings_of
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
 from taskq.task import Task
 from taskq.worker.handlers import Executors, build_handler
+from taskq.worker.options import PoolOptions, WorkerOptions
 from taskq.worker.runner import Runnable
 from taskq.worker.ticker import HINTED_POLL, POLL, TickDesk, Ticker
 from taskq.worker.undertaker import Caps
-from taskq.worker.worker import WorkerOptions
+
+_log = logging.getLogger("taskq")
 
 
 class Recipe(Struct, frozen=True):
@@ -41,13 +45,18 @@ class Recipe(Struct, frozen=True):
     prepare: Prepare
     """What a job passes that a handler adds to its batch."""
 
+    @property
+    def queues(self) -> Sequence[str]:
+        """Those of the tasks."""
+        return list(dict.fromkeys(task.queue for task in self.tasks.values()))
+
     def worker_options(self, given: Mapping[str, Any]) -> WorkerOptions:
-        """The settings, and what is ``given`` instead."""
-        settings = self.settings
-        queues = settings.queues or tuple(dict.fromkeys([*(task.queue for task in self.tasks.values()), "default"]))
+        """The settings, and what is ``given`` instead. Raises ConfigError for a pool that is not configured."""
+        settings, rest = self.settings, dict(given)
+        said = {name: rest.pop(name) for name in ("pools", "queues", "slots") if name in rest}
         defaults: dict[str, Any] = {
-            "queues": queues,
-            "slots": settings.slots,
+            "pools": [self._pool_options(name, pool) for name, pool in self._pools(**said).items()],
+            "known": [*self.queues, "default"],
             "lease": settings.lease,
             "grace": settings.grace,
             "on_lost_contact": settings.on_lost_contact,
@@ -56,7 +65,27 @@ class Recipe(Struct, frozen=True):
             "dead": Caps(settings.dead_count or inf, settings.dead_size or inf),
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
-        return WorkerOptions(**{**defaults, **given})
+        return WorkerOptions(**{**defaults, **rest})
+
+    def _pools(
+        self, pools: Sequence[str] = (), queues: Sequence[str] = (), slots: int | None = None
+    ) -> Mapping[str, PoolSettings]:
+        """Those of these names; all; or, where none is configured or something else is said, one without a name."""
+        if pools and (queues or slots):
+            raise ConfigError("a pool says which queues it takes, and how many slots it has: give pools or these")
+        if slots is not None and slots < 1:
+            raise ConfigError(f"slots={slots}: a worker runs at least one job at once")
+        if pools:
+            return {name: named_pool(name, self.settings.pools) for name in pools}
+        if self.settings.pools and not queues and slots is None:
+            for finding in warnings_of(self.settings.pools, self.queues):
+                _log.warning("%s: %s", finding.subject, finding.message)
+            return self.settings.pools
+        wanted = queues or self.settings.queues or dict.fromkeys([*self.queues, "default"])
+        return {UNNAMED: PoolSettings(queues=tuple(wanted), slots=slots)}
+
+    def _pool_options(self, name: str, pool: PoolSettings) -> PoolOptions:
+        return PoolOptions(name=name, selection=pool.selection, slots=pool.slots or self.settings.slots)
 
     def ticker(self, backend: Backend, schedules: Mapping[str, Schedule], desk: TickDesk) -> Ticker | None:
         """Who fires these schedules and the stored ones; nobody without a Store."""
@@ -67,13 +96,19 @@ class Recipe(Struct, frozen=True):
             poll = inf
         return Ticker(backend, backend.store, schedules, desk=desk, poll=poll)
 
-    def executors(self) -> Executors:
-        """Room for sync handlers, as the settings say."""
-        return Executors(threads=self.settings.threads, processes=self.settings.processes or os.cpu_count() or 1)
+    def executors(self, pool: PoolSettings | None = None) -> Executors:
+        """Room for sync handlers, as the settings and the pool say."""
+        threads, processes = self.settings.threads, self.settings.processes or os.cpu_count() or 1
+        if pool is None:
+            return Executors(threads=threads, processes=processes)
+        return Executors(threads=pool.threads or threads, processes=pool.processes or processes, sync=pool.executor)
 
-    async def runnables(self, scope: Scoped) -> Mapping[str, Runnable]:
-        """Every task as a worker runs it; opens what they depend on in ``scope``."""
-        executors = self.executors()
+    async def runnables(self, scope: Scoped, pools: Iterable[PoolOptions]) -> Mapping[str, Mapping[str, Runnable]]:
+        """For each pool every task as it runs there; opens what they depend on in ``scope``."""
+        return {pool.name: await self._runnables(scope, self.settings.pools.get(pool.name)) for pool in pools}
+
+    async def _runnables(self, scope: Scoped, pool: PoolSettings | None) -> Mapping[str, Runnable]:
+        executors = self.executors(pool)
         return {name: await self.runnable(task, executors, scope) for name, task in self.tasks.items()}
 
     async def runnable(self, task: Task[..., Any], executors: Executors, scope: Scoped) -> Runnable:

@@ -29,21 +29,27 @@ class Slots:
         finish: Callable[[Run, Outcome | Decision], None],
         changed: Callable[[], None],
         admission: Admission | None = None,
+        beside: "list[Slots] | None" = None,
     ) -> None:
         self.size = size
         self.running: dict[str, Run] = {}
         """By receipt."""
+        self.expecting = False
+        """A fetch for these is under way."""
         self.ended = 0
         """Runs so far that came to an end here."""
         self._runner = runner
         self._events = events
-        self._held = held
+        self.held = held
         """Everything fetched and not yet settled."""
         self._finish = finish
         self._changed = changed
         """Called whenever a slot frees."""
         self._admission = admission
         """Asks the limits of tasks that have some."""
+        self._beside: list[Slots] = [] if beside is None else beside
+        """All slots of the process, these among them: a suspect takes none of their jobs with it either."""
+        self._beside.append(self)
         self._waiting: deque[Run] = deque()
         self._suspects: deque[Run] = deque()
         self._context = runner.surroundings()
@@ -62,7 +68,12 @@ class Slots:
 
     @property
     def blocked(self) -> bool:
-        """True while nothing may be fetched because a suspect is to run alone."""
+        """True while nothing may be fetched because a suspect is to run alone in the process."""
+        return any(slots.suspicious for slots in self._beside)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the suspect is one of these."""
         return bool(self._suspects) or any(run.delivery.losses >= SUSPICIOUS for run in self.running.values())
 
     def start(self, deliveries: Iterable[Delivery], hold: Callable[[Sequence[Run]], None]) -> None:
@@ -76,7 +87,9 @@ class Slots:
                 self._suspects.append(run)
             else:
                 self._waiting.append(run)
-        self.advance()
+        self.expecting = False
+        for slots in self._beside:
+            slots.advance()
 
     def give_back(self) -> None:
         """Hand back, uncounted, whatever has not begun."""
@@ -107,13 +120,21 @@ class Slots:
         A suspect begins when it is the only job this process holds: whatever else is held, be it a finished one whose
         end the broker has not heard of, would lose its lease with it, and in the end be taken for the culprit.
         """
-        if self._suspects:
-            self._give_back(self._waiting)
-            self._give_back(self._suspects, but=1)
-        if self._suspects and not self.running and len(self._held) == 1:
-            self._launch(self._suspects.popleft())
+        if self._suspects or len(self._beside) > 1:
+            self._make_way([slots for slots in self._beside if slots is not self])
         while self._waiting and len(self.running) < self.size:
             self._launch(self._waiting.popleft())
+
+    def _make_way(self, others: Iterable["Slots"]) -> None:
+        if any(slots.suspicious for slots in others):
+            self.give_back()
+        elif self._suspects:
+            self._give_back(self._waiting)
+            self._give_back(self._suspects, but=1)
+            for slots in others:
+                slots.advance()
+            if sum(len(slots.held) + slots.expecting for slots in self._beside) == 1:
+                self._launch(self._suspects.popleft())
 
     def _give_back(self, line: deque[Run], but: int = 0) -> None:
         while len(line) > but:

@@ -201,3 +201,22 @@ async def heavy() -> None:
     )
     shell.enqueue(job("1", task="shop.heavy", body=b'{"args":{}}'))
     assert "carries: []" in shell.run("worker", "shop", "--until-idle").err
+
+
+def test_a_worker_runs_the_pools_it_is_told_to_and_check_lists_them(shell: Shell) -> None:
+    (shell.directory / "taskq.toml").write_text(
+        '[pools.post]\nqueues = ["mail"]\nslots = 3\n[pools.rest]\nqueues = ["slow", "bad"]\n'
+    )
+    shell.enqueue(job("1"), job("2", queue="bad", task="shop.fail"))
+    ran = shell.run("worker", "shop", "--until-idle", "--pool", "post")
+    assert "worker started: 3 slots, queues mail" in ran.err
+    assert "shop.send returned" in ran.err
+    assert "shop.fail" not in ran.err
+    assert "103 slots, queues mail, slow, bad" in shell.run("worker", "shop", "--until-idle").err
+    checked = shell.run("check", "shop").out
+    assert "3 slots for mail" in checked
+    assert "100 slots for slow, bad" in checked
+    assert (
+        "no pool is named 'past' (configured: post, rest)" in shell.run("worker", "shop", "--pool", "past", code=2).err
+    )
+    assert "give pools or these" in shell.run("worker", "shop", "--pool", "post", "--slots", "2", code=2).err

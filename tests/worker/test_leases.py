@@ -196,7 +196,7 @@ async def test_past_the_stall_limit_leases_are_let_go() -> None:
 
 async def test_a_server_that_hangs_counts_as_lost_before_the_lease_is_over(clock: VirtualClock) -> None:
     began, lost = clock.time(), list[float]()
-    held = {"r-a": Run(a_delivery())}
+    held = [Run(a_delivery())]
 
     class Hung:
         async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
@@ -209,7 +209,7 @@ async def test_a_server_that_hangs_counts_as_lost_before_the_lease_is_over(clock
 
     leases = Leases(
         hung,
-        held,
+        lambda: held,
         30.0,
         obey=lambda _runs, _lease: None,
         out_of_contact=lambda: lost.append(clock.time() - began),

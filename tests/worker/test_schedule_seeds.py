@@ -223,7 +223,7 @@ def named_anew(schedule: Schedule, tick: float, life: str) -> Job:
     ("target", "bug"),
     [
         ("taskq.worker.ticker.Ticker._carry_out", moved_before_enqueue),
-        ("taskq.worker.worker.outclaimed", claimed_by_nobody),
+        ("taskq.worker.link.outclaimed", claimed_by_nobody),
         ("taskq.worker.ticker.swap_state", written_without_looking),
         ("taskq.worker.ticker.job_of", named_anew),
     ],

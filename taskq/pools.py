@@ -1,0 +1,151 @@
+"""Pools: which queues go together, in what order they are fetched, and how much of a worker is theirs."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from taskq.broker import Finding
+from taskq.errors import ConfigError
+from taskq.job import QUEUE_NAME
+
+UNNAMED = ""
+"""The pool of a worker whose pools nobody has configured."""
+
+_GLOB = re.compile(r"[\w.*?-]{1,64}", re.ASCII)
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a worker: so many slots for these queues, which nothing else in the worker takes up."""
+
+    queues: tuple[str, ...]
+    """Names; globs (``mail-*``), whose queues may appear at any time; and with ``!`` in front what no glob takes in.
+    The first one goes first."""
+    slots: Count | None = None
+    """Jobs it runs at once; None: as many as the setting ``slots`` says."""
+    weights: Mapping[str, Count] = {}
+    """Of these of the queues, 1 for the others: each goes first in proportion to its weight, and none starves."""
+    executor: Literal["thread", "process"] | None = None
+    """Where sync handlers run in it, whatever their tasks say."""
+    threads: Count | None = None
+    """Sync handlers it runs at once; None: as many as the setting ``threads`` says."""
+    processes: Count | None = None
+    """CPU handlers it runs at once; None: as many as the setting ``processes`` says."""
+
+    @property
+    def selection(self) -> "Selection":
+        """Its queues."""
+        return Selection(self.queues, self.weights)
+
+
+class Selection(Struct, frozen=True):
+    """Some queues, and the order in which they are fetched."""
+
+    patterns: Sequence[str]
+    weights: Mapping[str, int] = {}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Those it names."""
+        return [pattern for pattern in self.patterns if not _is_glob(pattern) and pattern[0] != "!"]
+
+    @property
+    def globs(self) -> Sequence[str]:
+        """The patterns whose queues have to be looked for."""
+        return [pattern for pattern in self.patterns if _is_glob(pattern) and pattern[0] != "!"]
+
+    def pattern_of(self, queue: str) -> str | None:
+        """What takes this queue in, None when nothing does: its name before any glob."""
+        if queue in self.patterns:
+            return queue
+        if any(fnmatchcase(queue, pattern[1:]) for pattern in self.patterns if pattern[0] == "!"):
+            return None
+        return next((glob for glob in self.globs if fnmatchcase(queue, glob)), None)
+
+    def among(self, known: Iterable[str]) -> Mapping[str, int]:
+        """Those it names, and those of the known queues that its globs take in: in its order, with their weights."""
+        found: dict[str, list[str]] = {pattern: [] for pattern in self.patterns}
+        for queue in sorted({*known, *self.names}):
+            pattern = self.pattern_of(queue)
+            if pattern is not None:
+                found[pattern].append(queue)
+        return {queue: self.weights.get(pattern, 1) for pattern, queues in found.items() for queue in queues}
+
+
+def in_turn(weights: Mapping[str, int], chance: Callable[[], float]) -> Sequence[str]:
+    """An order in which each queue is the first with the probability of its share of the weights, and so on."""
+    return sorted(weights, key=lambda queue: chance() ** (1 / weights[queue]), reverse=True)
+
+
+def check_pools(pools: Mapping[str, PoolSettings], queues: Iterable[str] = ()) -> None:
+    """Raises ConfigError for pools that make no sense, or of which two would fetch the same of these queues."""
+    for name, pool in pools.items():
+        if not re.match(QUEUE_NAME, name):
+            raise ConfigError(f"pool {name!r}: its name is made of up to 64 letters, digits, '_', '.' and '-'")
+        _check_pool(name, pool)
+    for queue in [*queues, *(name for pool in pools.values() for name in pool.selection.names)]:
+        taker_of(queue, pools)
+
+
+def warnings_of(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> Sequence[Finding]:
+    """What an operator should know of pools, and of these queues of the tasks."""
+    if not pools:
+        return ()
+    findings = [
+        Finding(f"queue {queue}", "warning", "no pool takes it, so nobody works on it here: add it to one's queues")
+        for queue in queues
+        if taker_of(queue, pools) is None
+    ]
+    for name, pool in pools.items():
+        for glob in pool.selection.globs:
+            if not any(pool.selection.pattern_of(queue) == glob for queue in queues):
+                message = f"{glob!r} takes in no queue of a task: nothing to do if others defer to its queues"
+                findings.append(Finding(f"pool {name}", "warning", message))
+    return findings
+
+
+def named_pool(name: str, pools: Mapping[str, PoolSettings]) -> PoolSettings:
+    """The pool of this name; raises ConfigError when there is none."""
+    if name not in pools:
+        known = ", ".join(pools) or "none: write [pools.NAME] in taskq.toml, or App(pools=...)"
+        raise ConfigError(f"no pool is named {name!r} (configured: {known})")
+    return pools[name]
+
+
+def taker_of(queue: str, pools: Mapping[str, PoolSettings]) -> str | None:
+    """The pool that takes this queue, None when none does. Raises ConfigError when several do."""
+    takers = [name for name, pool in pools.items() if pool.selection.pattern_of(queue) is not None]
+    if len(takers) > 1:
+        raise ConfigError(
+            f"pools {takers[0]!r} and {takers[1]!r} both take queue {queue!r}: leave it to one of them, "
+            f"with '!{queue}' among the queues of the other if a glob takes it in"
+        )
+    return takers[0] if takers else None
+
+
+def _check_pool(name: str, pool: PoolSettings) -> None:
+    selection = pool.selection
+    if not selection.names and not selection.globs:
+        raise ConfigError(f"pool {name!r}: it takes no queue: name some, or '*' for all")
+    for pattern in pool.queues:
+        bare = pattern.removeprefix("!")
+        if not (_GLOB.fullmatch(bare) if _is_glob(bare) else re.match(QUEUE_NAME, bare)):
+            raise ConfigError(
+                f"pool {name!r}: {pattern!r} fits no queue: write a queue's name, a glob of letters, digits, '_', '.', "
+                "'-', '*' and '?', or one of these behind '!'"
+            )
+        if pool.queues.count(pattern) > 1:
+            raise ConfigError(f"pool {name!r}: {pattern!r} is there twice: once is enough")
+        if f"!{pattern}" in pool.queues:
+            raise ConfigError(f"pool {name!r}: it takes {pattern!r} and leaves it out: drop one of them")
+    for pattern in pool.weights:
+        if pattern not in (*selection.names, *selection.globs):
+            raise ConfigError(f"pool {name!r}: weights name {pattern!r}, which is not among its queues")
+
+
+def _is_glob(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern

@@ -1,0 +1,127 @@
+"""Some of a worker's slots, and the line that keeps them full from some queues of one broker."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from math import inf
+
+from msgspec import Struct
+
+from taskq.events import Events
+from taskq.job import Delivery
+from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.worker.fetcher import WAIT, Fetcher
+from taskq.worker.lineup import Lineup
+from taskq.worker.link import Link
+from taskq.worker.options import PoolOptions, WorkerOptions
+from taskq.worker.runner import Run, Runnable, Runner
+from taskq.worker.settler import Settler
+from taskq.worker.slots import Slots
+
+
+class Company(Struct, frozen=True):
+    """What a pool knows of the worker it is part of."""
+
+    options: WorkerOptions
+    events: Events
+    slots: list[Slots]
+    """Those of all pools."""
+    changed: Callable[[], None]
+    """Told when a slot frees, or a lease has ended."""
+    allowance: Callable[[], float]
+    """How many more jobs the worker may run."""
+    enough: Callable[[], Awaitable[bool]]
+    """Whether nothing is left of what the worker was to work off."""
+
+
+class Pool:
+    """Fetcher, slots, settler."""
+
+    def __init__(self, options: PoolOptions, link: Link, runnables: Mapping[str, Runnable], company: Company) -> None:
+        self.options = options
+        self.held: dict[str, Run] = {}
+        self._link = link
+        self._allowance = company.allowance
+        self._changed = company.changed
+        self._beside = company.slots
+        backend = link.backend
+        self.lineup = Lineup(options.selection, company.options.known, lambda: link.control.paused)
+        self.slots = Slots(
+            options.slots,
+            Runner(runnables, backend.transactions, link.recall, link.keeper, backend.store),
+            company.events,
+            held=self.held,
+            finish=self._finish,
+            changed=company.changed,
+            admission=link.admission,
+            beside=company.slots,
+        )
+        self.settler = Settler(
+            backend,
+            company.events,
+            link.contact,
+            carry_out=link.effects.carry_out,
+            forget=link.forget,
+            extend=link.leases.extend_now,
+            settled=self._release,
+        )
+        self.fetcher = Fetcher(
+            backend.broker,
+            self.slots,
+            link.contact,
+            company.events,
+            lease=company.options.lease,
+            held=self.held,
+            queues=self.lineup.next,
+            deliver=self._deliver,
+            allowance=company.allowance,
+            enough=company.enough if company.options.until != "asked" else None,
+            wait=WAIT if company.options.threads else inf,
+        )
+        link.pools.append(self)
+
+    def adopt(self, options: PoolOptions) -> None:
+        """Go on with other queues and slots."""
+        self.options = options
+        self.lineup.adopt(options.selection)
+        self.slots.size = options.slots
+        self.slots.advance()
+        self.notice()
+
+    @property
+    def unsettled(self) -> Collection[str]:
+        """The receipts that the broker is not being told of now."""
+        return self.held.keys() - {run.delivery.receipt for run, _ in self.settler.settling}
+
+    def notice(self) -> None:
+        """Something changed: look again whether there is anything to fetch."""
+        self.fetcher.wake()
+
+    def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        paused, draining, allowance = self._link.control.paused, self.fetcher.stopped, self._allowance()
+        if paused or draining or len(deliveries) > allowance:
+            # What was under way when the queue was paused, the drain began, or another pool took the last run.
+            wanted = [d for d in deliveries if not draining and d.job.queue not in paused]
+            wanted = wanted[: int(min(len(wanted), allowance))]
+            refused = [Run(delivery) for delivery in deliveries if delivery not in wanted]
+            self._hold(refused)
+            for run in refused:
+                self._finish(run, Interrupted(begun=False))
+            deliveries = wanted
+        self.slots.start(deliveries, self._hold)
+        self._link.leases.begin()
+
+    def _finish(self, run: Run, outcome: Outcome | Decision) -> None:
+        self.settler.finish(run, outcome)
+
+    def _hold(self, runs: Sequence[Run]) -> None:
+        now = asyncio.get_running_loop().time()
+        for run in runs:
+            run.held_since = now
+            self.held[run.delivery.receipt] = run
+
+    def _release(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self.held.pop(run.delivery.receipt, None)
+        for slots in self._beside:
+            slots.advance()
+        self._changed()

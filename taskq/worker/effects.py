@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from taskq.broker import Backend
 from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
 from taskq.flow.members import RESUMED, Membership, all_of
-from taskq.job import Ack, Job, JobRef
+from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
 from taskq.worker.runner import Run
@@ -132,6 +132,8 @@ def leaves_traces(run: Run, decision: Decision) -> bool:
         or current.notes is not None
         or bool(run.delivery.job.headers)
         or bool(decision.effects)
+        # Dead letters are counted.
+        or isinstance(decision.settlement, DeadLetter)
     )
 
 

@@ -18,7 +18,7 @@ UniqueUntil = Literal["start", "success", "end"] | float
 State = Literal["later", "ready", "leased", "dead"]
 
 
-class Job(Struct, frozen=True, kw_only=True):
+class Job(Struct, frozen=True, kw_only=True, gc=False):
     """One call of a task, as a broker stores it. Times are relative: only the backend's clock counts."""
 
     id: str
@@ -74,7 +74,7 @@ class Enqueued(Struct, frozen=True):
     """Why this one job was refused; the others of the call are not concerned."""
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class Delivery(Struct, frozen=True, kw_only=True, gc=False):
     """A job in a worker's hands."""
 
     job: Job
@@ -98,7 +98,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     """What the last ``Nack`` with an error said."""
 
 
-class Ack(Struct, frozen=True, tag=True):
+class Ack(Struct, frozen=True, tag=True, gc=False):
     """Done: the job leaves the queue."""
 
     receipt: str

@@ -38,7 +38,7 @@ PARKED_FOR = 86_400.0
 # What a run (or its refusal) came to
 
 
-class Returned(Struct, frozen=True):
+class Returned(Struct, frozen=True, gc=False):
     """The handler returned; ``value`` is its encoded result, None when none is kept."""
 
     value: bytes | None = None
@@ -127,7 +127,7 @@ class Policy(Struct, frozen=True, kw_only=True):
     redact: Redact | None = None
 
 
-class Decision(Struct, frozen=True):
+class Decision(Struct, frozen=True, gc=False):
     """What is to be done: a settlement, and how the job ended with it (None: it will run again)."""
 
     settlement: Settlement

@@ -16,7 +16,7 @@ Stored = Literal["later", "ready", "parked", "leased", "dead"]
 _INTEGER = 2**63
 
 
-class Row(Struct, frozen=True):
+class Row(Struct, frozen=True, gc=False):
     """A whole row, its fields in the order in which the statements return them."""
 
     queue: str

@@ -10,7 +10,7 @@ from msgspec import json
 from taskq.job import Delivery
 from taskq_sqlite.groups import advance, show
 from taskq_sqlite.queries import Queries
-from taskq_sqlite.rows import Row, delivery_of
+from taskq_sqlite.rows import Row, delivery_of, rows_of
 
 
 def fetch(
@@ -27,11 +27,21 @@ def fetch(
 
 
 def _take(cursor: sqlite3.Cursor, sql: Queries, queue: str, limit: int, token: int, until: float) -> list[Row]:
-    line = [Row(*values) for values in cursor.execute(sql.ready, (queue, limit))]
+    line = _front(cursor, sql, queue, limit)
     if any(row.group is not None for row in line):
         line = _take_in_turn(cursor, sql, line, limit, token, until)
     _lease(cursor, sql, [row for row in line if row.group is None], token, until)
     return line
+
+
+def _front(cursor: sqlite3.Cursor, sql: Queries, queue: str, limit: int) -> list[Row]:
+    try:
+        return rows_of(*cursor.execute(sql.front, (queue, limit)).fetchone())
+    except sqlite3.DataError:
+        # Together they are more than one value can hold, a gigabyte.
+        if limit == 1:
+            raise
+        return _front(cursor, sql, queue, limit // 2)
 
 
 def _take_in_turn(

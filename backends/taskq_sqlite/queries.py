@@ -17,6 +17,8 @@ class Queries(Struct, frozen=True):
     ended_id: str
     extend: str
     forget_ended: str
+    front: str
+    held: str
     hints: str
     holder_of_id: str
     holder_of_key: str
@@ -45,7 +47,6 @@ class Queries(Struct, frozen=True):
     put_member: str
     queue_of: str
     queues: str
-    ready: str
     record: str
     release_key: str
     remove_job: str

@@ -1,7 +1,6 @@
 """How leases end, or last longer: each by the receipt of the last fetch."""
 
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from math import inf
@@ -17,6 +16,8 @@ from taskq_sqlite.rows import receipt_parts
 Settled = tuple[str, str, str | None]
 """The queue, id and group of a job whose lease has been settled."""
 
+_held = json.Decoder(list[tuple[int, str, str, str | None]])
+
 
 def settle(
     cursor: sqlite3.Cursor, sql: Queries, settlements: Sequence[Settlement], *, now: float, dedup_window: float
@@ -25,7 +26,7 @@ def settle(
     answers: list[Settled | None] = []
     for acks, run in groupby(settlements, lambda settlement: isinstance(settlement, Ack)):
         if acks:
-            answers += _ack(cursor, sql, cast("Iterable[Ack]", run), now, dedup_window)
+            answers += _ack(cursor, sql, [*cast("Iterable[Ack]", run)], now, dedup_window)
         else:
             answers += [
                 _settle(cursor, sql, settlement, now, dedup_window)
@@ -38,22 +39,25 @@ def settle(
 
 
 def _ack(
-    cursor: sqlite3.Cursor, sql: Queries, acks: Iterable[Ack], now: float, dedup_window: float
+    cursor: sqlite3.Cursor, sql: Queries, acks: Sequence[Ack], now: float, dedup_window: float
 ) -> list[Settled | None]:
-    """All acks of one fetch by one statement: beside a busy event loop each statement costs a wait for the GIL."""
-    numbered = [(receipt_parts(ack.receipt), ack) for ack in acks]
-    numbers: dict[int, list[int]] = defaultdict(list)
-    for parts, _ in numbered:
+    """All acks of one fetch at once: beside a busy event loop each step of a statement may wait for the GIL."""
+    places: dict[int, dict[int, int]] = {}
+    """By token and number: a receipt settles once, also within one call."""
+    for at, ack in enumerate(acks):
+        parts = receipt_parts(ack.receipt)
         if parts is not None:
-            numbers[parts[1]].append(parts[0])
-    found: dict[tuple[int, int], Settled] = {}
-    for token, seqs in numbers.items():
-        removed = cursor.execute(sql.ack, {"seqs": json.encode(seqs).decode(), "token": token})
-        found |= {(seq, token): (queue, name, group) for seq, queue, name, group in removed}
-    # A receipt settles once, also within one call: it is taken out when it is met.
-    answers = [found.pop(parts, None) if parts is not None else None for parts, _ in numbered]
-    for (_, ack), settled in zip(numbered, answers, strict=True):
-        if settled is not None:
+            seq, token = parts
+            places.setdefault(token, {}).setdefault(seq, at)
+    answers: list[Settled | None] = [None] * len(acks)
+    for token, numbered in places.items():
+        named = {"seqs": json.encode([*numbered]).decode(), "token": token}
+        held = _held.decode(cursor.execute(sql.held, named).fetchone()[0])
+        cursor.execute(sql.ack, named)
+        for seq, queue, name, group in held:
+            answers[numbered[seq]] = queue, name, group
+    for ack, settled in zip(acks, answers, strict=True):
+        if settled is not None and (dedup_window or ack.outcome is not None):
             _keep(cursor, sql, settled, ack, now, dedup_window)
     return answers
 

@@ -6,12 +6,14 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
+from time import time
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from anyio.abc import TaskStatus
-from taskq_sqlite import connect
+from taskq_sqlite import connect, fetch, queries
 
 from taskq.broker import Backend, Transactions
 from taskq.errors import BrokerRejected, ConfigError
@@ -264,3 +266,37 @@ class TestGroups:
         assert [delivery.job.id for delivery in taken] == ["3", "2", "4"]
         await backend.broker.settle([Nack(delivery.receipt, 600) for delivery in taken])
         assert await names(backend, 10) == ["1"]
+
+
+async def test_a_fetch_brings_exactly_what_was_stored(backend: Backend, path: Path) -> None:
+    texts = ["a\0b", 'quoted "\\', "\N{SNOWMAN}\U0001f600", "line\nfeed"]
+    bodies = [b"", b"\0\xff\x00", bytes(range(256)), b"plain"]
+    jobs = [
+        a_job(text, body=body, tenant=text, expires_in=60.0, headers={text: text})
+        for text, body in zip(texts, bodies, strict=True)
+    ]
+    await backend.broker.enqueue(jobs)
+    (first, *rest) = await backend.broker.fetch(["default"], 10, lease=60, wait=0)
+    assert [delivery.job.body for delivery in (first, *rest)] == bodies
+    await backend.broker.settle([Nack(first.receipt, 0.0, error=b"\0why\xff")])
+    await backend.broker.settle([Nack(other.receipt, 0.0) for other in rest])
+    with closing(sqlite3.connect(path)) as connection:
+        moments = dict(connection.execute("SELECT id, due FROM taskq_jobs"))
+        expiries = dict(connection.execute("SELECT id, expires_at FROM taskq_jobs"))
+    again = await backend.broker.fetch(["default"], 10, lease=60, wait=0)
+    for delivery, job in zip(sorted(again, key=lambda one: texts.index(one.job.id)), jobs, strict=True):
+        assert msgspec.structs.replace(delivery.job, expires_in=60.0) == job
+        assert (delivery.due, delivery.expires_at) == (moments[job.id], expiries[job.id])
+        assert delivery.error == (b"\0why\xff" if job.id == first.job.id else None)
+
+
+async def test_jobs_that_do_not_fit_into_one_value_are_fetched_in_parts(backend: Backend, path: Path) -> None:
+    await backend.broker.enqueue([a_job(str(n), body=bytes(1000)) for n in range(10)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 6000)
+        sql, cursor = queries.load(), connection.cursor()
+
+        def fetched() -> list[str]:
+            return [one.job.id for one in fetch.fetch(cursor, sql, ["default"], 10, lease=60, now=time())]
+
+        assert [fetched(), fetched(), fetched()] == [["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"], []]

@@ -11,6 +11,7 @@ import pytest
 import taskq_sqlite
 from taskq_sqlite import connect, queries
 from taskq_sqlite.migrate import migrate, migrations, statements
+from taskq_sqlite.rows import rows_of
 
 from taskq.errors import SchemaOutdated
 
@@ -118,7 +119,7 @@ async def test_the_tables_live_in_the_applications_own_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "index"),
     [
-        ("ready", "taskq_jobs_ready (queue=?)"),
+        ("front", "taskq_jobs_ready (queue=?)"),
         ("promote", "taskq_jobs_timed (queue=? AND state=? AND due<?)"),
         ("upcoming", "taskq_jobs_timed (queue=? AND state=?)"),
         ("park", "taskq_jobs_shown (queue=? AND grp=?)"),
@@ -141,10 +142,11 @@ def test_the_statement_goes_by_its_index(full: sqlite3.Connection, name: str, in
 
 
 def test_a_fetch_neither_sorts_nor_passes_over_what_is_not_due(full: sqlite3.Connection) -> None:
-    assert plan(full, "ready") == ["SEARCH taskq_jobs USING INDEX taskq_jobs_ready (queue=?)"]
-    assert len(full.execute(SQL.ready, ("q1", 10)).fetchall()) == 10
+    steps = [step for step in plan(full, "front") if "taskq_jobs" in step or "TEMP B-TREE" in step]
+    assert steps == ["SEARCH taskq_jobs USING INDEX taskq_jobs_ready (queue=?)"]
+    assert len(rows_of(*full.execute(SQL.front, ("q1", 10)).fetchone())) == 10
 
 
-@pytest.mark.parametrize("name", ["ack", "nack", "dead_letter", "extend", "retake", "lease"])
+@pytest.mark.parametrize("name", ["ack", "held", "nack", "dead_letter", "extend", "retake", "lease"])
 def test_a_receipt_leads_straight_to_its_row(full: sqlite3.Connection, name: str) -> None:
     assert "SEARCH taskq_jobs USING INTEGER PRIMARY KEY (rowid=?)" in plan(full, name)

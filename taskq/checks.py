@@ -25,6 +25,7 @@ def missing(definition: Definition, options: CallOptions, backend: Backend) -> S
         (definition.collect is not None and not traits.unique, "unique keys for what it collects", companion),
         (options.id is not None and not traits.idempotent, "ids of one's own", companion),
         (options.priority != 0 and not (traits.ordered or traits.bands), "priorities", "use a queue for each priority"),
+        (bool(definition.capture) and backend.store is None, "a store for what it captures", companion),
         (bool(definition.keep) and backend.results is None, "kept results", companion),
         (definition.transaction and backend.transactions is None, "transaction=True", "use PostgreSQL or SQLite"),
         (definition.transaction and not traits.fenced, "fenced receipts for transaction=True", companion),

@@ -59,6 +59,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long its oldest job may wait before it takes no more."""
     outbox: str | None = None
     """The database, when it is not the broker's, in whose transactions jobs are deferred."""
+    capture: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """Bytes of what each job logs and prints that are kept, of tasks that do not say it themselves."""
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 

@@ -35,6 +35,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     dependencies: Mapping[str, Dependency] = {}
     version: int = 1
     upcast: Upcast | None = None
+    capture: int | None = None
 
 
 def refuse_retries(definition: Definition) -> None:

@@ -24,6 +24,9 @@ Seconds = float | timedelta
 Executor = Literal["loop", "thread", "process"]
 Idempotence = Literal["guarded"] | bool
 
+MOST_CAPTURED = 1 << 20
+"""Bytes: they are written anew each second in which a job has something to say."""
+
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "on_conflict": get_args(OnConflict),
     "delivery": get_args(Guarantee),
@@ -103,6 +106,8 @@ class TaskOptions(Options, total=False):
     """How many calls may begin in a time, or run at once: see ``taskq.RateLimit`` and ``taskq.Concurrency``."""
     precondition: Callable[..., bool | Awaitable[bool]]
     """Asked before each run, in its lease and with its arguments: False discards the job."""
+    capture: int
+    """Bytes of what each job logs and prints that are kept, the last ones, for ``taskq logs``; 0: none."""
 
 
 class CallOptions(Struct, frozen=True, kw_only=True):
@@ -227,6 +232,9 @@ def check_option(name: str, value: Any) -> Any:
         case "group_limit" | "attempts" | "max_losses" | "version":
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name}={value!r}: give a whole number of at least 1")
+        case "capture":
+            if type(value) is not int or not 0 <= value <= MOST_CAPTURED:
+                raise ConfigError(f"capture={value!r}: give a number of bytes from 0 to {MOST_CAPTURED:,}")
         case "upcast":
             if not callable(value):
                 raise ConfigError(f"upcast={value!r}: give a function of (version, arguments)")

@@ -119,7 +119,7 @@ def lengthened(
 
 def put_off(history: History, delivery: Delivery, reason: str, redact: Redact | None = None) -> list[Uncounted]:
     """The runs that did not count with this one, the newest last."""
-    text = reason if redact is None else _redacted(redact, reason)
+    text = reason if redact is None else redacted(redact, reason)
     run = Uncounted(text[:REASON_LIMIT], delivery.attempt, delivery.now)
     return [*history.uncounted[-HISTORY_LIMIT + 1 :], run]
 
@@ -131,7 +131,7 @@ def report(error: Exception, *, attempt: int, at: float, redact: Redact | None =
     text = "" if isinstance(error, JobTimeout) else "".join(traceback.format_exception(error))
     message = text_of(error)
     if redact is not None:
-        message, text = _redacted(redact, message), _redacted(redact, text)
+        message, text = redacted(redact, message), redacted(redact, text)
     return ErrorReport(
         type=name,
         message=message[:MESSAGE_LIMIT],
@@ -155,7 +155,8 @@ def line_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text_of(error)}"
 
 
-def _redacted(redact: Redact, text: str) -> str:
+def redacted(redact: Redact, text: str) -> str:
+    """What the hook leaves of a text."""
     try:
         return redact(text)
     except Exception:  # noqa: BLE001 - better nothing than what was to be taken out

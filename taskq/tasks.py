@@ -202,6 +202,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         limits=rest.get("limits", ()),
         collect=collect,
         precondition=rest.get("precondition"),
+        capture=rest.get("capture"),
         dependencies=dependencies_of(function),
         version=rest.get("version", 1),
         upcast=rest.get("upcast"),

@@ -13,6 +13,7 @@ from taskq.context import Current, running
 from taskq.depends import Scoped
 from taskq.events import Events
 from taskq.job import Delivery, Job
+from taskq.joblog import mark_records
 from taskq.live import Lives
 from taskq.middleware import Middleware
 from taskq.options import check_queue
@@ -53,9 +54,11 @@ class Working:
     async def make(self, scope: Scoped, desk: TickDesk, options: Mapping[str, Any]) -> Worker:
         """A worker on what is open here, its tasks' dependencies provided by ``scope``."""
         live = self._lives.here()
+        mark_records()
+        recorder = self.recipe.recorder(live.backend)
         worker_options = self.options(options)
-        runnables = await self.recipe.runnables(scope, worker_options.pools)
-        stations: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        runnables = await self.recipe.runnables(scope, worker_options.pools, recorder)
+        stations: list[Callable[[], Coroutine[Any, Any, None]]] = [] if recorder is None else [recorder.run]
         if worker_options.until == "asked":
             ticker = self.recipe.ticker(live.backend, self._schedules, desk)
             stations += [ticker.run] if ticker is not None and worker_options.schedules else []

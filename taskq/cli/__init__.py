@@ -17,6 +17,7 @@ from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
 from taskq.cli.explain import explain
 from taskq.cli.job import job
+from taskq.cli.job_logs import logs_command
 from taskq.cli.jobs import jobs
 from taskq.cli.migrate import migrate
 from taskq.cli.outbox import outbox
@@ -53,6 +54,7 @@ COMMANDS = (
     jobs,
     job,
     explain,
+    logs_command,
     batch,
     cancel,
     dead,

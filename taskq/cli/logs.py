@@ -30,6 +30,7 @@ from taskq.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from taskq.joblog.sources import FIELDS, PREFIX
 
 Format = Literal["text", "json"]
 
@@ -195,7 +196,9 @@ def as_json(record: logging.LogRecord) -> str:
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    """What a record has beside the usual, its job's fields under their plain names where nobody else uses these."""
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    return {name: fields.pop(PREFIX + name) for name in FIELDS if PREFIX + name in fields} | fields
 
 
 def _traceback(record: logging.LogRecord) -> str:

@@ -17,6 +17,7 @@ from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError, EncodeError, UnknownTask
+from taskq.joblog import Recorder
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
 from taskq.ownbatch import Prepare
@@ -103,21 +104,38 @@ class Recipe(Struct, frozen=True):
             return Executors(threads=threads, processes=processes)
         return Executors(threads=pool.threads or threads, processes=pool.processes or processes, sync=pool.executor)
 
-    async def runnables(self, scope: Scoped, pools: Iterable[PoolOptions]) -> Mapping[str, Mapping[str, Runnable]]:
+    def recorder(self, backend: Backend) -> Recorder | None:
+        """Who keeps what jobs log and print; nobody where no task wants that, or nothing can be kept."""
+        wanted = any(map(self._captured, self.tasks.values()))
+        return Recorder(backend.store, self.redact) if wanted and backend.store is not None else None
+
+    def _captured(self, task: Task[..., Any]) -> int:
+        own = task.definition.capture
+        return self.settings.capture if own is None else own
+
+    async def runnables(
+        self, scope: Scoped, pools: Iterable[PoolOptions], recorder: Recorder | None
+    ) -> Mapping[str, Mapping[str, Runnable]]:
         """For each pool every task as it runs there; opens what they depend on in ``scope``."""
-        return {pool.name: await self._runnables(scope, self.settings.pools.get(pool.name)) for pool in pools}
+        return {pool.name: await self._runnables(scope, self.settings.pools.get(pool.name), recorder) for pool in pools}
 
-    async def _runnables(self, scope: Scoped, pool: PoolSettings | None) -> Mapping[str, Runnable]:
+    async def _runnables(
+        self, scope: Scoped, pool: PoolSettings | None, recorder: Recorder | None
+    ) -> Mapping[str, Runnable]:
         executors = self.executors(pool)
-        return {name: await self.runnable(task, executors, scope) for name, task in self.tasks.items()}
+        return {name: await self.runnable(task, executors, scope, recorder) for name, task in self.tasks.items()}
 
-    async def runnable(self, task: Task[..., Any], executors: Executors, scope: Scoped) -> Runnable:
+    async def runnable(
+        self, task: Task[..., Any], executors: Executors, scope: Scoped, recorder: Recorder | None = None
+    ) -> Runnable:
         """One task as a worker runs it."""
         definition = task.definition
         policy = msgspec.structs.replace(
             task.policy(self.settings.keep_dead), on_dead=self.follow_up(definition), redact=self.redact
         )
-        handler = await build_handler(definition, executors, scope, self.middleware)
+        captured = 0 if recorder is None else self._captured(task)
+        layers = [recorder.layer(captured), *self.middleware] if recorder is not None and captured else self.middleware
+        handler = await build_handler(definition, executors, scope, layers)
         if definition.collect is not None:
             handler = collecting(handler, task.signature.decode, next(iter(task.signature.names)))
         return Runnable(

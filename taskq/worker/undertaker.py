@@ -31,6 +31,8 @@ class Caps(Struct, frozen=True):
 
 
 class Letter(Struct, frozen=True, order=True):
+    """A dead letter as far as caps ask after it, the oldest first."""
+
     died: float
     id: str
     size: int

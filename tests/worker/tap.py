@@ -11,6 +11,7 @@ from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
 from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+from taskq.store import Entry, Store
 
 T = TypeVar("T")
 Verb = Literal["enqueue", "fetch", "settle", "extend"]
@@ -35,6 +36,9 @@ class Tap:
         self.answering = anyio.Event()
         """What was settled is answered when it is set."""
         self.answering.set()
+        self.swapped: list[str] = []
+        """The keys of the store's swaps."""
+        self.store_is_away = False
         self.held: set[str] = set()
         self.most_held = 0
 
@@ -50,7 +54,8 @@ class Tap:
                 async with backend.extender() as inner:
                     yield TappedExtender(self, inner)
 
-            yield replace(backend, broker=TappedBroker(self, backend.broker), extender=extender)
+            store = None if backend.store is None else TappedStore(self, backend.store)
+            yield replace(backend, broker=TappedBroker(self, backend.broker), extender=extender, store=store)
 
     def come(self) -> None:
         self.tried += 1
@@ -100,6 +105,25 @@ class TappedBroker:
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
         return await TappedExtender(self._tap, self._broker).extend(receipts, lease)
+
+
+class TappedStore:
+    def __init__(self, tap: Tap, store: Store) -> None:
+        self._tap = tap
+        self._store = store
+        self.add = store.add
+        self.discard = store.discard
+
+    async def get(self, key: str) -> Entry:
+        if self._tap.store_is_away:
+            raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
+        return await self._store.get(key)
+
+    async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
+        self._tap.swapped.append(key)
+        if self._tap.store_is_away:
+            raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
+        return await self._store.swap(key, old, new, ttl=ttl)
 
 
 class TappedExtender:

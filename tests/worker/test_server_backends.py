@@ -18,7 +18,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on, queue_on_cluster
-from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_stories
+from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_joblog, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -72,6 +72,20 @@ async def test_a_job_says_why_it_does_not_run(url: str) -> None:
         assert (await test_explain.why(app, holder.id))["error"].text == "attempt 1 failed: ValueError: no ink"
         assert (await test_explain.why(app, waiting.id))["holder"].text.startswith(holder.id)
         assert (await test_explain.why(app, behind.id)).keys() == {"group", "holder", "no_worker", "behind"}
+
+
+async def test_what_a_job_says_is_kept(url: str) -> None:
+    app = App(url, capture=10_000)
+
+    @app.task(retry=Retry.fixed(2, 0.0))
+    async def fail() -> None:
+        current().logger.warning("attempt %d", current().attempt)
+        raise ValueError
+
+    async with app:
+        job = await fail.defer()
+        await run_until_idle(app, until="empty")
+        assert await test_joblog.texts(app, job.ref) == [(n, "warning", f"attempt {n}") for n in (1, 2)]
 
 
 async def test_a_result_is_awaited_over_another_connection_than_it_was_deferred_by(url: str) -> None:

@@ -20,7 +20,6 @@ from taskq.call import Call, Chain, Gather, Takes
 from taskq.checks import check_call, check_task
 from taskq.codec import Codec
 from taskq.config import Config, load_config
-from taskq.connect import connect
 from taskq.debounce import Debounce, in_its_burst
 from taskq.deferring import Deferring
 from taskq.definition import Definition
@@ -43,6 +42,7 @@ from taskq.limits.holding import Holding
 from taskq.limits.outside import holding
 from taskq.live import Live, Lives, opened
 from taskq.middleware import DeferMiddleware, Middleware, carry
+from taskq.opening import open_backend
 from taskq.options import CallOptions
 from taskq.pools import check_pools, warnings_of
 from taskq.portal import Portal, refuse_inside_a_loop
@@ -213,7 +213,7 @@ class App:
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[Live]:
         async with AsyncExitStack() as stack:
-            backend = await stack.enter_async_context(connect(self.settings.url))
+            backend = await stack.enter_async_context(open_backend(self.settings, self.events.emit))
             for task in self.registry.tasks.values():
                 self._working.recipe.follow_up(task.definition)
                 for finding in self._check(task, backend, strict=self.settings.strict):

@@ -41,6 +41,11 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Larger priority is asked for first, in so many steps as are configured; nothing is promised of the order."""
     groups: bool
     """``group`` and ``group_limit`` are kept (C-F7)."""
+    max_group_limit: float = inf
+    """The largest ``group_limit`` that is kept."""
+    lanes: bool = False
+    """Less than ``groups``: of a group one job at most is leased, the oldest, but one that is given back goes to the
+    end of its group."""
     fair: bool = False
     """Tenants of a queue take turns. None of the built-in brokers does: they keep the order of C-F4."""
     exclusive: bool

@@ -21,6 +21,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     url: str = "sqlite:///taskq.db"
     """Which backend carries the jobs, and where it is."""
+    companion: str | None = None
+    """The database that keeps what the broker at ``url`` cannot: results, unique keys, schedules and more, for SQS."""
     queues: tuple[Annotated[str, Meta(pattern=QUEUE_NAME)], ...] = ()
     """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
     slots: Count = 100

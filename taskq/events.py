@@ -57,6 +57,10 @@ class SettlementRefused(JobEvent, frozen=True, kw_only=True):
     """A settlement came too late: the job had been fetched again, and this run's end did not count."""
 
 
+class JobRepeated(JobEvent, frozen=True, kw_only=True):
+    """A message brought a job that had ended, or that somebody has in hand; it was recognised, and not run."""
+
+
 class LeaseLost(JobEvent, frozen=True, kw_only=True):
     """A running job's lease was lost; its run is being cancelled."""
 

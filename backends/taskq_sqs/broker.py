@@ -200,7 +200,16 @@ class SqsBroker:
                 )
             except Undecodable as error:
                 await self._put_away(one, queue, name, error)
-        return await self._due(deliveries) if fifo else deliveries
+        return await self._due(await self._first_of_groups(deliveries)) if fifo else deliveries
+
+    async def _first_of_groups(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Of each group one: the service hands out several at once, which would then run side by side."""
+        first: dict[str, Delivery] = {}
+        for delivery in deliveries:
+            first.setdefault(delivery.job.group or delivery.job.id, delivery)
+        if len(first) < len(deliveries):
+            await self.hand_back([one for one in deliveries if one not in first.values()])
+        return list(first.values())
 
     async def _due(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Without those that came too soon: a FIFO queue delays no single message, so these stay leased till then."""

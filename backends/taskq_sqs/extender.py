@@ -62,8 +62,8 @@ async def change(queues: Queues, held: Receipt, lease: float) -> bool:
 
 
 def visibility(lease: float) -> int:
-    """A lease as SQS counts it; 0 would be none."""
-    return max(1, ceil(min(lease, MAX_LEASE)))
+    """A lease as SQS counts it, in whole seconds."""
+    return ceil(min(max(lease, 0.0), MAX_LEASE))
 
 
 async def stands(entry: Awaitable[None]) -> bool:

@@ -17,8 +17,9 @@ from taskq_sqs.settings import Settings
 
 RETENTION = 1_209_600
 """Seconds, the longest there is: what waits longer is lost."""
-MAX_RECEIVES = 20
-"""After so many the service itself sets a message aside: far beyond what a worker lets a job lose."""
+MAX_RECEIVES = 1000
+"""After so many, the most there are, the service itself sets a message aside. Workers do that long before; but each
+time that a message is hidden for a while counts, too."""
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from taskq.broker import Finding
 from taskq.checks import durable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings
-from taskq.connect import connect
+from taskq.opening import open_backend
 
 
 @click.command()
@@ -39,7 +39,7 @@ async def _examine(app: App, strict: bool, offline: bool) -> tuple[Sequence[Find
     if offline:
         return app.check_on(None, strict=strict), "the broker was not asked"
     # Not through the app: that would run its lifespan, and stop at the first error.
-    async with connect(app.settings.url) as backend:
+    async with open_backend(app.settings, app.events.emit) as backend:
         return app.check_on(backend, strict=strict), durable(backend.broker.traits)
 
 

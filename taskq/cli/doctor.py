@@ -12,7 +12,7 @@ from taskq.broker import Backend, Durability, Finding, Traits
 from taskq.checks import check_task, durable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings, write_json, write_table
-from taskq.connect import connect
+from taskq.opening import open_backend
 
 DURABILITIES: Sequence[Durability] = get_args(Durability)
 """The weakest first."""
@@ -42,7 +42,8 @@ def doctor(url: str | None, target: str | None, durability: Durability | None, a
 
 
 async def _examine(app: App, url: str, durability: Durability | None) -> tuple[Traits, Sequence[Finding]]:
-    async with connect(url) as backend:
+    settings = msgspec.structs.replace(app.settings, url=url)
+    async with open_backend(settings, app.events.emit) as backend:
         traits = backend.broker.traits
         looked = await backend.doctor() if backend.doctor is not None else ()
         return traits, [*looked, *_unkept(traits, durability), *_unmet(app, backend)]

@@ -21,6 +21,7 @@ from taskq.events import (
     JobAgain,
     JobEvent,
     JobFinished,
+    JobRepeated,
     JobStarted,
     JobVetoed,
     LeaseLost,
@@ -38,6 +39,7 @@ _log = logging.getLogger("taskq.worker")
 
 _LOGGED: Sequence[type[Event]] = (
     JobFinished,
+    JobRepeated,
     JobAgain,
     JobVetoed,
     SettlementRefused,
@@ -115,6 +117,8 @@ def line_of(event: Event) -> Line:
             return level, f"{event.task} runs again in {event.after:.1f} s: {event.reason}", _told(event.error)
         case SettlementRefused():
             return logging.WARNING, f"{event.task} ended too late: its lease was over and the job fetched again", None
+        case JobRepeated():
+            return logging.DEBUG, f"{event.task} came once more, was recognised and not run", None
         case LeaseLost():
             return logging.WARNING, f"{event.task} lost its lease and is being cancelled", None
         case JobVetoed():

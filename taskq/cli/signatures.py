@@ -14,9 +14,9 @@ from taskq.broker import Admin, Finding
 from taskq.cli.exits import FAILED
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings
-from taskq.connect import connect
 from taskq.fingerprint import Fingerprint, compare, fingerprint, refusal
 from taskq.job import State
+from taskq.opening import open_backend
 
 PAGE = 1000
 _WAITING: Sequence[State] = ("ready", "later", "leased")
@@ -84,7 +84,7 @@ def _read(path: Path) -> Mapping[str, Fingerprint]:
 
 async def _queued(app: App, limit: int) -> Sequence[Finding]:
     """One finding a kind of trouble: of a million jobs that do not fit, the first one tells enough."""
-    async with connect(app.settings.url) as backend:
+    async with open_backend(app.settings, app.events.emit) as backend:
         if backend.admin is None:
             raise click.UsageError("this broker shows no jobs: leave out --queued")
         found: dict[Finding, str] = {}

@@ -13,6 +13,7 @@ from taskq.events import (
     JobAgain,
     JobEvent,
     JobFinished,
+    JobRepeated,
     JobsFetched,
     JobsSettled,
     JobStarted,
@@ -33,6 +34,10 @@ NAMES = {
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
     "taskq.dead.dropped": ("{job}", "Dead letters dropped because their queue had too many"),
     "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
+    "taskq.messages.repeated": (
+        "{message}",
+        "Messages that a companion knew for one too many",
+    ),
     "taskq.settlements.refused": ("{job}", "Ends that came too late: the job had been fetched again"),
     "taskq.fetch.jobs": ("{job}", "Jobs of one fetch"),
     "taskq.fetch.empty": ("{fetch}", "Fetches that found nothing"),
@@ -67,6 +72,7 @@ class Metrics:
         self._again = self._counter("taskq.jobs.again")
         self._rescued = self._counter("taskq.jobs.rescued")
         self._lost = self._counter("taskq.leases.lost")
+        self._repeated = self._counter("taskq.messages.repeated")
         self._refused = self._counter("taskq.settlements.refused")
         self._dropped = self._counter("taskq.dead.dropped")
         self._empty = self._counter("taskq.fetch.empty")
@@ -83,6 +89,7 @@ class Metrics:
         events.subscribe(JobsFetched, self._on_fetched)
         events.subscribe(JobsSettled, self._on_settled)
         events.subscribe(DeadLettersDropped, lambda event: self._dropped.add(event.jobs, _queue(event.queue)))
+        events.subscribe(JobRepeated, lambda event: self._repeated.add(1, _job(event)))
         events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))
         events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))

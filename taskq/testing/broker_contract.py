@@ -26,9 +26,8 @@ from taskq.testing.group_clauses import GroupClauses
 from taskq.testing.settle_clauses import SettleClauses
 
 
-@pytest.mark.anyio
-class BrokerContract(EnqueueClauses, FetchClauses, GroupClauses, SettleClauses, ConnectionClauses, CapabilityClauses):
-    """Every clause from C-E1 to C-A4, and the optional parts a backend hands over."""
+class Deployed:
+    """What the clauses of a backend stand on."""
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -54,3 +53,10 @@ class BrokerContract(EnqueueClauses, FetchClauses, GroupClauses, SettleClauses, 
     def queue(self) -> str:
         """A queue, and a prefix of queues, that no other test uses."""
         return f"q{uuid4().hex[:12]}"
+
+
+@pytest.mark.anyio
+class BrokerContract(
+    EnqueueClauses, FetchClauses, GroupClauses, SettleClauses, ConnectionClauses, CapabilityClauses, Deployed
+):
+    """Every clause from C-E1 to C-A4, and the optional parts a backend hands over."""

@@ -17,7 +17,7 @@ from tests.servers.postgres import postgres
 from tests.servers.process import Process
 
 
-class _Memory:
+class Memory:
     """Memory lives in one process, so its processes share one backend; when the last has gone, so has it."""
 
     def __init__(self) -> None:
@@ -56,11 +56,14 @@ class _Memory:
         backend.broker.close()
         yield
 
+    @property
+    def deployment(self) -> Deployment:
+        return Deployment(open=self.open, residue=self.residue, restart=self.restart, sever=self.sever)
+
 
 @pytest.fixture
 def memory_deployment() -> Deployment:
-    memory = _Memory()
-    return Deployment(open=memory.open, residue=memory.residue, restart=memory.restart, sever=memory.sever)
+    return Memory().deployment
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_the_environment_is_text_and_converted(tmp_path: Path) -> None:
     ("given", "says"),
     [
         ({"slot": 5}, r"unknown setting 'slot' \(App\(\.\.\.\)\); did you mean 'slots'"),
-        ({"zzz": 5}, r"unknown setting 'zzz' .*; known: url, queues, slots"),
+        ({"zzz": 5}, r"unknown setting 'zzz' .*; known: url, companion, queues, slots"),
         ({"slots": 0}, r"setting 'slots' \(App\(\.\.\.\)\): Expected `int` >= 1"),
         ({"slots": "5"}, "setting 'slots' .*: Expected `int`, got `str`"),
         ({"slots": 1.5}, "setting 'slots' .*: Expected `int`"),

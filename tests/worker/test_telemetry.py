@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from taskq import App, Retry, RetryIn, current
 from taskq.broker import QueueStats
 from taskq.errors import ConfigError
-from taskq.events import BrokerLost, JobFinished, JobsFetched, LeaseLost, LoopStalled, SettlementRefused
+from taskq.events import BrokerLost, JobFinished, JobRepeated, JobsFetched, LeaseLost, LoopStalled, SettlementRefused
 from taskq.telemetry import OpenTelemetry
 from taskq.telemetry.metrics import NAMES
 from taskq.telemetry.page import MetricsPage
@@ -127,6 +127,7 @@ async def page_of_a_day() -> str:
             fields: JobFields = {"id": "1", "task": "send", "queue": "mail", "attempt": 1}
             for event in (
                 LeaseLost(**fields),
+                JobRepeated(**fields),
                 SettlementRefused(**fields),
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),

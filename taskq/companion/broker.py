@@ -1,0 +1,274 @@
+"""The four verbs: the store says what is true, the carrier brings word of it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from math import inf
+from secrets import token_hex
+
+from msgspec import Struct
+
+from taskq.broker import Broker, Traits
+from taskq.companion import moves
+from taskq.companion.later import Later
+from taskq.companion.moves import Drop, End, Hide
+from taskq.companion.row import Row, time_to_live
+from taskq.companion.rows import Rows
+from taskq.companion.sender import Sender, carried_by
+from taskq.errors import BrokerError
+from taskq.events import JobRepeated
+from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, JobRef, Lease, Nack, Settlement
+
+_LOOK = 0.5
+"""Seconds between two looks at what has become due, unless the next moment is known."""
+_HIDDEN = 60.0
+"""Seconds for which a message is hidden rather than given up: those hidden are leased, and SQS limits their number."""
+_WORN = 500
+"""Deliveries of one message, after which it is given up for a new one: at 1,000 SQS sets it aside."""
+
+Notify = Callable[[JobRepeated], None]
+
+
+class Receipt(Struct, frozen=True):
+    """What a receipt says: short, for the rest is in the store."""
+
+    nonce: str
+    ref: JobRef
+
+    def __str__(self) -> str:
+        return f"{self.nonce} {self.ref.queue} {self.ref.id}"
+
+
+def read_receipt(text: str) -> Receipt | None:
+    """None for what never was one."""
+    parts = text.split(" ", 2)
+    return Receipt(parts[0], JobRef(parts[1], parts[2])) if len(parts) == 3 else None
+
+
+class CompanionBroker:
+    """Jobs whose messages one broker carries, and of which a store knows the rest."""
+
+    def __init__(self, carrier: Broker, rows: Rows, later: Later, traits: Traits, notify: Notify) -> None:
+        self._carrier = carrier
+        self._rows = rows
+        self._later = later
+        self._traits = traits
+        self._notify = notify
+        self.sender = Sender(rows, later, carrier)
+        self._looked: dict[str, float] = {}
+        self._returns: set[asyncio.Task[None]] = set()
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        return await self.sender.enqueue(jobs)
+
+    async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
+        if limit <= 0 or not queues:
+            return []
+        loop = asyncio.get_running_loop()
+        until = loop.time() + wait
+        while True:
+            ahead = min(await asyncio.gather(*(self._launch(queue) for queue in queues)))
+            left = max(0.0, until - loop.time())
+            messages = await self._carrier.fetch(queues, limit, lease=lease, wait=min(left, ahead))
+            taken = await self._admit(messages, lease) if messages else []
+            if taken or loop.time() >= until:
+                return taken
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        receipts = [read_receipt(settlement.receipt) for settlement in settlements]
+        held: dict[Receipt, int] = {}
+        for at, receipt in enumerate(receipts):
+            if receipt is not None:
+                held.setdefault(receipt, at)
+        if settlements and not held:
+            await ping(self._rows)
+        ends = await asyncio.gather(
+            *(self._end(receipt, settlements[at]) for receipt, at in held.items()), return_exceptions=True
+        )
+        answers, done = [False] * len(settlements), list[End]()
+        for at, end in zip(held.values(), ends, strict=True):
+            if isinstance(end, End):
+                answers[at] = True
+                done.append(end)
+        # What is written down counts, whatever becomes of the messages: one that stays is one too many later.
+        with suppress(BrokerError):
+            await self._after(done)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return answers
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
+        return await extend(self._rows, self._carrier.extend, receipts, lease)
+
+    async def close(self) -> None:
+        """Give back what nobody got."""
+        if self._returns:
+            await asyncio.wait(self._returns)
+
+    # Steps
+
+    async def _launch(self, queue: str) -> float:
+        """Send what is due, if it is time to look; seconds until it is again."""
+        loop = asyncio.get_running_loop()
+        ahead = self._ahead(queue, loop.time())
+        if ahead > 0:
+            return ahead
+        self._looked[queue] = loop.time()
+        await self.sender.launch(queue)
+        return max(self._ahead(queue, loop.time()), 0.001)
+
+    def _ahead(self, queue: str, now: float) -> float:
+        return min(self._looked.get(queue, -inf) + _LOOK, self._later.next_moment(queue)) - now
+
+    async def _admit(self, messages: Sequence[Delivery], lease: float) -> list[Delivery]:
+        """Those that may be run now, in a task of its own: what is leased for a caller who has gone is given back."""
+        admitting = asyncio.get_running_loop().create_task(self._admitted(messages, lease))
+        try:
+            leased = await asyncio.shield(admitting)
+        except asyncio.CancelledError:
+            returning = asyncio.get_running_loop().create_task(self._give_back(admitting))
+            self._returns.add(returning)
+            returning.add_done_callback(self._returns.discard)
+            raise
+        return [_delivery(row, now) for row, now in leased]
+
+    async def _admitted(self, messages: Sequence[Delivery], lease: float) -> list[tuple[Row, float]]:
+        found = await asyncio.gather(*(self._judge(message, lease) for message in messages), return_exceptions=True)
+        leased = [one for one in found if isinstance(one, tuple)]
+        errors = [one for one in found if isinstance(one, BaseException)]
+        if errors and not leased:
+            raise errors[0]
+        await self._rows.enter("leased", (row for row, _ in leased), lease)
+        # Nobody has noted those yet that came from elsewhere.
+        foreign = [(row, now) for row, now in leased if not row.life]
+        await self._rows.enter("live", (row for row, _ in foreign))
+        for row, now in foreign:
+            await self._rows.list_queue(row.called.queue, now)
+        return leased
+
+    async def _judge(self, message: Delivery, lease: float) -> tuple[Row, float] | None:
+        """The row that this message leases; without one it is put away or off."""
+        life, job = carried_by(message)
+        nonce = token_hex(8)
+
+        def think(row: Row | None, now: float) -> tuple[Row | None, tuple[Row | None, moves.Verdict]]:
+            wanted, verdict = moves.admitted(row, message, job, life, lease, nonce, now)
+            return wanted, (wanted, verdict)
+
+        (row, verdict), now = await self._rows.change(JobRef(job.queue, job.id), think)
+        match verdict:
+            case Row():
+                if verdict.called.unique is not None and verdict.called.unique_until == "start":
+                    await self._rows.free(verdict)
+                return verdict, now
+            case Drop():
+                self._tell(message, job)
+                await self._carrier.settle([Ack(message.receipt)])
+            case Hide(seconds, copy):
+                if copy:
+                    self._tell(message, job)
+                await self._hide(row, message.receipt, message.fence, seconds, now)
+        return None
+
+    async def _hide(self, row: Row | None, receipt: str, deliveries: int, seconds: float, now: float) -> None:
+        """Let the message come again then; or, if that is far off, something in its place."""
+        if row is None:
+            await self._carrier.settle([Nack(receipt, seconds, counted=False)])
+            return
+        in_line = row.called.group is not None and self._traits.groups
+        if row.state == "sent" and ((seconds > _HIDDEN and not in_line) or deliveries >= _WORN):
+            await self.sender.put_off(row, now)
+            await self._carrier.settle([Ack(receipt)])
+            return
+        (answer,) = await self._carrier.extend([receipt], min(seconds, self._carrier.traits.max_lease))
+        if answer is Lease.LOST and row.state == "sent":
+            await self.sender.put_off(row, now)
+
+    def _tell(self, message: Delivery, job: Job) -> None:
+        self._notify(JobRepeated(id=job.id, task=job.task, queue=job.queue, attempt=message.attempt))
+
+    async def _give_back(self, admitting: "asyncio.Task[list[tuple[Row, float]]]") -> None:
+        with suppress(BrokerError):
+            leased = await admitting
+            for row, _ in leased:
+                await self._rows.change(row.ref, partial(_unseen, row))
+            await self._carrier.extend([row.carrier for row, _ in leased], 0.0)
+
+    async def _end(self, receipt: Receipt, settlement: Settlement) -> End | None:
+        nonce = receipt.nonce
+        end, _ = await self._rows.change(receipt.ref, lambda row, now: moves.settled(row, nonce, settlement, now))
+        return end
+
+    async def _after(self, ends: Sequence[End]) -> None:
+        """What follows from ends that are written down."""
+        over = [end for end in ends if not isinstance(end.settlement, Nack)]
+        dead = [end for end in ends if isinstance(end.settlement, DeadLetter)]
+        steps: list[Awaitable[object]] = [self._rows.enter("dead", [end.after], _kept(end)) for end in dead]
+        if over:
+            steps.append(self._carrier.settle([Ack(end.before.carrier) for end in over]))
+            steps.append(self._rows.leave("live", (end.before for end in over)))
+        steps.append(self._rows.leave("leased", (end.before for end in ends)))
+        for end in ends:
+            before, after = end.before, end.after
+            if isinstance(end.settlement, Nack):
+                steps.append(self._hide(after, before.carrier, before.worn, end.settlement.after, end.now))
+            elif before.holds:
+                steps.append(self._rows.hold(after, end.now) if after.holds else self._rows.free(before))
+        for failed in await asyncio.gather(*steps, return_exceptions=True):
+            if isinstance(failed, BaseException):
+                raise failed
+
+
+async def extend(
+    rows: Rows, carry: Callable[[Sequence[str], float], Awaitable[object]], receipts: Sequence[str], lease: float
+) -> list[Lease]:
+    """The store's answer is the one that counts; a message that comes meanwhile is hidden again."""
+    held = {text: receipt for text in receipts if (receipt := read_receipt(text)) is not None}
+    if receipts and not held:
+        await ping(rows)
+
+    async def one(receipt: Receipt) -> tuple[Lease, Row | None]:
+        answer, _ = await rows.change(receipt.ref, lambda row, now: moves.extended(row, receipt.nonce, lease, now))
+        return answer
+
+    answers = dict(zip(held, await asyncio.gather(*map(one, held.values())), strict=True))
+    leased = [row for _, row in answers.values() if row is not None]
+    if leased:
+        await carry([row.carrier for row in leased], lease)
+        await rows.enter("leased", leased, max(lease, 0.001))
+    return [answers[text][0] if text in answers else Lease.LOST for text in receipts]
+
+
+async def ping(rows: Rows) -> None:
+    """Raises BrokerError when the store cannot be reached: to call receipts void meanwhile would be a guess."""
+    await rows.store.swap("companion:ping", None, None)
+
+
+def _unseen(leased: Row, row: Row | None, _now: float) -> tuple[Row | None, bool]:
+    return moves.unseen(row, leased)
+
+
+def _kept(end: End) -> float:
+    """How long a dead letter is noted."""
+    return time_to_live(end.after, end.now)
+
+
+def _delivery(row: Row, now: float) -> Delivery:
+    return Delivery(
+        job=row.called,
+        attempt=row.attempt,
+        losses=row.losses,
+        fence=row.fence,
+        receipt=str(Receipt(row.nonce, row.ref)),
+        now=now,
+        due=row.due,
+        expires_at=row.expires_at,
+        cancelled=row.cancelled,
+        error=row.error,
+    )

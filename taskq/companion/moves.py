@@ -1,0 +1,262 @@
+"""What happens to a row: pure functions of the row as it is and the store's clock.
+
+Each answers the row as it is to be (None: it is to be gone; the same: nothing changes) and what its caller has to do.
+"""
+
+from math import inf
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from taskq.companion.row import KEPT, SENDING, Row
+from taskq.job import Ack, DeadLetter, Delivery, Job, Lease, Nack, Settlement
+
+LEDGER = 3600.0
+"""Seconds for which an ended job is remembered."""
+
+
+# Adding
+
+
+def begun(row: Row | None, job: Job, life: str, now: float) -> tuple[Row, bool]:
+    """A new life of the id; False where it is live or dead."""
+    if row is not None and row.state != "ended":
+        return row, False
+    due = _due(job, now)
+    until = job.unique_until
+    new = Row(
+        life=life,
+        state="new",
+        job=job,
+        due=due,
+        until=now + SENDING,
+        expires_at=None if job.expires_in is None else due + job.expires_in,
+        holds=job.unique is not None,
+        key_until=inf if isinstance(until, str) else now + until,
+    )
+    return new, True
+
+
+def withdrawn(row: Row | None, life: str) -> tuple[Row | None, None]:
+    """Gone again, as long as nobody has it."""
+    return (None if row is not None and row.life == life and row.state == "new" else row), None
+
+
+def placed(row: Row | None, life: str, now: float) -> tuple[Row | None, None]:
+    """Known to be on its way, or noted for its moment."""
+    if row is None or row.life != life or row.state != "new":
+        return row, None
+    return replace(row, state="later" if row.due > now else "sent", until=0.0), None
+
+
+def launched(row: Row | None, due: float, now: float) -> tuple[Row | None, bool | None]:
+    """True: its moment has come, send it. None: somebody is at it. False: this was not its moment, or it is gone."""
+    if row is None or row.state not in ("later", "new") or row.due > due:
+        return row, False
+    if row.state == "new" and row.until > now:
+        return row, None
+    return _resent(row, now), True
+
+
+def replaced(row: Row | None, life: str, job: Job, now: float) -> tuple[Row | None, bool | None]:
+    """The waiting holder of a key with another call; False where it may not have one, None where it is gone."""
+    if row is None or row.life != life or not row.holds:
+        return row, None
+    if row.cancelled or row.state in ("leased", "dead"):
+        return row, False
+    due = _due(job, now)
+    call = replace(
+        row.called,
+        task=job.task,
+        body=job.body,
+        headers=job.headers,
+        priority=job.priority,
+        delay=job.delay,
+        run_at=job.run_at,
+        expires_in=job.expires_in,
+    )
+    expires_at = None if job.expires_in is None else due + job.expires_in
+    # Of a message that is on its way already the moment is looked at when it comes; one that is hidden comes too late.
+    anew = row.state != "sent" or row.due > now
+    again = replace(row, job=call, due=due, expires_at=expires_at)
+    return (_resent(again, now) if anew else again), True
+
+
+# Delivering
+
+
+class Drop(Struct, frozen=True):
+    """The message is one too many."""
+
+
+class Hide(Struct, frozen=True):
+    """Not now: should its job be needed again, it is there."""
+
+    seconds: float
+    copy: bool = False
+    """Somebody has its job in hand."""
+
+
+Verdict = Row | Drop | Hide
+
+
+def admitted(
+    row: Row | None, message: Delivery, job: Job, life: str, lease: float, nonce: str, now: float
+) -> tuple[Row | None, Verdict]:
+    """What is to become of a message: the row it leases, or why it leases none."""
+    if row is None:
+        if message.due > message.now:
+            return None, Hide(message.due - message.now)
+        # What was ours and is unknown may have run: a task that runs at most once must not find it new.
+        row = Row(
+            life=life,
+            state="sent",
+            job=job,
+            due=message.due,
+            attempt=message.attempt,
+            losses=message.losses + bool(life),
+            fence=message.fence,
+            expires_at=message.expires_at,
+            error=message.error,
+        )
+    if row.life != life or not row.live or (row.state == "later" and row.due > now):
+        return row, Drop()
+    if row.state == "leased":
+        if row.until > now:
+            return row, Hide(row.until - now, copy=True)
+        row = replace(row, losses=row.losses + 1, due=row.until)
+    if row.due > now:
+        return row, Hide(row.due - now)
+    leased = replace(
+        row,
+        state="leased",
+        until=now + lease,
+        fence=row.fence + 1,
+        nonce=nonce,
+        carrier=message.receipt,
+        worn=message.fence,
+        holds=row.holds and row.called.unique_until != "start",
+    )
+    return leased, leased
+
+
+def unseen(row: Row | None, leased: Row) -> tuple[Row | None, bool]:
+    """As if it had never been leased: nobody got this delivery."""
+    if row is None or row.nonce != leased.nonce:
+        return row, False
+    return replace(row, state="sent", nonce="", carrier="", until=0.0), True
+
+
+def put_off(row: Row | None, life: str) -> tuple[Row | None, None]:
+    """Its message is given up for another one, to be sent when its moment has come."""
+    if row is None or row.life != life or row.state != "sent":
+        return row, None
+    return replace(row, state="later"), None
+
+
+# Ending
+
+
+class End(Struct, frozen=True):
+    """A settlement that counted."""
+
+    settlement: Settlement
+    before: Row
+    after: Row
+    now: float
+
+
+def settled(row: Row | None, nonce: str, settlement: Settlement, now: float) -> tuple[Row | None, End | None]:
+    """What follows, if the receipt was good."""
+    if row is None or row.state != "leased" or row.nonce != nonce:
+        return row, None
+    after = _settled(row, settlement, now)
+    return after, End(settlement, row, after, now)
+
+
+def _settled(row: Row, settlement: Settlement, now: float) -> Row:
+    match settlement:
+        case Ack(outcome=outcome, keep=keep):
+            kept = now + keep if outcome is not None else now
+            return _ended(row, outcome if keep > 0 else None, kept, now)
+        case Nack(after=after, counted=counted, error=error):
+            return replace(
+                row,
+                state="sent",
+                due=now + after,
+                until=0.0,
+                nonce="",
+                carrier="",
+                attempt=row.attempt + counted,
+                error=row.error if error is None else error,
+            )
+        case DeadLetter(outcome=outcome, keep=keep):
+            holds = row.holds and row.called.unique_until == "success"
+            return replace(
+                row, state="dead", nonce="", carrier="", due=now, until=now + keep, outcome=outcome, holds=holds
+            )
+
+
+def extended(row: Row | None, nonce: str, lease: float, now: float) -> tuple[Row | None, tuple[Lease, Row | None]]:
+    """Its lease from now on."""
+    if row is None or row.state != "leased" or row.nonce != nonce:
+        return row, (Lease.LOST, None)
+    return replace(row, until=now + lease), (Lease.CANCELLED if row.cancelled else Lease.HELD, row)
+
+
+# What operators ask for
+
+
+def cancelled(row: Row | None, now: float, *, lanes: bool) -> tuple[Row | None, Row | None]:
+    """The row as it was, where there is a live one. Unless one is on its way, it needs a new message (``new``)."""
+    if row is None or not row.live:
+        return row, None
+    marked = replace(row, cancelled=True)
+    if row.state == "leased":
+        return marked, row
+    # Others of its group may stand before its message.
+    coming = row.state == "sent" and row.due <= now and not (lanes and row.called.group is not None)
+    return (marked if coming else _resent(replace(marked, due=min(row.due, now)), now)), row
+
+
+def revived(row: Row | None, now: float) -> tuple[Row | None, Row | None]:
+    """A dead letter at its beginning, holding its key if it can; the row as it was."""
+    if row is None or row.state != "dead":
+        return row, None
+    expires_in = row.called.expires_in
+    again = replace(
+        row,
+        due=now,
+        attempt=1,
+        losses=0,
+        outcome=None,
+        cancelled=False,
+        expires_at=None if expires_in is None else now + expires_in,
+        holds=row.called.unique is not None and row.key_until > now,
+    )
+    return _resent(again, now), row
+
+
+def restored(row: Row | None, before: Row) -> tuple[Row | None, None]:
+    """Dead after all."""
+    return (before if row is not None and row.life == before.life and row.state == "new" else row), None
+
+
+def purged(row: Row | None) -> tuple[Row | None, Row | None]:
+    """Without the dead letter; the row as it was."""
+    return (None, row) if row is not None and row.state == "dead" else (row, None)
+
+
+def _resent(row: Row, now: float) -> Row:
+    astray = row.astray or row.state in ("new", "sent")
+    return replace(row, state="new", until=now + SENDING, sent=row.sent + 1, astray=astray)
+
+
+def _ended(row: Row, outcome: bytes | None, kept: float, now: float) -> Row:
+    # Its message, should it stay, comes again when the lease ends; of one astray nobody knows when it comes.
+    remembered = max(row.until, now) + (KEPT if row.astray else LEDGER)
+    return Row(life=row.life, state="ended", outcome=outcome, kept=kept, until=max(remembered, kept))
+
+
+def _due(job: Job, now: float) -> float:
+    return now + job.delay if job.run_at is None else max(now, job.run_at)

@@ -63,6 +63,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The database, when it is not the broker's, in whose transactions jobs are deferred."""
     capture: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     """Bytes of what each job logs and prints that are kept, of tasks that do not say it themselves."""
+    payloads: str | None = None
+    """Where calls are kept that are too large for the broker; None: they are refused."""
+    payload_size: Count = 64 << 20
+    """Bytes that such a call may have."""
+    payload_keep: Positive = 30 * 86_400.0
+    """How long one is kept beyond the moment at which its job is due, unless the job ends before."""
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 

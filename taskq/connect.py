@@ -9,6 +9,7 @@ from taskq.errors import ConfigError, UnknownScheme
 
 GROUP = "taskq.backends"
 MIGRATIONS = "taskq.migrations"
+PAYLOADS = "taskq.payloads"
 
 Opener = Callable[..., AbstractAsyncContextManager[Backend]]
 
@@ -27,6 +28,11 @@ def migrations(url: str) -> Migrations | None:
     _load(GROUP, url)
     found: Callable[[str], Migrations] | None = _load(MIGRATIONS, url)
     return None if found is None else found(url)
+
+
+def payload_opener(url: str) -> Any:
+    """What opens the place behind ``url`` where somebody else's package keeps payloads; None when none does."""
+    return _load(PAYLOADS, url)
 
 
 def _load(group: str, url: str) -> Any:

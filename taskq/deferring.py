@@ -122,7 +122,7 @@ def _refuse_oversize(job: Job, backend: Backend) -> None:
     if len(job.body) > limit:
         raise PayloadTooLarge(
             f"task {job.task}: the call takes {len(job.body):,} bytes, the broker {limit:,}; "
-            "store the content elsewhere and pass where it is"
+            "store the content elsewhere and pass where it is, or let App(payloads=...) do so"
         )
 
 

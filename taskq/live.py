@@ -16,6 +16,7 @@ from taskq.depends import Scoped
 from taskq.errors import ConfigError
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
+from taskq.payloads import with_payloads
 from taskq.spool import Bounds, spooling
 
 
@@ -57,6 +58,9 @@ async def opened(
     """What stands between callers and the open ``backend``. Raises ConfigError for an outbox that a task cannot use."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
+        if settings.payloads is not None:
+            keeping = with_payloads(backend, settings.payloads, limit=settings.payload_size, keep=settings.payload_keep)
+            backend = await stack.enter_async_context(keeping)
         sending, relay = await _sending(backend, settings, definitions, stack)
         batcher = Batcher(sending.broker)
         collector = None if backend.store is None else Collector(backend.store, enqueue)

@@ -34,7 +34,7 @@ def config(target: str | None, task_name: str | None, as_json: bool) -> None:
         _explain(load_app(target), task_name, as_json=as_json)
         return
     found: Config = load_config({}, os.environ, Path.cwd()) if target is None else load_app(target).config
-    settings = msgspec.to_builtins(found.settings) | {"url": _PASSWORD.sub("***", found.settings.url)}
+    settings = {name: _shown(value) for name, value in msgspec.to_builtins(found.settings).items()}
     if as_json:
         for name, value in settings.items():
             write_json({"setting": name, "value": value, "source": found.sources[name]})
@@ -69,6 +69,11 @@ def _explain(app: App, name: str, *, as_json: bool) -> None:
         write_json({"task": name, **shown})
     else:
         write_table(("option", "value"), [(option, _text(value)) for option, value in shown.items()], widest=1000)
+
+
+def _shown(value: object) -> object:
+    """Without the passwords of URLs."""
+    return _PASSWORD.sub("***", value) if isinstance(value, str) and "://" in value else value
 
 
 def _text(value: object) -> str:

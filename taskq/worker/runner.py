@@ -35,6 +35,7 @@ from taskq.outcome import (
     screen,
 )
 from taskq.ownbatch import Prepare
+from taskq.payloads import not_here
 from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.store import Store
@@ -198,7 +199,7 @@ class Runner:
                 body = brought_up(body, version, runnable.upcast)
             arguments = runnable.decode(body)
         except DecodeError as error:
-            return run, Undecodable(error)
+            return run, Undecodable(not_here(delivery.job) or error)
         run.runnable = runnable
         run.current = Current(delivery, arguments, self._means[delivery.job.task])
         return run, None

@@ -141,8 +141,9 @@ def test_config_tells_what_counts_for_a_task(shell: Shell) -> None:
 
 
 def test_config_shows_no_password(shell: Shell) -> None:
-    ran = shell.run("config", TASKQ_URL="redis://user:secret@host/0")
+    ran = shell.run("config", TASKQ_URL="redis://user:secret@host/0", TASKQ_OUTBOX="postgresql://user:secret@db/shop")
     assert "redis://user:***@host/0" in ran.out
+    assert "postgresql://user:***@db/shop" in ran.out
     assert "secret" not in ran.out
 
 

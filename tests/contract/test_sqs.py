@@ -3,6 +3,8 @@
 Alone, and with a companion. Every day what one of them has and the others have not; the rest of each takes its time.
 """
 
+import os
+
 import pytest
 
 from taskq.testing.broker_contract import BrokerContract, Deployed
@@ -15,6 +17,9 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import sqs as sqs
 from tests.servers.process import Process
+
+WHOLE = "TASKQ_TEST_LONG" in os.environ
+"""Whole suites of each pairing take minutes: they are no tests by day."""
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
@@ -31,6 +36,8 @@ class TestSqsBroker(BrokerContract):
 
 @pytest.mark.long
 class TestSqsFifoBroker(BrokerContract):
+    __test__ = WHOLE
+
     @pytest.fixture
     def deployment(self, sqs: Process) -> Deployment:
         return Tenant(sqs, fifo=True).deployment
@@ -52,6 +59,8 @@ class TestGroupsOfSqsWithCompanion(GroupClauses, Deployed):
 
 @pytest.mark.long
 class TestSqsWithCompanion(BrokerContract):
+    __test__ = WHOLE
+
     @pytest.fixture
     def deployment(self, sqs: Process, companion: Deployment) -> Deployment:
         return paired(Tenant(sqs).deployment, companion)
@@ -59,6 +68,8 @@ class TestSqsWithCompanion(BrokerContract):
 
 @pytest.mark.long
 class TestSqsFifoWithCompanion(BrokerContract):
+    __test__ = WHOLE
+
     @pytest.fixture
     def deployment(self, sqs: Process, companion: Deployment) -> Deployment:
         return paired(Tenant(sqs, fifo=True).deployment, companion)

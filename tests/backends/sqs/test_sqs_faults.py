@@ -3,13 +3,14 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 import anyio
 import pytest
 
-from taskq import App
+from taskq import App, current
 from taskq.errors import BrokerUnavailable
-from taskq.events import JobFinished
+from taskq.events import JobFinished, JobRepeated
 from taskq.retry import Retry
 from taskq.task import Task
 from taskq.testing.faults import Rates, sqs_front
@@ -22,12 +23,13 @@ BAD = Rates(double=0.05, shuffle=0.2, late=0.03, expire=0.02, partly=0.03, throt
 JOBS = 20_000 if os.environ.get("TASKQ_TEST_LONG") else 1_500
 
 
-async def defer_all(app: App, note: Task[[int], None], numbers: Iterable[int]) -> None:
-    """As a client does who wants each of them enqueued at least once."""
+async def defer_all(app: App, note: Task[[int], None], numbers: Iterable[int], *, own_ids: bool = False) -> None:
+    """As a client does who wants each of them enqueued at least once; with ids of its own, once."""
     left: list[int] = list(numbers)
     while left:
         try:
-            answers = [answer async for answer in app.defer_each([note.call(n) for n in left])]
+            calls = [(note.options(id=f"note-{n}") if own_ids else note).call(n) for n in left]
+            answers = [answer async for answer in app.defer_each(calls)]
         except BrokerUnavailable:
             continue
         left = [n for n, answer in zip(left, answers, strict=True) if answer.error is not None]
@@ -92,3 +94,42 @@ async def test_a_bad_day_loses_no_job(sqs: Process) -> None:
     print(f"{JOBS} jobs, lost 0, run more often than wanted {twice}; {dict(front.done)}; {dict(front.calls)}")  # noqa: T201 the figures
     assert set(front.done) == {name for name in Rates.__struct_fields__ if getattr(BAD, name)}
     assert twice
+
+
+@pytest.mark.long
+async def test_as_26_with_a_companion_a_bad_day_doubles_no_effect(
+    sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each run that ends with success leaves one effect, and nothing else may."""
+    monkeypatch.setenv("TASKQ_COMPANION", f"sqlite:///{tmp_path}/companion.db?synchronous=normal")
+    effects: Counter[int] = Counter()
+    aside: list[JobFinished] = []
+    repeated: list[JobRepeated] = []
+    async with sqs_front(sqs.url, BAD, seed=1) as front:
+        app = App(Tenant(sqs, front.url, patience=2).url, slots=200)
+
+        def note_end(event: JobFinished) -> None:
+            if event.end != "returned":
+                aside.append(event)
+
+        app.events.subscribe(JobFinished, note_end)
+        app.events.subscribe(JobRepeated, repeated.append)
+
+        @app.task(idempotent=False, retry=Retry.fixed(50, 0.01))
+        async def note(n: int) -> None:
+            if n % 20 == 0 and current().attempt == 1:
+                raise ConnectionError("by the test")
+            effects[n] += 1
+
+        async with app, app.working():
+            with anyio.fail_after(JOBS / 15):
+                for first in range(0, JOBS, 500):
+                    await defer_all(app, note, range(first, first + 500), own_ids=True)
+                    while not aside and len(effects) < first - 500:  # noqa: ASYNC110 in any order
+                        await anyio.sleep(0.1)
+                while not aside and len(effects) < JOBS:  # noqa: ASYNC110 in any order
+                    await anyio.sleep(0.1)
+    assert not aside
+    assert set(effects.values()) == {1}
+    assert repeated
+    print(f"{JOBS} jobs, lost 0, doubled 0; {len(repeated)} messages too many; {dict(front.done)}")  # noqa: T201 the figures

@@ -42,6 +42,7 @@ from taskq.limits.holding import Holding
 from taskq.limits.outside import holding
 from taskq.live import Live, Lives, opened
 from taskq.middleware import DeferMiddleware, Middleware, carry
+from taskq.notify.notifier import Notifier
 from taskq.opening import open_backend
 from taskq.options import CallOptions
 from taskq.pools import check_pools, warnings_of
@@ -119,6 +120,7 @@ class App:
         self._working = Working(recipe, self._lives, self.events, self.schedules.static)
         self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}
         self._portal = Portal(self._opened)
+        self._notifier = Notifier(self, redact)
 
     def wrap(self, run: Middleware, defer: DeferMiddleware) -> None:
         """Put a layer around everything that wraps handlers and defers already; raises ConfigError once it is open."""
@@ -228,6 +230,7 @@ class App:
             live = await stack.enter_async_context(opened(backend, self.settings, definitions, self.enqueue, scope))
             self._lives.by_loop[live.loop] = live
             stack.callback(self._lives.by_loop.pop, live.loop)
+            await stack.enter_async_context(self._notifier.watching())
             if self._lifespan is not None:
                 await stack.enter_async_context(self._lifespan(self))
             yield live

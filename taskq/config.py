@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME
 from taskq.pools import Count, PoolSettings, check_pools
+from taskq.webhook import Target
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -47,6 +48,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bytes of calls and outcomes that a queue's dead letters have at most; None: any number."""
     strict: bool = False
     """Make ``app.check()``'s warnings errors."""
+    notify: tuple[Target, ...] = ()
+    """Who is told of tasks that fail: webhooks and Slack."""
+    notify_window: Positive = 60.0
+    """How long what is told of a task gathers for one message."""
+    notify_queue: Annotated[str, Meta(pattern=QUEUE_NAME)] = "taskq.notify"
+    """Where messages wait to be sent."""
     on_lost_contact: Literal["cancel", "finish"] = "cancel"
     """What becomes of running jobs whose leases can no longer be extended."""
     stall_warning: Positive = 2.0

@@ -18,7 +18,8 @@
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
     ├── RunError                 what a run learns of its own job
     │   └── StaleRun · EffectUnknown
-    └── ResultNotReady · ResultNotKept
+    ├── ResultNotReady · ResultNotKept
+    └── NotVerified              a webhook that is not what its sender signed, or not from now
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
 """
 
@@ -179,6 +180,10 @@ class ResultNotReady(TaskqError):
 
 class ResultNotKept(TaskqError):
     """The task keeps no results, so there is nothing to wait for."""
+
+
+class NotVerified(TaskqError):
+    """A webhook is not what its sender signed, or not from now: answer 401, and do nothing."""
 
 
 class Signal(Exception):

@@ -35,6 +35,7 @@ def config(target: str | None, task_name: str | None, as_json: bool) -> None:
         return
     found: Config = load_config({}, os.environ, Path.cwd()) if target is None else load_app(target).config
     settings = {name: _shown(value) for name, value in msgspec.to_builtins(found.settings).items()}
+    settings["notify"] = [target.name for target in found.settings.notify]
     if as_json:
         for name, value in settings.items():
             write_json({"setting": name, "value": value, "source": found.sources[name]})

@@ -82,7 +82,9 @@ class Recipe(Struct, frozen=True):
             for finding in warnings_of(self.settings.pools, self.queues):
                 _log.warning("%s: %s", finding.subject, finding.message)
             return self.settings.pools
-        wanted = queues or self.settings.queues or dict.fromkeys([*self.queues, "default"])
+        # What the app tells of its jobs comes after all of them.
+        every = sorted(dict.fromkeys([*self.queues, "default"]), key=lambda queue: queue == self.settings.notify_queue)
+        wanted = queues or self.settings.queues or every
         return {UNNAMED: PoolSettings(queues=tuple(wanted), slots=slots)}
 
     def _pool_options(self, name: str, pool: PoolSettings) -> PoolOptions:

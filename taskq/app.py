@@ -53,7 +53,7 @@ from taskq.schedules import Schedules, check_schedule, configured, lacking
 from taskq.store import Store
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
-from taskq.worker.control import CANCEL, pause, resume
+from taskq.worker.control import CANCEL, pause, pauses_of, resume
 from taskq.worker.options import WorkerOptions
 from taskq.worker.recipe import Recipe
 from taskq.worker.runner import Runnable
@@ -340,13 +340,19 @@ class App:
         for first in range(0, len(refs), 1000):
             await self.admin.cancel(refs[first : first + 1000])
 
-    async def pause(self, *queues: str, seconds: float | None = None) -> None:
-        """Stop all workers fetching from these queues within a second, for so long or until resumed."""
-        await pause(self.store, self.backend.hints, queues, seconds)
+    async def pause(
+        self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = (), seconds: float | None = None
+    ) -> None:
+        """Start no more jobs of these queues, tasks and tenants, on any worker, for so long or until resumed.
 
-    async def resume(self, *queues: str) -> None:
-        """Let the workers fetch from these queues again."""
-        await resume(self.store, self.backend.hints, queues)
+        Workers know within a second. A paused queue costs nothing; of a task or tenant each job that waits is fetched
+        and put back every five seconds, as the others of its queue go on.
+        """
+        await pause(self.store, self.backend.hints, pauses_of(queues, tasks, tenants), seconds)
+
+    async def resume(self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = ()) -> None:
+        """Go on with these: within a second with queues, within five more with tasks and tenants."""
+        await resume(self.store, self.backend.hints, pauses_of(queues, tasks, tenants))
 
     def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a coroutine function of this app from code without an event loop; raises RuntimeError inside one."""

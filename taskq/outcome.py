@@ -58,6 +58,8 @@ class Interrupted(Struct, frozen=True):
     begun: bool = True
     """False: nothing of the handler has run."""
     reason: str = "the worker is shutting down"
+    after: float = 0.0
+    """Seconds until it comes again."""
 
 
 class Cancelled(Struct, frozen=True):
@@ -178,8 +180,8 @@ def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float)
         case Interrupted(begun=True, reason=reason):
             again = _put_off(history_of(delivery), delivery, reason, policy)
             return Decision(Nack(delivery.receipt, 0.0, counted=False, error=again), None, reason)
-        case Interrupted(reason=reason):
-            return Decision(Nack(delivery.receipt, 0.0, counted=False), None, reason)
+        case Interrupted(reason=reason, after=after):
+            return Decision(Nack(delivery.receipt, after, counted=False), None, reason)
         case Cancelled():
             return _ack(delivery, policy, "cancelled")
         case Expired():

@@ -1,6 +1,7 @@
-"""``taskq pause``: let workers leave queues alone."""
+"""``taskq pause``: let workers leave queues, tasks or tenants alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import anyio
 import click
@@ -8,28 +9,65 @@ import click
 from taskq.app import App
 from taskq.cli.durations import duration, readable
 from taskq.cli.output import json_option, url_option, write_json
-from taskq.options import check_queue
+from taskq.options import check_queue, check_task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def selection(command: F) -> F:
+    """``[QUEUE...] [--task NAME]... [--tenant NAME]...``"""
+    for option in (
+        click.option("--tenant", "tenants", multiple=True, metavar="NAME", help="Of this tenant."),
+        click.option("--task", "tasks", multiple=True, metavar="NAME", help="Of this task."),
+        click.argument("queues", metavar="[QUEUE...]", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
+
+def checked(queues: Sequence[str], tasks: Sequence[str], tenants: Sequence[str]) -> Sequence[tuple[str, str]]:
+    """What was selected, each with what it is. Raises UsageError for nothing, ConfigError for what cannot be."""
+    if not (queues or tasks or tenants):
+        raise click.UsageError("name a queue, a --task or a --tenant")
+    return [
+        *(("queue", check_queue(name)) for name in queues),
+        *(("task", check_task(name)) for name in tasks),
+        *(("tenant", name) for name in tenants),
+    ]
+
+
+def tell(selected: Sequence[tuple[str, str]], words: str, facts: dict[str, object], *, as_json: bool) -> None:
+    """A line or an object for each."""
+    for kind, name in selected:
+        if as_json:
+            write_json({kind: name, **facts})
+        else:
+            click.echo(f"{name if kind == 'queue' else f'{kind} {name}'}: {words}")
 
 
 @click.command()
-@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+@selection
 @click.option("--for", "seconds", type=duration, metavar="10m", help="Resume by itself after so long.")
 @url_option
 @json_option
-def pause(queues: Sequence[str], seconds: float | None, url: str | None, as_json: bool) -> None:
-    """Let all workers leave queues alone.
+def pause(
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    tenants: Sequence[str],
+    seconds: float | None,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Let all workers leave queues, tasks or tenants alone.
 
     They know within a second. What runs goes on.
     """
-    names = [check_queue(queue) for queue in queues]
+    selected = checked(queues, tasks, tenants)
 
     async def act() -> None:
         async with App(url) as app:
-            await app.pause(*names, seconds=seconds)
+            await app.pause(*queues, tasks=tasks, tenants=tenants, seconds=seconds)
 
     anyio.run(act)
-    for queue in names:
-        if as_json:
-            write_json({"queue": queue, "paused": True, "seconds": seconds})
-        else:
-            click.echo(f"{queue}: paused {'until resumed' if seconds is None else f'for {readable(seconds)}'}")
+    words = f"paused {'until resumed' if seconds is None else f'for {readable(seconds)}'}"
+    tell(selected, words, {"paused": True, "seconds": seconds}, as_json=as_json)

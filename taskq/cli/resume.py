@@ -1,4 +1,4 @@
-"""``taskq resume``: let workers fetch from paused queues again."""
+"""``taskq resume``: let workers go on with what was paused."""
 
 from collections.abc import Sequence
 
@@ -6,25 +6,21 @@ import anyio
 import click
 
 from taskq.app import App
-from taskq.cli.output import json_option, url_option, write_json
-from taskq.options import check_queue
+from taskq.cli.output import json_option, url_option
+from taskq.cli.pause import checked, selection, tell
 
 
 @click.command()
-@click.argument("queues", metavar="QUEUE...", nargs=-1, required=True)
+@selection
 @url_option
 @json_option
-def resume(queues: Sequence[str], url: str | None, as_json: bool) -> None:
-    """Let workers fetch from queues again."""
-    names = [check_queue(queue) for queue in queues]
+def resume(queues: Sequence[str], tasks: Sequence[str], tenants: Sequence[str], url: str | None, as_json: bool) -> None:
+    """Let workers go on with queues, tasks or tenants."""
+    selected = checked(queues, tasks, tenants)
 
     async def act() -> None:
         async with App(url) as app:
-            await app.resume(*names)
+            await app.resume(*queues, tasks=tasks, tenants=tenants)
 
     anyio.run(act)
-    for queue in names:
-        if as_json:
-            write_json({"queue": queue, "paused": False})
-        else:
-            click.echo(f"{queue}: resumed")
+    tell(selected, "resumed", {"paused": False}, as_json=as_json)

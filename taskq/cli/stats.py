@@ -11,7 +11,7 @@ from taskq.app import App
 from taskq.broker import QueueStats
 from taskq.cli.durations import readable
 from taskq.cli.output import json_option, url_option, write_json, write_table
-from taskq.worker.control import Paused, paused_queues
+from taskq.worker.control import Paused, is_queue, what_is_paused
 
 TITLES = ("queue", "ready", "leased", "later", "dead", "oldest", "")
 
@@ -35,14 +35,16 @@ def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
         write_table(TITLES, [row(queue, paused) for queue in found])
     else:
         click.echo("No queue holds a job.")
+    if not as_json and (others := [name.replace(":", " ", 1) for name in paused if not is_queue(name)]):
+        click.echo(f"Paused besides: {', '.join(sorted(others))}.")
 
 
 async def _look(url: str | None, queues: Sequence[str]) -> tuple[Sequence[QueueStats], Paused]:
     async with App(url) as app:
         store = app.backend.store
-        paused = await paused_queues(store) if store is not None else {}
+        paused = await what_is_paused(store) if store is not None else {}
         found = list(await app.admin.stats(queues))
-        silent = () if queues else sorted(paused.keys() - {queue.queue for queue in found})
+        silent = () if queues else sorted(set(filter(is_queue, paused)) - {queue.queue for queue in found})
         return [*found, *(await app.admin.stats(silent) if silent else ())], paused
 
 

@@ -9,7 +9,7 @@ from taskq.broker import Admin, Backend, QueueStats, Record
 from taskq.job import JobRef
 from taskq.limits.line import Line, read
 from taskq.report import Ended, History, read_history, read_outcome
-from taskq.worker.control import PAUSED_KEY, Paused, paused_queues
+from taskq.worker.control import PAUSED_KEY, Paused, what_is_paused
 from taskq.worker.presence import Entry, workers
 
 LOOKED_AT = 1000
@@ -60,7 +60,7 @@ async def gather(backend: Backend, admin: Admin, record: Record) -> Evidence:
         history=history,
         ended=None if record.outcome is None else read_outcome(record.outcome),
         stats=stats,
-        paused={} if store is None else await paused_queues(store),
+        paused={} if store is None else await what_is_paused(store),
         workers=entries,
         ready=ready,
         holders=holders,

@@ -7,11 +7,13 @@ from typing import Literal
 from msgspec import Struct
 
 from taskq.broker import Record
+from taskq.expiry import expiry
 from taskq.explain.evidence import LOOKED_AT, Evidence
 from taskq.job import State
 from taskq.report import Ended, ErrorReport, Uncounted
 from taskq.sequel import FLOW
 from taskq.versions import version_of
+from taskq.worker.control import pauses_on
 from taskq.worker.presence import Entry, RunningJob
 from taskq.worker.slots import SUSPICIOUS
 
@@ -119,21 +121,21 @@ def _of_itself(evidence: Evidence) -> Iterator[Reason]:
     record = evidence.record
     if record.cancelled:
         yield Reason("cancelled", "it was asked to be cancelled: it ends when a worker fetches it")
-    if record.expires_at is not None and record.expires_at <= evidence.now:
-        yield Reason(
-            "expired", "it is too late to start, and ends when a worker fetches it; it expired", record.expires_at
-        )
+    expires_at = expiry(record.job.headers, record.expires_at)
+    if expires_at is not None and expires_at <= evidence.now:
+        yield Reason("expired", "it is too late to start, and ends when a worker fetches it; it expired", expires_at)
     if record.losses >= SUSPICIOUS:
         text = f"{record.losses} workers died under it: it runs alone, when a worker has finished everything else"
         yield Reason("suspect", text)
 
 
 def _of_queue(evidence: Evidence) -> Iterator[Reason]:
-    queue = evidence.record.job.queue
-    if queue in evidence.paused:
-        until = evidence.paused[queue]
-        text = f"queue {queue} is paused until " + ("somebody resumes it" if until is None else "a moment")
-        yield Reason("paused", text, until, f"taskq resume {queue}")
+    for name in pauses_on(evidence.record.job):
+        if name in evidence.paused:
+            kind, colon, own = name.partition(":")
+            until, what = evidence.paused[name], f"{kind} {own}" if colon else f"queue {name}"
+            text = f"{what} is paused until " + ("somebody resumes it" if until is None else "a moment")
+            yield Reason("paused", text, until, f"taskq resume --{kind} {own}" if colon else f"taskq resume {name}")
 
 
 def _of_group(evidence: Evidence) -> Iterator[Reason]:

@@ -1,12 +1,13 @@
-"""What operators ask of running workers: pause a queue, cancel a job. The Store is the truth, hints make it quick."""
+"""What operators ask of running workers: pause, cancel a job. The Store is the truth, hints make it quick."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
 import msgspec
 
 from taskq.broker import Backend, Hints
 from taskq.errors import BrokerError, BrokerUnavailable
+from taskq.job import Job
 from taskq.store import Entry, Store
 
 PAUSED_KEY = "taskq:paused"
@@ -19,25 +20,49 @@ POLL, HINTED_POLL = 1.0, 5.0
 An idle worker on Redis then sends less than one command a second, all told.
 """
 
+AGAIN = 5.0
+"""Seconds after which a job of a paused task or tenant comes for another look, as its queue goes on."""
+
 Paused = dict[str, float | None]
-"""Queue to the moment it resumes by itself, None: when somebody says so."""
+"""What is paused to the moment it resumes by itself, None: when somebody says so. Queues stand there by their names,
+which have no colon, tasks as ``task:NAME``, tenants as ``tenant:NAME``."""
+
+
+def pauses_of(queues: Iterable[str], tasks: Iterable[str], tenants: Iterable[str]) -> Sequence[str]:
+    """What pausing these is called."""
+    return [*queues, *(f"task:{name}" for name in tasks), *(f"tenant:{name}" for name in tenants)]
+
+
+def pauses_on(job: Job) -> Sequence[str]:
+    """What a job rests by, if that is paused."""
+    return pauses_of([job.queue], [job.task], [] if job.tenant is None else [job.tenant])
+
+
+def is_queue(name: str) -> bool:
+    """Whether it is a queue that is called so."""
+    return ":" not in name
+
+
+async def what_is_paused(store: Store) -> Paused:
+    """By the backend's clock."""
+    return _read(await store.get(PAUSED_KEY))
 
 
 async def paused_queues(store: Store) -> Paused:
     """The queues that are paused now, by the backend's clock."""
-    return _read(await store.get(PAUSED_KEY))
+    return {name: until for name, until in (await what_is_paused(store)).items() if is_queue(name)}
 
 
-async def pause(store: Store, hints: Hints | None, queues: Sequence[str], seconds: float | None) -> None:
-    """Stop all workers fetching from these queues, for so many seconds or until resumed; they know within a second."""
+async def pause(store: Store, hints: Hints | None, names: Sequence[str], seconds: float | None) -> None:
+    """Stop all workers running what these hold, for so many seconds or until resumed; they know within a second."""
     await _change(
-        store, hints, lambda paused, now: paused | dict.fromkeys(queues, None if seconds is None else now + seconds)
+        store, hints, lambda paused, now: paused | dict.fromkeys(names, None if seconds is None else now + seconds)
     )
 
 
-async def resume(store: Store, hints: Hints | None, queues: Sequence[str]) -> None:
-    """Let the workers fetch from these queues again."""
-    await _change(store, hints, lambda paused, _now: {name: end for name, end in paused.items() if name not in queues})
+async def resume(store: Store, hints: Hints | None, names: Sequence[str]) -> None:
+    """Let the workers go on with these."""
+    await _change(store, hints, lambda paused, _now: {name: end for name, end in paused.items() if name not in names})
 
 
 async def _change(store: Store, hints: Hints | None, change: Callable[[Paused, float], Paused]) -> None:
@@ -52,7 +77,7 @@ async def _change(store: Store, hints: Hints | None, change: Callable[[Paused, f
 
 def _read(entry: Entry) -> Paused:
     paused = msgspec.json.decode(entry.value, type=Paused) if entry.value is not None else {}
-    return {queue: until for queue, until in paused.items() if until is None or until > entry.now}
+    return {name: until for name, until in paused.items() if until is None or until > entry.now}
 
 
 class Control:
@@ -114,7 +139,7 @@ class Control:
 
     async def _refresh(self, store: Store) -> None:
         try:
-            paused = await paused_queues(store)
+            paused = await what_is_paused(store)
         except BrokerError:
             return  # The fetcher meets the same trouble, and tells.
         if paused != self.paused:

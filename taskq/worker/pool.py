@@ -7,8 +7,9 @@ from math import inf
 from msgspec import Struct
 
 from taskq.events import Events
-from taskq.job import Delivery
+from taskq.job import Delivery, Job
 from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.worker.control import AGAIN, Paused, pauses_on
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.lineup import Lineup
 from taskq.worker.link import Link
@@ -100,12 +101,12 @@ class Pool:
         paused, draining, allowance = self._link.control.paused, self.fetcher.stopped, self._allowance()
         if paused or draining or len(deliveries) > allowance:
             # What was under way when the queue was paused, the drain began, or another pool took the last run.
-            wanted = [d for d in deliveries if not draining and d.job.queue not in paused]
+            wanted = [d for d in deliveries if not draining and paused.keys().isdisjoint(pauses_on(d.job))]
             wanted = wanted[: int(min(len(wanted), allowance))]
             refused = [Run(delivery) for delivery in deliveries if delivery not in wanted]
             self._hold(refused)
             for run in refused:
-                self._finish(run, Interrupted(begun=False))
+                self._finish(run, _resting(run.delivery.job, paused) or Interrupted(begun=False))
             deliveries = wanted
         self.slots.start(deliveries, self._hold)
         self._link.leases.begin()
@@ -125,3 +126,10 @@ class Pool:
         for slots in self._beside:
             slots.advance()
         self._changed()
+
+
+def _resting(job: Job, paused: Paused) -> Interrupted | None:
+    """Why it is to rest although its queue goes on."""
+    if job.queue in paused or paused.keys().isdisjoint(pauses_on(job)):
+        return None
+    return Interrupted(begun=False, reason="its task or tenant is paused", after=AGAIN)

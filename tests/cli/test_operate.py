@@ -37,6 +37,20 @@ def test_a_paused_queue_is_left_alone_until_it_is_resumed(shell: Shell) -> None:
     assert [queue["paused"] for queue in shell.json("stats", "mail")] == [False]
 
 
+def test_a_task_or_a_tenant_is_paused_and_resumed_by_name(shell: Shell) -> None:
+    paused = shell.run("pause", "--task", "shop.send", "--tenant", "acme", "mail")
+    assert paused.out.splitlines() == [
+        "mail: paused until resumed",
+        "task shop.send: paused until resumed",
+        "tenant acme: paused until resumed",
+    ]
+    assert "Paused besides: task shop.send, tenant acme." in shell.run("stats").out
+    assert shell.json("resume", "--task", "shop.send") == [{"task": "shop.send", "paused": False}]
+    assert "Paused besides: tenant acme." in shell.run("stats").out
+    assert "name a queue, a --task or a --tenant" in shell.run("pause", code=2).err
+    assert "task name 'no task'" in shell.run("pause", "--task", "no task", code=2).err
+
+
 def test_a_broker_out_of_reach_has_an_exit_code_of_its_own(shell: Shell) -> None:
     shell.enqueue(job("1"))
     with sqlite3.connect(shell.directory / "queue.db", isolation_level=None) as other:

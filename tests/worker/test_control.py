@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from taskq import App
 from taskq.errors import JobCancelled
 from taskq.testing import VirtualClock
-from taskq.worker.control import Control, paused_queues
+from taskq.worker.control import AGAIN, Control, paused_queues
 from tests.worker.moves import SOON
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,37 @@ async def test_a_pause_reaches_a_worker_that_runs(clock: VirtualClock) -> None:
         await app.resume("default")
         await clock.advance(1)
         assert await resting.result(0) == 42
+
+
+async def test_a_paused_task_or_tenant_rests_while_its_queue_goes_on(clock: VirtualClock) -> None:
+    app = App("memory://")
+
+    @app.task(name="mail.send")
+    async def send() -> int:
+        return 42
+
+    @app.task
+    async def other() -> int:
+        return 43
+
+    async with app, app.working():
+        await app.pause(tasks=["mail.send"], tenants=["acme"])
+        await clock.advance(1)
+        mail, theirs, ours = await send.defer(), await other.options(tenant="acme").defer(), await other.defer()
+        assert await ours.result() == 43
+        await clock.advance(minutes=10)
+        assert [await mail.status(), await theirs.status()] == ["later", "later"]
+        told = {reason.kind: reason.remedy for reason in (await app.explain(mail.id, mail.queue)).reasons}
+        assert told["paused"] == "taskq resume --task mail.send"
+        await app.resume(tasks=["mail.send"])
+        await clock.advance(AGAIN + 1)
+        assert await mail.result(0) == 42
+        assert await theirs.status() == "later"
+        await app.resume(tenants=["acme"])
+        await clock.advance(AGAIN + 1)
+        assert await theirs.result(0) == 43
+        record = await app.admin.stats(["default"])
+        assert [stats.dead for stats in record] == [0]
 
 
 async def test_a_pause_of_so_many_seconds_ends_by_itself(clock: VirtualClock) -> None:

@@ -17,6 +17,7 @@ from taskq.events import (
     JobsFetched,
     JobsSettled,
     JobStarted,
+    JobVetoed,
     LeaseLost,
     LoopStalled,
     SettlementRefused,
@@ -32,6 +33,7 @@ NAMES = {
     "taskq.jobs.finished": ("{job}", "Jobs that ended for good, by how"),
     "taskq.jobs.again": ("{run}", "Runs after which the job runs again, by whether they counted as attempts"),
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
+    "taskq.jobs.vetoed": ("{job}", "Defers that a middleware refused"),
     "taskq.dead.dropped": ("{job}", "Dead letters dropped because their queue had too many"),
     "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
     "taskq.messages.repeated": (
@@ -74,6 +76,7 @@ class Metrics:
         self._lost = self._counter("taskq.leases.lost")
         self._repeated = self._counter("taskq.messages.repeated")
         self._refused = self._counter("taskq.settlements.refused")
+        self._vetoed = self._counter("taskq.jobs.vetoed")
         self._dropped = self._counter("taskq.dead.dropped")
         self._empty = self._counter("taskq.fetch.empty")
         self._outages = self._counter("taskq.broker.lost")
@@ -88,6 +91,7 @@ class Metrics:
         events.subscribe(JobAgain, self._on_again)
         events.subscribe(JobsFetched, self._on_fetched)
         events.subscribe(JobsSettled, self._on_settled)
+        events.subscribe(JobVetoed, lambda event: self._vetoed.add(1, {"taskq.task": event.task}))
         events.subscribe(DeadLettersDropped, lambda event: self._dropped.add(event.jobs, _queue(event.queue)))
         events.subscribe(JobRepeated, lambda event: self._repeated.add(1, _job(event)))
         events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))

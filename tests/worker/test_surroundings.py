@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from taskq import App, Current, Depends
+from taskq import App, Current, Death, Depends, current
 from taskq.errors import JobFailed, Vetoed
 from taskq.events import JobVetoed
 from taskq.job import Job
@@ -156,6 +156,35 @@ async def test_context_variables_travel_with_the_job_and_no_further(url: str) ->
     assert seen[0] == ("request-1", "nobody")
     assert seen[1] == ("", "ada")
     assert seen[2] == ("", "nobody")
+
+
+async def test_context_variables_reach_retries_what_follows_a_death_and_what_a_batch_brings_about(url: str) -> None:
+    app = App(url, context=[_request])
+    seen: list[tuple[str, str]] = []
+
+    def note(what: str) -> None:
+        seen.append((what, _request.get()))
+
+    @app.task
+    async def told(_death: Death) -> None:
+        note("death")
+
+    @app.task(retry=Retry.fixed(2, 0), on_dead=told.name)
+    async def fail() -> None:
+        note(f"attempt {current().attempt}")
+        raise RuntimeError
+
+    @app.task
+    async def finished() -> None:
+        note("batch")
+
+    async with app:
+        token = _request.set("request-1")
+        async with app.batch("all", finished=finished.call()) as batch:
+            await batch.add([fail.call()])
+        _request.reset(token)
+        await run_until_idle(app)
+    assert sorted(seen) == [(what, "request-1") for what in ("attempt 1", "attempt 2", "batch", "death")]
 
 
 async def test_dependencies_are_opened_once_per_scope_and_closed_in_reverse(url: str) -> None:

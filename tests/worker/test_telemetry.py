@@ -17,7 +17,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from taskq import App, Retry, RetryIn, current
 from taskq.broker import QueueStats
 from taskq.errors import ConfigError
-from taskq.events import BrokerLost, JobFinished, JobRepeated, JobsFetched, LeaseLost, LoopStalled, SettlementRefused
+from taskq.events import (
+    BrokerLost,
+    DeadLettersDropped,
+    JobFinished,
+    JobRepeated,
+    JobsFetched,
+    JobVetoed,
+    LeaseLost,
+    LoopStalled,
+    SettlementRefused,
+)
 from taskq.telemetry import OpenTelemetry
 from taskq.telemetry.metrics import NAMES
 from taskq.telemetry.page import MetricsPage
@@ -129,6 +139,8 @@ async def page_of_a_day() -> str:
                 LeaseLost(**fields),
                 JobRepeated(**fields),
                 SettlementRefused(**fields),
+                JobVetoed(task="send", reason=""),
+                DeadLettersDropped(queue="mail", jobs=1, size=100),
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),
                 LoopStalled(seconds=3.0, id="1", task="send", stack=""),

@@ -14,6 +14,7 @@ from benchmarks import (
     latency,
     processing,
     recovery,
+    scaling,
     sleepers,
     sqlite,
     startup,
@@ -103,6 +104,7 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
         waiting.ask(ground, profile.waiting, profile.rounds),
         waiting.growth(ground, profile.growth, 1),
         recovery.ask(ground, profile.rounds),
+        *(scaling.ask(ground, kind, profile.rounds) for kind in scaling.KINDS),
     ]
 
 

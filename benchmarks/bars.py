@@ -20,6 +20,8 @@ class Bar(Struct, frozen=True, kw_only=True):
     """One figure of taskq to the best of some others."""
 
     table: str
+    ours: str = "taskq"
+    """The row that is judged."""
     figure: str = "rate"
     unit: str = "jobs/s"
     beside: str
@@ -29,7 +31,7 @@ class Bar(Struct, frozen=True, kw_only=True):
     """By kind, or by name."""
     without: tuple[str, ...] = ()
     ideal: float = 0.0
-    """Or a figure that nobody can beat."""
+    """Or a figure that is set, as one that nobody can beat."""
     least: float = 0.0
     most: float = math.inf
 
@@ -79,6 +81,19 @@ BARS: Sequence[Bar] = (
     Bar(table="postgres/flight", beside="the best peer of any language", kinds=ANY, least=6),
     Bar(table="postgres/bulk", beside="the best peer of any language", kinds=ANY, least=1.2),
     Bar(table="postgres/idle", figure="p50", unit="ms", beside="the best peer of any language", kinds=ANY, most=0.7),
+    *(
+        Bar(table=f"{name}/scaling-cpu", ours="2 processes", beside="one process", sides=("1 process",), least=1.7)
+        for name in ("redis", "postgres")
+    ),
+    Bar(
+        table="redis/scaling-cpu",
+        ours="2 processes",
+        figure="server",
+        unit="% of a core for the server",
+        beside="a tenth of it",
+        ideal=10,
+        most=1.0,
+    ),
 )
 
 
@@ -88,19 +103,19 @@ def judge(tables: Sequence[Table]) -> list[Comparison]:
 
 
 def _judge(bar: Bar, table: Table) -> list[Comparison]:
-    ours = table.row("taskq")
+    ours = table.row(bar.ours)
     if ours is None:
         return []
     if bar.ideal:
         share = ours.median(bar.figure) / bar.ideal
-        others = [Series("ideal", [bar.ideal])]
+        others = [Series(bar.beside.removeprefix("the "), [bar.ideal])]
     else:
         asked = [row for row in table.rows if row.kind in bar.kinds or row.side in bar.sides]
         best = _best(bar, [row for row in asked if row.side not in bar.without])
         if best is None:
             return []
         share, others = ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
-    sides = [Series("taskq", ours.figures(bar.figure)), *others]
+    sides = [Series(bar.ours, ours.figures(bar.figure)), *others]
     wanted = f"at least {bar.least:g} ×" if bar.least else f"at most {bar.most:g} ×"
     name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL")
     question = f"{name}: {table.title}, beside {bar.beside}"

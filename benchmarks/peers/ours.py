@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from benchmarks.peers.recorder import Ledger, Order, send, serve
+from benchmarks.peers.recorder import Ledger, Order, send, serve, together
 from taskq import App, Task
 from taskq.context import Current
 from taskq.middleware import Handler
@@ -68,5 +68,16 @@ async def work(order: Order) -> None:
     await app.run_worker()
 
 
+async def share(order: Order) -> None:
+    async def work(handler: Callable[[int, str], Coroutine[Any, Any, None]]) -> None:
+        app, _ = task_of(order, handler)
+        await app.run_worker(until="idle")
+
+    await together(order, work)
+
+
 if __name__ == "__main__":
-    serve("anyio msgspec redis hiredis asyncpg aioboto3 uvloop", {"setup": setup, "defer": defer, "work": work})
+    serve(
+        "anyio msgspec redis hiredis asyncpg aioboto3 uvloop",
+        {"setup": setup, "defer": defer, "work": work, "share": share},
+    )

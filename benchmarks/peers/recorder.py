@@ -36,7 +36,7 @@ class Order:
     """What one program is to do, once."""
 
     role: str
-    """``setup``, ``defer`` or ``work``"""
+    """``setup``, ``defer``, ``work``, or ``share`` the work with other processes"""
     url: str
     jobs: int = 0
     first: int = 0
@@ -51,6 +51,8 @@ class Order:
     slots: int = 100
     pace: float = 0.0
     """Jobs a second, when paced."""
+    begin: str = ""
+    """A file: its appearing lets all begin that share."""
     warm: bool = False
     """Defer one more job first, numbered -1, which is not measured."""
     server: int = 0
@@ -278,6 +280,30 @@ def send_blocking(
         for part in parts(calls):
             bulk(part)
     done(meter.read())
+
+
+def wait_for(file: Path) -> None:
+    """Say that this process is there, and return when the others are, too."""
+    print("first", flush=True)
+    while not file.exists():
+        time.sleep(0.001)
+
+
+async def together(order: Order, work: Callable[[Callable[[int, str], Coroutine[Any, Any, None]]], Any]) -> None:
+    """Work beside other processes, from one moment until nothing is left, and say when and what it took."""
+    numbers: list[int] = []
+    moments = array("d")
+
+    async def job(number: int, content: str) -> None:
+        numbers.append(number)
+        moments.append(time.monotonic())
+        if order.kind == "cpu":
+            burn()
+
+    wait_for(Path(order.begin))
+    meter = Meter(order.server)
+    await work(job)
+    done({"numbers": numbers, "moments": [*moments[:1], *moments[-1:]], "cpu": meter.read()["cpu"]})
 
 
 def parts(calls: Iterator[Call]) -> Iterator[list[Call]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from benchmarks import defer, grounds, processing
+from benchmarks import defer, grounds, processing, scaling
 from benchmarks.bars import judge
 from benchmarks.beside import Row, Table, ratio, side_by_side
 from benchmarks.driver import Uncounted, prepare
@@ -36,6 +36,12 @@ def test_ours_and_the_bare_loop_end_each_job_once(name: str) -> None:
             (side.name, 1, []) for side in ours
         ]
     assert [comparison.sides[1].name for comparison in judge(tables)] == [ours[1].name] * len(judge(tables))
+
+
+def test_processes_that_share_the_work_end_each_job_once() -> None:
+    with grounds.redis() as ground:
+        table = scaling.ask(ground, "cpu", 1, jobs=50, processes={"2 processes": 2})
+    assert [(row.side, len(row.figures("rate")), row.dirty) for row in table.rows] == [("2 processes", 1, [])]
 
 
 def test_a_run_whose_ledger_is_not_clean_does_not_count() -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from benchmarks import (
     defer,
+    executor,
     features,
     grounds,
     latency,
@@ -55,7 +56,7 @@ FULL = Profile("full", 5, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_
 
 def core(profile: Profile) -> Section:
     """The core on memory and SQLite."""
-    modules = (startup, worker_line, sleepers, sqlite)
+    modules = (startup, worker_line, sleepers, sqlite, executor)
     found = [comparison for module in modules for comparison in module.run(profile.rounds)]
     return Section(now(), profile.name, machine(), {}, found)
 

@@ -75,10 +75,17 @@ def test_a_process_that_dies_is_replaced(shell: Shell) -> None:
         assert program.code() == 0
 
 
-def test_an_app_that_cannot_begin_is_given_up_loudly(shell: Shell) -> None:
-    (shell.directory / "broken.py").write_text("from taskq import App\napp = App(sluts=3)\n")
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("from taskq import App\napp = App(sluts=3)\n", "did you mean 'slots'?"),
+        ("raise RuntimeError('half a deploy')\n", "RuntimeError: half a deploy"),
+    ],
+)
+def test_an_app_that_cannot_begin_is_given_up_loudly(shell: Shell, code: str, words: str) -> None:
+    (shell.directory / "broken.py").write_text(code)
     ran = shell.run("worker", "broken", "--processes", "2", code=2)
-    assert "did you mean 'slots'?" in ran.err
+    assert words in ran.err
     assert ran.err.count("before it began to work: giving up") == 1
 
 

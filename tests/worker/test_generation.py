@@ -5,15 +5,34 @@ import sys
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from taskq.worker.child import MAKE_WAY, Child
-from taskq.worker.generation import Generation, Plan
+from taskq.worker.generation import Generation, Plan, pause_after
 from tests.worker.moves import SOON, wait_until
 
 pytestmark = pytest.mark.anyio
 
 IMMORTAL = Plan(command=[sys.executable, "-c", "import time; time.sleep(3600)"], processes=2)
 """Processes that nothing ends but a signal."""
+
+
+def test_a_place_whose_processes_keep_dying_is_filled_at_growing_pauses_of_half_a_minute_at_most() -> None:
+    assert [pause_after(deaths) for deaths in range(4)] == [0.5, 1.0, 2.0, 4.0]
+    assert pause_after(1_000) == 30.0
+
+
+async def test_a_process_that_does_not_begin_in_its_time_is_killed_and_tried_again() -> None:
+    generation, first = Generation(1, replace(IMMORTAL, processes=1, boot=0.1), "", changed=lambda: None), 0
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as group:
+            group.start_soon(generation.run)
+            await wait_until(lambda: generation.children)
+            (first,) = generation.children
+            await wait_until(lambda: generation.children and first not in generation.children)
+            generation.stop(signal.SIGTERM)
+    assert generation.failure == f"worker {first} died of SIGKILL"
+    assert generation.refused is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, MAKE_WAY])

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,6 +49,14 @@ def tracing(app: App) -> InMemorySpanExporter:
     return spans
 
 
+class OutOfReach(SpanExporter):
+    """An exporter to a port on which nobody listens."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:  # noqa: ARG002 they get nowhere
+        with socket.create_connection(("127.0.0.1", 1)):
+            return SpanExportResult.SUCCESS
+
+
 def named(spans: Sequence[ReadableSpan], name: str) -> Sequence[ReadableSpan]:
     return [span for span in spans if span.name == name]
 
@@ -84,6 +93,24 @@ async def test_one_trace_joins_defer_run_retry_and_child(url: str) -> None:
     assert [dict(span.attributes or {})["taskq.job.attempt"] for span in runs] == [1, 2]
     assert [span.status.is_ok for span in runs] == [False, True]
     assert runs[0].events[0].name == "exception"
+
+
+async def test_a_collector_out_of_reach_costs_no_job_anything(caplog: pytest.LogCaptureFixture) -> None:
+    app = App("memory://")
+    ran: list[str] = []
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(OutOfReach()))
+    OpenTelemetry(tracer_provider=provider).instrument(app)
+
+    @app.task
+    async def note(word: str) -> None:
+        ran.append(word)
+
+    async with app:
+        await note.defer("a")
+        await run_until_idle(app, raise_failures=True)
+    assert ran == ["a"]
+    assert "Exception while exporting Span." in caplog.messages
 
 
 async def test_a_signal_is_an_answer_and_no_error() -> None:

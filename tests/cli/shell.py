@@ -23,7 +23,7 @@ from taskq.connect import connect
 from taskq.job import DeadLetter, Job
 from taskq.report import Ended, ErrorReport
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that anything may take before a test gives up."""
 
 APP = """

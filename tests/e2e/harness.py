@@ -60,6 +60,8 @@ class Fleet:
         self.directory = directory
         self.domain = directory / "domain.db"
         """Where the application keeps its own rows."""
+        self.release = directory / "release"
+        """The task ``released`` runs until this file is there."""
         self.journal = Journal(directory / "controller.journal")
         self._started = 0
         self._members: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}

@@ -107,7 +107,7 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
                 await flows(fleet, 50)
                 await anyio.sleep_until(began + rounds(0, 300))
                 beside.cancel_scope.cancel()
-            (tmp_path / "release").touch()
+            fleet.release.touch()
             await customer.drained()
         program.send(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(program.code) == 0

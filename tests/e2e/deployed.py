@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from unittest.mock import patch
 
-import taskq.app
+import taskq.opening
 from taskq import App
 from taskq.testing.history import Journal
 from tests.e2e.worker import declare, recording
@@ -15,7 +15,7 @@ def deploy(version: int) -> App:
     directory = Path.cwd()
     journal = Journal(directory / f"version-{version}.{os.getpid()}.journal")
     # For as long as the process lives.
-    patch.object(taskq.app, "connect", recording(journal, lambda _: None)).start()
+    patch.object(taskq.opening, "connect", recording(journal, lambda _: None)).start()
     app = App()
     declare(app, journal, lambda _: None, directory / "domain.db")
     return app

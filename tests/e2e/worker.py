@@ -20,7 +20,7 @@ from unittest.mock import patch
 import anyio
 from msgspec.structs import replace
 
-import taskq.app
+import taskq.opening
 from taskq import App, current
 from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
@@ -272,7 +272,7 @@ async def main(journal: Journal, domain: Path) -> None:
     def started(worker: Worker) -> None:
         loop.add_signal_handler(signal.SIGTERM, worker.drain)
 
-    with patch.object(taskq.app, "connect", recording(journal, orders.reach)):
+    with patch.object(taskq.opening, "connect", recording(journal, orders.reach)):
         await app.run_worker(started=started)
 
 

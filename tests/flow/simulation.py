@@ -393,7 +393,7 @@ def simulate(seed: int) -> list[str]:
     async def main() -> list[str]:
         async with connect("memory://") as backend:
             world = World(seed, backend)
-            with patch("taskq.app.connect", world.connect), small_chunks():
+            with patch("taskq.opening.connect", world.connect), small_chunks():
                 await play(world)
             return world.offences
 

@@ -36,5 +36,5 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def tap(monkeypatch: pytest.MonkeyPatch) -> Tap:
     """Between each app that is opened from now on and its backend."""
     tap = Tap()
-    monkeypatch.setattr("taskq.app.connect", tap.connect)
+    monkeypatch.setattr("taskq.opening.connect", tap.connect)
     return tap

@@ -270,7 +270,7 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         async def main() -> list[str]:
             async with memory.connect("memory://") as backend:
                 world = World(seed, clock, backend)
-                monkeypatch.setattr("taskq.app.connect", world.connect)
+                monkeypatch.setattr("taskq.opening.connect", world.connect)
                 await world.run()
                 return world.offences
 

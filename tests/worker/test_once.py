@@ -235,7 +235,7 @@ async def test_a_broker_that_is_no_database_has_no_transaction(monkeypatch: pyte
         async with connect(url) as backend:
             yield replace(backend, transactions=None, store=None)
 
-    monkeypatch.setattr("taskq.app.connect", without)
+    monkeypatch.setattr("taskq.opening.connect", without)
     app = App("memory://")
 
     @app.task

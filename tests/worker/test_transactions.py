@@ -158,7 +158,7 @@ async def test_a_backend_without_transactions_says_so(monkeypatch: pytest.Monkey
         async with connect(url) as backend:
             yield replace(backend, transactions=None)
 
-    monkeypatch.setattr("taskq.app.connect", without)
+    monkeypatch.setattr("taskq.opening.connect", without)
     app = App("memory://")
 
     @app.task(transaction=True)

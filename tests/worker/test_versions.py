@@ -64,7 +64,7 @@ def apps(
     match request.param:
         case "memory":
             url = "memory://"
-            monkeypatch.setattr("taskq.app.connect", shared())
+            monkeypatch.setattr("taskq.opening.connect", shared())
         case "sqlite":
             url = f"sqlite:///{tmp_path}/taskq.db"
         case server:

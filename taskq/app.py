@@ -227,7 +227,9 @@ class App:
                 check_schedule(schedule, backend)
             definitions = [task.definition for task in self.registry.tasks.values()]
             scope = Scoped("app", None, self.overrides)
-            live = await stack.enter_async_context(opened(backend, self.settings, definitions, self.enqueue, scope))
+            live = await stack.enter_async_context(
+                opened(backend, self.settings, definitions, self.enqueue, scope, self.events)
+            )
             self._lives.by_loop[live.loop] = live
             stack.callback(self._lives.by_loop.pop, live.loop)
             await stack.enter_async_context(self._notifier.watching())

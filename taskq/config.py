@@ -76,6 +76,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Bytes that such a call may have."""
     payload_keep: Positive = 30 * 86_400.0
     """How long one is kept beyond the moment at which its job is due, unless the job ends before."""
+    history: NotNegative | None = None
+    """How long it is kept what became of jobs, for ``taskq history``; 0: nothing is counted; None: 72 hours where
+    ``taskq worker`` runs, nothing elsewhere."""
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 

@@ -38,6 +38,8 @@ class JobFinished(JobEvent, frozen=True, kw_only=True):
     """``returned``, ``failed``, ``quarantined``, ``lost``, ``cancelled``, ``expired`` or ``discarded``."""
     run: float
     """Seconds its last run took; 0.0 when it was not run."""
+    wait: float = 0.0
+    """Seconds between becoming due and being fetched, that last time."""
     error: BaseException | None = None
 
 
@@ -50,11 +52,16 @@ class JobAgain(JobEvent, frozen=True, kw_only=True):
     """Whether this run used up an attempt."""
     reason: str
     run: float
+    wait: float = 0.0
+    """Seconds between becoming due and being fetched."""
     error: BaseException | None = None
 
 
 class SettlementRefused(JobEvent, frozen=True, kw_only=True):
     """A settlement came too late: the job had been fetched again, and this run's end did not count."""
+
+    end: str | None = None
+    """The end that was told of and did not come to be, if one was."""
 
 
 class JobRepeated(JobEvent, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError
+from taskq.events import Events
+from taskq.history import Historian
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
 from taskq.payloads import with_payloads
@@ -29,6 +31,7 @@ class Live(Struct, frozen=True):
     relay: Relay | None
     batcher: Batcher
     collector: Collector | None
+    historian: Historian | None
     scope: Scoped
     loop: asyncio.AbstractEventLoop
 
@@ -54,6 +57,7 @@ async def opened(
     definitions: Iterable[Definition],
     enqueue: Callable[[Job], Awaitable[Enqueued]],
     scope: Scoped,
+    events: Events,
 ) -> AsyncGenerator[Live]:
     """What stands between callers and the open ``backend``. Raises ConfigError for an outbox that a task cannot use."""
     loop = asyncio.get_running_loop()
@@ -64,10 +68,12 @@ async def opened(
         sending, relay = await _sending(backend, settings, definitions, stack)
         batcher = Batcher(sending.broker)
         collector = None if backend.store is None else Collector(backend.store, enqueue)
+        keep, store = settings.history, backend.store
+        historian = Historian(store, events, keep) if keep and store is not None else None
         # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
         stack.push_async_callback(_end, loop.create_task(batcher.run()))
         await stack.enter_async_context(scope)
-        yield Live(backend, sending, relay, batcher, collector, scope, loop)
+        yield Live(backend, sending, relay, batcher, collector, historian, scope, loop)
 
 
 async def _sending(

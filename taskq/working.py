@@ -59,6 +59,7 @@ class Working:
         worker_options = self.options(options)
         runnables = await self.recipe.runnables(scope, worker_options.pools, recorder)
         stations: list[Callable[[], Coroutine[Any, Any, None]]] = [] if recorder is None else [recorder.run]
+        stations += [live.historian.run] if live.historian is not None else []
         if worker_options.until == "asked":
             ticker = self.recipe.ticker(live.backend, self._schedules, desk)
             stations += [ticker.run] if ticker is not None and worker_options.schedules else []

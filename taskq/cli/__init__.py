@@ -16,6 +16,7 @@ from taskq.cli.demo import demo
 from taskq.cli.doctor import doctor
 from taskq.cli.exits import EXIT_CODES, code_of
 from taskq.cli.explain import explain
+from taskq.cli.history import history
 from taskq.cli.job import job
 from taskq.cli.job_logs import logs_command
 from taskq.cli.jobs import jobs
@@ -51,6 +52,7 @@ COMMANDS = (
     defer,
     sqs,
     stats,
+    history,
     jobs,
     job,
     explain,

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, cast
 
 import anyio
 import click
+from msgspec.structs import replace
 
 from taskq.app import App
 from taskq.cli import logs
@@ -21,6 +22,7 @@ from taskq.cli.processes import Crew, processes_options, run_supervised
 from taskq.cli.reload import run_reloading
 from taskq.errors import ConfigError, TaskqError
 from taskq.events import WorkerStarted
+from taskq.history import KEPT
 from taskq.options import check_queue
 from taskq.worker.child import SUPERVISED
 from taskq.worker.notify import GRACE, notify
@@ -93,6 +95,9 @@ def worker(
         return run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
     app = load_app(target)
     logs.follow(app.events)
+    if app.settings.history is None:
+        # The log has every end built as an event already: to count it, too, costs a microsecond.
+        app.settings = replace(app.settings, history=KEPT)
     given = {"pools": pools or None, "queues": queues, "slots": slots, "grace": grace}
     until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}

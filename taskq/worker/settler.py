@@ -114,10 +114,10 @@ class Settler:
                 self._contact.succeed()
                 if JobsSettled in self._events.listeners:
                     self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
-                for (run, _), settled in zip(batch, answers, strict=True):
+                for (run, decision), settled in zip(batch, answers, strict=True):
                     run.settled = settled
                     if not settled:
-                        self._events.emit(SettlementRefused(**job_fields(run)))
+                        self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
                 if traced:
                     with suppress(BrokerError):
                         await self._forget(traced)
@@ -128,12 +128,12 @@ class Settler:
                 self.settling = ()
 
     def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:
-        lost = [run for run, _ in batch if run.lost]
+        lost = [(run, decision) for run, decision in batch if run.lost]
         if not lost:
             return batch
-        for run in lost:
-            self._events.emit(SettlementRefused(**job_fields(run)))
-        self._settled(lost)
+        for run, decision in lost:
+            self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
+        self._settled([run for run, _ in lost])
         return [decided for decided in batch if not decided[0].lost]
 
     def _refused(self, decided: Decided, error: BrokerRejected) -> None:
@@ -150,13 +150,19 @@ class Settler:
             return
         error = outcome.error if isinstance(outcome, Raised | Undecodable) else None
         seconds = asyncio.get_running_loop().time() - run.started if run.started is not None else 0.0
-        fields = job_fields(run)
+        fields, wait = job_fields(run), run.delivery.now - run.delivery.due
         if decision.end is not None:
-            self._events.emit(JobFinished(**fields, end=decision.end, run=seconds, error=error))
+            self._events.emit(JobFinished(**fields, end=decision.end, run=seconds, wait=wait, error=error))
         elif isinstance(decision.settlement, Nack):
             nack = decision.settlement
             again = JobAgain(
-                **fields, after=nack.after, counted=nack.counted, reason=decision.reason, run=seconds, error=error
+                **fields,
+                after=nack.after,
+                counted=nack.counted,
+                reason=decision.reason,
+                run=seconds,
+                wait=wait,
+                error=error,
             )
             self._events.emit(again)
 

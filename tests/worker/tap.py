@@ -38,7 +38,7 @@ class Tap:
         self.answering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
-        self.store_is_away = False
+        self.store_is_away = self.store_loses_answers = False
         self.held: set[str] = set()
         self.most_held = 0
 
@@ -123,7 +123,10 @@ class TappedStore:
         self._tap.swapped.append(key)
         if self._tap.store_is_away:
             raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
-        return await self._store.swap(key, old, new, ttl=ttl)
+        swapped = await self._store.swap(key, old, new, ttl=ttl)
+        if self._tap.store_loses_answers:
+            raise BrokerUnavailable("the answer was lost") from ConnectionResetError("by the test")
+        return swapped
 
 
 class TappedExtender:

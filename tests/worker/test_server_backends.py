@@ -18,7 +18,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on, queue_on_cluster
-from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_joblog, test_stories
+from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_history, test_joblog, test_stories
 from tests.worker.moves import SOON, lose, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +86,22 @@ async def test_what_a_job_says_is_kept(url: str) -> None:
         job = await fail.defer()
         await run_until_idle(app, until="empty")
         assert await test_joblog.texts(app, job.ref) == [(n, "warning", f"attempt {n}") for n in (1, 2)]
+
+
+async def test_what_became_of_jobs_is_counted(url: str) -> None:
+    app = App(url, history=3600)
+
+    @app.task(retry=Retry.fixed(2, 0.0))
+    async def even(n: int) -> None:
+        if n % 2:
+            raise ValueError
+
+    async with app:
+        for n in range(4):
+            await even.defer(n)
+        for _ in range(2):
+            await run_until_idle(app, until="empty")
+        assert await test_history.ends(app) == {"returned": 2, "again": 2, "failed": 2}
 
 
 async def test_a_result_is_awaited_over_another_connection_than_it_was_deferred_by(url: str) -> None:

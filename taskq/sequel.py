@@ -19,7 +19,7 @@ KEPT = 3600.0
 """Seconds for which the outcomes are kept at least of a job whose plan says so."""
 
 
-class Step(Struct, frozen=True, omit_defaults=True):
+class Step(Struct, frozen=True, omit_defaults=True, gc=False):
     """A job that is enqueued when something before it has ended."""
 
     job: Job
@@ -27,7 +27,7 @@ class Step(Struct, frozen=True, omit_defaults=True):
     """The argument that what came before becomes; without one the call is complete."""
 
 
-class Place(Struct, frozen=True, array_like=True):
+class Place(Struct, frozen=True, array_like=True, gc=False):
     """Where a member stands in its batch."""
 
     batch: str
@@ -38,7 +38,7 @@ class Place(Struct, frozen=True, array_like=True):
     """The batch's end needs the member's result."""
 
 
-class Plan(Struct, frozen=True, omit_defaults=True):
+class Plan(Struct, frozen=True, omit_defaults=True, gc=False):
     """What waits for a job's end."""
 
     next: tuple[Step, ...] = ()
@@ -51,7 +51,7 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     """Somebody waits for the outcomes, also those of tasks that keep none."""
 
 
-class Leave(Struct, frozen=True):
+class Leave(Struct, frozen=True, gc=False):
     """A member leaves its batch."""
 
     place: Place
@@ -73,11 +73,14 @@ def plan_of(job: Job) -> Plan | None:
     return None if text is None else _read(text)
 
 
+_plans = msgspec.json.Decoder(Plan)
+
+
 # A delivery's plan is asked for three times, each 1 µs, where the whole job costs 15.
 @lru_cache(maxsize=1000)
 def _read(text: str) -> Plan | None:
     try:
-        return msgspec.json.decode(text, type=Plan)
+        return _plans.decode(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -6,8 +6,7 @@ from msgspec import msgpack
 
 from taskq.errors import BrokerRejected
 from taskq.store import Entry
-from taskq_redis.keys import encoded
-from taskq_redis.rows import microseconds, text_of
+from taskq_redis.rows import microseconds
 from taskq_redis.scripts import Script
 from taskq_redis.tools import Tools
 from taskq_redis.wire import Argument, Reply
@@ -53,4 +52,7 @@ def _ttl(ttl: float | None) -> Argument:
 
 
 def _packed(members: Sequence[str]) -> bytes:
-    return msgpack.encode([text_of(encoded(member)) for member in members])
+    try:
+        return msgpack.encode(members)
+    except UnicodeEncodeError as error:
+        raise BrokerRejected(f"{error.object!r} is not valid Unicode and cannot be stored") from error

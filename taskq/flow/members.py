@@ -236,11 +236,11 @@ class Membership:
 
 
 async def all_of(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them answer, made at once; one alone costs no task of its own."""
+    """What all of them answer, made at once; one alone costs no task of its own, and none no turn of the loop."""
     several = list(calls)
-    if len(several) == 1:
-        return [await several[0]]
-    return await asyncio.gather(*several)
+    if len(several) > 1:
+        return await asyncio.gather(*several)
+    return [await call for call in several]
 
 
 def numbered(batch: str, prefix: str, chunk: int, jobs: Sequence[Job], *, collects: bool = False) -> list[Job]:

@@ -58,19 +58,20 @@ class Effects:
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
         """The same, with the decisions that count, when all that follows from them is done."""
         unsure = [one for one in decided if needs_mark(one[1], one[0].delivery.job)]
-        if not unsure and not any(decision.leaves for _, decision in decided):
-            return decided
-        pairs = decided
+        marked: Sequence[Decided] = ()
         if unsure:
-            counting = dict(zip(map(id, unsure), await all_of(starmap(self._decided_once, unsure)), strict=True))
-            pairs = [(one[0], counting.get(id(one), one[1])) for one in decided]
-        effects = [job for _, decision in pairs for job in decision.effects]
-        if effects:
-            for answer in await self._broker.enqueue(effects):
-                if answer.error is not None:
-                    raise answer.error
-        await self._join_and_leave(pairs)
-        return pairs
+            decisions = await all_of(starmap(self._decided_once, unsure))
+            marked = [(run, decision) for (run, _), decision in zip(unsure, decisions, strict=True)]
+            counting = {id(run): decision for run, decision in marked}
+            decided = [(run, counting.get(id(run), decision)) for run, decision in decided]
+            await self._bring_about(marked)
+        leaves = [decision.leaves for _, decision in decided if decision.leaves]
+        if leaves and self._members is not None:
+            await self._members.leave(leaves, fetched=max(run.delivery.now for run, _ in decided))
+        for run, decision in marked:
+            if decision.effects and decision.end == "returned":
+                await self._stop_in_cancelled(run.delivery.job, decision.effects)
+        return decided
 
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job."""
@@ -98,18 +99,16 @@ class Effects:
             return replace(decision, leaves=replace(leaves, succeeded=True))
         return _as_returned(run, leaves.place)
 
-    async def _join_and_leave(self, pairs: Sequence[Decided]) -> None:
-        if self._members is None:
-            return
-        leaves = [decision.leaves for _, decision in pairs if decision.leaves]
-        for run, decision in pairs:
-            if decision.leaves and decision.leaves.adds:
+    async def _bring_about(self, marked: Sequence[Decided]) -> None:
+        """Enqueue what follows, and the members that members add."""
+        effects = [job for _, decision in marked for job in decision.effects]
+        if effects:
+            for answer in await self._broker.enqueue(effects):
+                if answer.error is not None:
+                    raise answer.error
+        for run, decision in marked:
+            if decision.leaves and decision.leaves.adds and self._members is not None:
                 await self._members.add(decision.leaves.adds, again=run.delivery.losses > 0)
-        if leaves:
-            await self._members.leave(leaves, fetched=max(run.delivery.now for run, _ in pairs))
-        for run, decision in pairs:
-            if decision.effects and decision.end == "returned":
-                await self._stop_in_cancelled(run.delivery.job, decision.effects)
 
     async def _stop_in_cancelled(self, job: Job, following: Sequence[Job]) -> None:
         """A chain in a cancelled batch goes no further than to be told."""
@@ -130,7 +129,7 @@ def leaves_traces(run: Run, decision: Decision) -> bool:
         run.started is None
         or current is None
         or current.notes is not None
-        or bool(run.delivery.job.headers)
+        or bool(run.said)
         or bool(decision.effects)
         # Dead letters are counted.
         or isinstance(decision.settlement, DeadLetter)

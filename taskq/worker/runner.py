@@ -14,7 +14,7 @@ from taskq.broker import Transactions
 from taskq.codec import Codec
 from taskq.context import Current, Means, running
 from taskq.errors import ConfigError, DecodeError, JobTimeout
-from taskq.expiry import dated
+from taskq.expiry import EXPIRES_AT, dated
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
@@ -39,11 +39,13 @@ from taskq.payloads import not_here
 from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.store import Store
-from taskq.versions import Upcast, brought_up, version_of
+from taskq.versions import VERSION, Upcast, brought_up, version_of
 
 _NOTHING = Returned()
 _RECALLING = frozenset({FOLLOWS, RESUMED, LIFE})
 """Headers of jobs that may have ended before."""
+_SAID = _RECALLING | {ATTEMPTS, TIMEOUT, EXPIRES_AT, VERSION, FLOW}
+"""Headers that the line obeys. All others only travel."""
 
 
 class Runnable(Struct, frozen=True):
@@ -89,6 +91,7 @@ class Run:
         "lost",
         "policy",
         "runnable",
+        "said",
         "settled",
         "started",
         "timeout",
@@ -99,6 +102,8 @@ class Run:
         self.policy = policy
         self.again = delivery.losses > 0
         """What it comes to may have been decided before, by an earlier delivery or another job of its id."""
+        self.said: frozenset[str] = frozenset()
+        """Which headers of its job the line obeys."""
         self.runnable: Runnable | None = None
         self.current: Current | None = None
         self.fiber: asyncio.Task[None] | None = None
@@ -175,22 +180,24 @@ class Runner:
     def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
         """The run of a delivery, or why it must not be run."""
         runnable = self._runnables.get(delivery.job.task)
-        if delivery.job.headers:
+        headers = delivery.job.headers
+        said = _SAID.intersection(headers) if headers else frozenset[str]()
+        if EXPIRES_AT in said:
             delivery = dated(delivery)
         if runnable is None:
             run = Run(delivery)
             return run, screen(delivery, run.policy) or Unknown()
         run = Run(delivery, runnable.policy)
         run.timeout = runnable.timeout
-        headers = delivery.job.headers
-        if headers:
+        if said:
+            run.said = said
             run.policy, run.timeout = _overridden(runnable, delivery.job)
-            run.again = run.again or not _RECALLING.isdisjoint(headers)
+            run.again = run.again or not _RECALLING.isdisjoint(said)
         refused = screen(delivery, run.policy)
         if refused is not None:
             return run, refused
         body, version = delivery.job.body, runnable.version
-        if headers or version > 1:
+        if VERSION in said or version > 1:
             version = version_of(headers)
             if version > runnable.version:
                 return run, Unknown(version)

@@ -138,6 +138,10 @@ class Fetcher:
         room = int(min(room, self._broker.traits.max_batch, self._allowance()))
         if room <= 0 or self._slots.blocked:
             return 0
+        ended = len(self._held) - len(self._slots.running) - self._slots.waiting
+        if ended > room:
+            # More room than there is now comes with their settlement, which is under way.
+            return 0
         return room if self._slots.idle or room * 2 >= refill else 0
 
     def _measure(self, began: float) -> None:

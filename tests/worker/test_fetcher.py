@@ -44,6 +44,29 @@ async def test_no_more_is_held_than_slots_and_one_refill_while_jobs_are_short(ta
     assert tap.most_held <= 20
 
 
+async def test_a_fetch_waits_for_a_settlement_that_brings_more_room_than_there_is(tap: Tap) -> None:
+    app = App("memory://", slots=10)
+    gates = [anyio.Event() for _ in range(3)]
+
+    @app.task
+    async def wait(gate: int) -> None:
+        await gates[gate].wait()
+
+    async with app:
+        await app.defer_many(wait.call(gate) for gate in [0] * 2 + [1] * 6 + [2] * 20)
+        async with app.working() as worker:
+            await wait_until(lambda: len(list(worker.running)) == 10)
+            tap.answering = anyio.Event()
+            gates[0].set()
+            await wait_until(lambda: tap.sizes("settle") == [2])
+            gates[1].set()
+            await wait_until(lambda: len(list(worker.running)) == 2)
+            tap.answering.set()
+            await wait_until(lambda: len(list(worker.running)) == 10)
+            gates[2].set()
+    assert [size for size in tap.sizes("fetch") if size][:2] == [10, 8]
+
+
 async def test_an_urgent_job_is_next_on_one_slot(url: str) -> None:
     app = App(url, slots=1)
     order: list[str] = []

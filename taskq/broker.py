@@ -47,7 +47,7 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Less than ``groups``: of a group one job at most is leased, the oldest, but one that is given back goes to the
     end of its group."""
     fair: bool = False
-    """Tenants of a queue take turns. None of the built-in brokers does: they keep the order of C-F4."""
+    """Tenants of a queue take turns (C-F8)."""
     exclusive: bool
     """No delivery of a job while another one's lease lasts (C-F1)."""
     fenced: bool
@@ -88,10 +88,11 @@ class Broker(Protocol):
         """Lease up to ``limit`` due jobs for ``lease`` seconds, waiting up to ``wait`` seconds for the first.
 
         Only due jobs under no live lease come (C-F1); larger priority first, then oldest due first, queues in the
-        order given (C-F4); of a group at most ``group_limit`` at once (C-F7). A lease runs from the fetch; when it
-        ends unsettled the job can be fetched again by anyone, as a loss (C-F2, C-F3). A cancelled fetch withholds
-        no job longer than one lease (C-F5). A waiting fetch returns soon after a job arrives or becomes due, and
-        with ``[]`` when ``wait`` is over (C-F6).
+        order given (C-F4); of a group at most ``group_limit`` at once (C-F7). Of the jobs of one tenant that are in no
+        group one stands in line at a time, the first by C-F4, and the next one comes behind all that are due by then
+        (C-F8). A lease runs from the fetch; when it ends unsettled the job can be fetched again by anyone, as a loss
+        (C-F2, C-F3). A cancelled fetch withholds no job longer than one lease (C-F5). A waiting fetch returns soon
+        after a job arrives or becomes due, and with ``[]`` when ``wait`` is over (C-F6).
         """
         ...
 

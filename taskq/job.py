@@ -46,6 +46,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
     group_limit: int = 1
     """1 means in order: a started job that has to run again keeps its place."""
     tenant: str | None = None
+    """Whose job it is: tenants take turns, where the broker is fair. A job of a group waits for its group alone."""
     headers: Mapping[str, str] = {}
 
     def aged(self, seconds: float) -> Self:

@@ -67,6 +67,7 @@ class Options(TypedDict, total=False):
     group_limit: int
     """1: one at a time, in order."""
     tenant: str
+    """Whose job it is: the tenants of a queue take turns."""
     headers: Mapping[str, str]
     attempts: int
     """Overrides the task's ``retry.attempts``."""

@@ -18,6 +18,8 @@ _INTEGER = 2**31
 _TOKEN = 63
 # An index entry has room for 2,704 bytes, and the longest holds two of these texts.
 _TEXT = 1200
+_TENANT = "\1"
+"""A tenant is stored as a group of this mark and its name, in which there is a place for everybody."""
 
 
 class Rest(Struct, frozen=True, omit_defaults=True):
@@ -78,10 +80,16 @@ def arrays_of(jobs: Sequence[Job]) -> tuple[Sequence[object] | None, ...]:
         _said((job.on_conflict for job in jobs), "return"),
         _said((until if isinstance(until, str) else None for until in keyed), None),
         _said((None if isinstance(until, str) else until for until in keyed), None),
-        _said((job.group for job in jobs), None),
-        _said((job.group_limit for job in jobs), 1),
+        _said((group for group, _ in map(_group, jobs)), None),
+        _said((limit for _, limit in map(_group, jobs)), 1),
         _said(map(_rest, jobs), None),
     )
+
+
+def _group(job: Job) -> tuple[str | None, int]:
+    if job.group is None and job.tenant is not None:
+        return _TENANT + job.tenant, _INTEGER - 1
+    return job.group, job.group_limit
 
 
 def _said(values: Iterable[T], default: T) -> list[T] | None:
@@ -104,8 +112,10 @@ def refusal(job: Job, max_size: int) -> BrokerRejected | None:
         return BrokerRejected(f"job {job.id}: delay, run_at, expires_in and unique_until are finite numbers of seconds")
     if not (-_INTEGER <= job.priority < _INTEGER and 1 <= job.group_limit < _INTEGER):
         return BrokerRejected(f"job {job.id}: priority and group_limit fit 32 bits, and group_limit is at least 1")
+    if job.group is not None and job.group.startswith(_TENANT):
+        return BrokerRejected(f"job {job.id}: a group begins with no control character")
     try:
-        longest = max(len((text or "").encode()) for text in (job.queue, job.id, job.unique, job.group))
+        longest = max(len((text or "").encode()) for text in (job.queue, job.id, job.unique, job.group, job.tenant))
         said = f"{job.queue}{job.id}{job.task}{job.unique}{job.group}{job.tenant}"
         for name, value in job.headers.items():
             said += f"{name}{value}"
@@ -117,7 +127,7 @@ def refusal(job: Job, max_size: int) -> BrokerRejected | None:
     if "\0" in said:
         return BrokerRejected(f"job {job.id!r}: PostgreSQL stores no text with a NUL in it")
     if longest > _TEXT:
-        return BrokerRejected(f"job {job.id!r}: queue, id, unique and group have at most {_TEXT} bytes each")
+        return BrokerRejected(f"job {job.id!r}: queue, id, unique, group and tenant have at most {_TEXT} bytes each")
     return None
 
 
@@ -169,6 +179,8 @@ def _job(
     rest: str | None,
 ) -> Job:
     said = _PLAIN if rest is None else json.decode(rest, type=Rest)
+    if group is not None and group.startswith(_TENANT):
+        group, group_limit = None, 1
     return Job(
         id=id,
         task=task,

@@ -108,6 +108,7 @@ def _traits(found: Standing, chosen: Settings) -> Traits:
         unique=True,
         ordered=chosen.partitions == 1,
         groups=True,
+        fair=chosen.partitions == 1,
         exclusive=True,
         fenced=True,
         exact_attempts=True,

@@ -117,6 +117,8 @@ def refusal(job: Job, max_size: int, partitions: int) -> BrokerRejected | None:
         return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
     if is_plain(job):
         return None
+    if job.group is not None and job.group.startswith("\1"):
+        return BrokerRejected(f"job {job.id}: a group begins with no control character")
     if partitions > 1 and job.group is not None and job.unique is not None:
         return BrokerRejected(
             f"job {job.id} has both a group and a unique key, which may be at home in different partitions of its "

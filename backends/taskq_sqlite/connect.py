@@ -68,6 +68,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             unique=True,
             ordered=True,
             groups=True,
+            fair=True,
             exclusive=True,
             fenced=True,
             exact_attempts=True,

@@ -10,7 +10,7 @@ from taskq.errors import Conflict
 from taskq.job import Enqueued, Job
 from taskq_sqlite.groups import Group, show
 from taskq_sqlite.queries import Queries
-from taskq_sqlite.rows import Stored, due_of, read, refusal, values_of, written
+from taskq_sqlite.rows import Stored, due_of, group_of, read, refusal, values_of, written
 
 
 class Holder(Struct, frozen=True):
@@ -37,7 +37,7 @@ class Holder(Struct, frozen=True):
 def enqueue(cursor: sqlite3.Cursor, sql: Queries, jobs: Sequence[Job], *, now: float, max_size: int) -> list[Enqueued]:
     """Add the jobs; one answer each."""
     answers: list[Enqueued] = []
-    changed: set[Group] = set()
+    changed: dict[Group, None] = {}
     for job in jobs:
         refused = refusal(job, max_size)
         if refused is not None:
@@ -45,8 +45,8 @@ def enqueue(cursor: sqlite3.Cursor, sql: Queries, jobs: Sequence[Job], *, now: f
             continue
         answer = _add(cursor, sql, job, now)
         answers.append(answer)
-        if job.group is not None and answer.added:
-            changed.add((job.queue, job.group))
+        if answer.added and (name := group_of(job)) is not None:
+            changed[job.queue, name] = None
     for group in changed:
         show(cursor, sql, group)
     return answers

@@ -10,7 +10,7 @@ from msgspec import json
 from taskq.job import Delivery
 from taskq_sqlite.groups import advance, show
 from taskq_sqlite.queries import Queries
-from taskq_sqlite.rows import Row, delivery_of, rows_of
+from taskq_sqlite.rows import Row, delivery_of, is_tenant, rows_of
 
 
 def fetch(
@@ -54,8 +54,9 @@ def _take_in_turn(
         taken.append(row)
         if row.group is not None:
             _lease(cursor, sql, [row], token, until)
-            # The group shows one at most, so what is in the line already is shown anew, if at all.
-            line = [other for other in line if other.group != row.group or other.placed or other.cancelled]
+            # A group shows one at most, so what is in the line already is shown anew, if at all; a tenant's stays.
+            if not is_tenant(row.group):
+                line = [other for other in line if other.group != row.group or other.placed or other.cancelled]
             following = show(cursor, sql, (row.queue, row.group))
             if following is not None:
                 insort(line, following, key=_order)

@@ -2,13 +2,16 @@
 
 A member that needs no place stands in the line as any job does: a cancelled one will not run, and one that started
 in order still holds its own.
+
+A tenant is a group with a place for everybody whose members take turns: whoever is shown stands behind all others.
 """
 
 import sqlite3
 from collections.abc import Iterable
+from time import time
 
 from taskq_sqlite.queries import Queries
-from taskq_sqlite.rows import Row
+from taskq_sqlite.rows import Row, is_tenant
 
 Group = tuple[str, str]
 """A queue and a group of it."""
@@ -16,9 +19,15 @@ Group = tuple[str, str]
 
 def show(cursor: sqlite3.Cursor, sql: Queries, group: Group) -> Row | None:
     """Put the right member in the line after anything of the group has changed; None when none may go."""
-    cursor.execute(sql.park, group)
     queue, name = group
-    found = cursor.execute(sql.show, {"queue": queue, "grp": name}).fetchall()
+    if is_tenant(name):
+        # Behind all that stands in the line: of equal moments the order of the enqueues would count.
+        turn = {"queue": queue, "grp": name, "turn": time()}
+        cursor.execute(sql.step_back, turn)
+        found = cursor.execute(sql.take_turn, turn).fetchall()
+    else:
+        cursor.execute(sql.park, group)
+        found = cursor.execute(sql.show, {"queue": queue, "grp": name}).fetchall()
     return Row(*found[0]) if found else None
 
 

@@ -55,6 +55,8 @@ class Queries(Struct, frozen=True):
     revive: str
     show: str
     stats: str
+    step_back: str
+    take_turn: str
     upcoming: str
 
 

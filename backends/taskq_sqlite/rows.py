@@ -14,6 +14,8 @@ Value = str | bytes | int | float | None
 Stored = Literal["later", "ready", "parked", "leased", "dead"]
 
 _INTEGER = 2**63
+_TENANT = "\1"
+"""A tenant is stored as a group of this mark and its name, in which there is a place for everybody."""
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -40,6 +42,8 @@ class Row(Struct, frozen=True, gc=False):
     state: Stored
     outcome: bytes | None
     placed: int
+    was_due: float | None = None
+    """When it was due, if ``due`` is the moment of its tenant's turn."""
 
 
 class Rest(Struct, frozen=True, omit_defaults=True):
@@ -81,6 +85,8 @@ class Front(Struct, frozen=True, array_like=True, gc=False):
     fence: int
     token: int | None
     placed: int
+    was_due: int | None
+    was_due_part: float | None
 
 
 _fronts = json.Decoder(list[Front])
@@ -107,7 +113,7 @@ def rows_of(described: str, all_bodies: bytes | None, all_errors: bytes | None) 
             one.due + one.due_part,
             one.attempt,
             one.losses,
-            None if one.expires_at is None else one.expires_at + (one.expires_part or 0.0),
+            _moment(one.expires_at, one.expires_part),
             one.cancelled,
             None if one.error_size is None else errors[error_from:error_at],
             one.seq,
@@ -116,9 +122,14 @@ def rows_of(described: str, all_bodies: bytes | None, all_errors: bytes | None) 
             "ready",
             None,
             one.placed,
+            _moment(one.was_due, one.was_due_part),
         )
         rows.append(row)
     return rows
+
+
+def _moment(whole: int | None, part: float | None) -> float | None:
+    return None if whole is None else whole + (part or 0.0)
 
 
 def rest_of(job: Job) -> Rest:
@@ -134,6 +145,15 @@ def read(rest: str | None) -> Rest:
     return _PLAIN if rest is None else json.decode(rest, type=Rest)
 
 
+def group_of(job: Job) -> str | None:
+    """The group that a job is stored with."""
+    return job.group if job.group is not None or job.tenant is None else _TENANT + job.tenant
+
+
+def is_tenant(group: str) -> bool:
+    return group.startswith(_TENANT)
+
+
 def due_of(job: Job, now: float) -> float:
     return now + job.delay if job.run_at is None else max(now, job.run_at)
 
@@ -142,7 +162,8 @@ def values_of(job: Job, now: float) -> tuple[Value, ...]:
     """The parameters of ``add_job``."""
     due = due_of(job, now)
     expires_at = None if job.expires_in is None else due + job.expires_in
-    state: Stored = "later" if due > now else "ready" if job.group is None else "parked"
+    group = group_of(job)
+    state: Stored = "later" if due > now else "ready" if group is None else "parked"
     keyed = 0
     key_until: Value = None
     if job.unique is not None:
@@ -160,8 +181,8 @@ def values_of(job: Job, now: float) -> tuple[Value, ...]:
         job.unique,
         keyed,
         key_until,
-        job.group,
-        job.group_limit,
+        group,
+        _INTEGER - 1 if group is not None and is_tenant(group) else job.group_limit,
         written(rest_of(job)),
     )
 
@@ -176,6 +197,8 @@ def refusal(job: Job, max_size: int) -> BrokerRejected | None:
         return BrokerRejected(f"job {job.id}: delay, run_at, expires_in and unique_until are finite numbers of seconds")
     if not (-_INTEGER <= job.priority < _INTEGER and 1 <= job.group_limit < _INTEGER):
         return BrokerRejected(f"job {job.id}: priority and group_limit fit 64 bits, and group_limit is at least 1")
+    if job.group is not None and is_tenant(job.group):
+        return BrokerRejected(f"job {job.id}: a group begins with no control character")
     try:
         f"{job.queue}{job.id}{job.task}{job.unique}{job.group}{job.tenant}".encode()
         for name, value in job.headers.items():
@@ -189,6 +212,7 @@ def refusal(job: Job, max_size: int) -> BrokerRejected | None:
 
 def job_of(row: Row) -> Job:
     rest = read(row.rest)
+    grouped = row.group is not None and not is_tenant(row.group)
     return Job(
         id=row.id,
         task=row.task,
@@ -201,8 +225,8 @@ def job_of(row: Row) -> Job:
         unique=row.unique,
         on_conflict=rest.on_conflict,
         unique_until=rest.unique_until,
-        group=row.group,
-        group_limit=row.group_limit,
+        group=row.group if grouped else None,
+        group_limit=row.group_limit if grouped else 1,
         tenant=rest.tenant,
         headers=rest.headers,
     )
@@ -217,7 +241,7 @@ def delivery_of(row: Row, token: int, now: float) -> Delivery:
         fence=row.fence + 1,
         receipt=f"{row.seq}.{token:x}",
         now=now,
-        due=row.due,
+        due=row.due if row.was_due is None else row.was_due,
         expires_at=row.expires_at,
         cancelled=bool(row.cancelled),
         error=row.error,

@@ -41,6 +41,7 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
         unique=True,
         ordered=True,
         groups=True,
+        fair=True,
         exclusive=True,
         fenced=True,
         exact_attempts=True,

@@ -42,7 +42,7 @@ class Jobs:
         self._outcome_ends: Ranks[Ref, float] = Ranks()
         self._soonest = inf
         """No moment ahead is before this one."""
-        self._groups = Groups()
+        self._groups = Groups(self._serial)
 
     # Moves
 
@@ -73,7 +73,7 @@ class Jobs:
         self.advance(now)
         taken: list[Delivery] = []
         for queue in queues:
-            while len(taken) < limit and (row := self._groups.pop(queue)) is not None:
+            while len(taken) < limit and (row := self._groups.pop(queue, now)) is not None:
                 taken.append(self._deliver(row, now, lease))
         return taken
 
@@ -83,7 +83,7 @@ class Jobs:
         if row is None:
             return None
         row.receipt, row.until = None, -inf
-        self._withdraw(row)
+        self._withdraw(row, now)
         match settlement:
             case Ack(outcome=outcome, keep=keep):
                 self._end(row, now)
@@ -95,7 +95,7 @@ class Jobs:
                 row.error = row.error if error is None else error
                 row.due = now + after
                 if row.job.group_limit > 1:
-                    self._groups.release(row)
+                    self._groups.release(row, now)
                 self._schedule(row, now)
             case DeadLetter(outcome=outcome, keep=keep):
                 self._end(row, now)
@@ -109,7 +109,7 @@ class Jobs:
     def extend(self, receipt: str, lease: float, now: float) -> Lease:
         self.advance(now)
         row = self._receipts.get(receipt)
-        if row is None or not self._groups.retake(row, lapsed=row.until <= now):
+        if row is None or not self._groups.retake(row, now):
             return Lease.LOST
         row.until = now + lease
         self._at(self._alarms, row, row.until)
@@ -121,7 +121,7 @@ class Jobs:
             if (row := self._receipts.get(receipt)) is not None:
                 due = row.due
                 self.settle(Nack(receipt, inf, counted=False), now)
-                self._withdraw(row)
+                self._withdraw(row, now)
                 row.due = due
                 self._schedule(row, now)
 
@@ -131,7 +131,7 @@ class Jobs:
             return False
         row.cancelled = True
         if row.until <= now:
-            self._withdraw(row)
+            self._withdraw(row, now)
             row.due = min(row.due, now)
             self._schedule(row, now)
         return True
@@ -170,8 +170,8 @@ class Jobs:
             if row.receipt is not None:
                 row.due = row.until
                 if row.job.group_limit > 1:
-                    self._groups.release(row)
-            self._groups.ready(row)
+                    self._groups.release(row, now)
+            self._groups.ready(row, now)
         for ref in self._outcome_ends.up_to(now):
             del self.outcomes[ref]
         for ref in list(self._dead_ends.up_to(now)):
@@ -247,12 +247,12 @@ class Jobs:
         if row.due > now:
             self._at(self._alarms, row, row.due)
         else:
-            self._groups.ready(row)
+            self._groups.ready(row, now)
 
-    def _withdraw(self, row: Row) -> None:
+    def _withdraw(self, row: Row, now: float) -> None:
         """Take the row out of the line it stands in: what has a moment ahead is in no queue's line."""
         if not self._alarms.drop(row):
-            self._groups.withdraw(row)
+            self._groups.withdraw(row, now)
 
     def _deliver(self, row: Row, now: float, lease: float) -> Delivery:
         if row.receipt is not None:
@@ -279,7 +279,7 @@ class Jobs:
         )
 
     def _replace(self, holder: Row, job: Job, now: float) -> None:
-        self._withdraw(holder)
+        self._withdraw(holder, now)
         holder.job = replace(
             holder.job,
             task=job.task,
@@ -298,7 +298,7 @@ class Jobs:
         ref = row.ref
         del self.live[ref]
         if row.job.group is not None:
-            self._groups.release(row)
+            self._groups.release(row, now)
         self._forget_outcome(ref)
         if self.dedup_window > 0:
             self._at(self.ended, ref, now + self.dedup_window)

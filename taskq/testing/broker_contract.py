@@ -24,6 +24,7 @@ from taskq.testing.enqueue_clauses import EnqueueClauses
 from taskq.testing.fetch_clauses import FetchClauses
 from taskq.testing.group_clauses import GroupClauses
 from taskq.testing.settle_clauses import SettleClauses
+from taskq.testing.tenant_clauses import TenantClauses
 
 
 class Deployed:
@@ -57,6 +58,13 @@ class Deployed:
 
 @pytest.mark.anyio
 class BrokerContract(
-    EnqueueClauses, FetchClauses, GroupClauses, SettleClauses, ConnectionClauses, CapabilityClauses, Deployed
+    EnqueueClauses,
+    FetchClauses,
+    GroupClauses,
+    TenantClauses,
+    SettleClauses,
+    ConnectionClauses,
+    CapabilityClauses,
+    Deployed,
 ):
     """Every clause from C-E1 to C-A4, and the optional parts a backend hands over."""

@@ -1,4 +1,4 @@
-"""Brokers whose ``fetch`` breaks C-F1 to C-F7."""
+"""Brokers whose ``fetch`` breaks C-F1 to C-F8."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from taskq.testing.mutant import Change, Fetch, Mutant, deliveries, jobs, settle
 
 
 def fetch_mutants() -> list[Mutant]:
-    """One mutant at least for each of C-F1 to C-F7."""
+    """One mutant at least for each of C-F1 to C-F8."""
     changes: list[tuple[str, str, Change]] = [
         (
             "jobs come before they are due",
@@ -119,7 +119,33 @@ def fetch_mutants() -> list[Mutant]:
             "test_c_f7_waiting_members_hold_nobody_else_up",
             jobs(lambda job: replace(job, group="g")),
         ),
+        (
+            "one fetch takes what a group lets go last",
+            "test_c_f7_one_fetch_keeps_the_order_of_those_it_lets_go",
+            verbs(fetch=_members_last),
+        ),
         ("a freed place wakes nobody", "test_c_f7_a_freed_place_wakes_a_waiting_fetch", verbs(fetch=_deaf)),
+        ("tenants are ignored", "test_c_f8_tenants_take_turns", jobs(lambda job: replace(job, tenant=None))),
+        (
+            "all are one tenant",
+            "test_c_f8_tenants_take_turns_within_a_fetch",
+            jobs(lambda job: replace(job, tenant="a")),
+        ),
+        (
+            "a tenant's jobs go last",
+            "test_c_f8_a_thousand_jobs_of_one_tenant_are_one_before_anothers",
+            jobs(lambda job: job if job.tenant is None else replace(job, tenant=f"{job.tenant}{job.id}")),
+        ),
+        (
+            "a job that runs again keeps its tenant's turn",
+            "test_c_f8_a_job_that_runs_again_waits_for_its_tenants_turn",
+            jobs(lambda job: replace(job, tenant=None)),
+        ),
+        (
+            "a group's tenant has its turn, too",
+            "test_c_f8_a_job_of_a_group_waits_for_its_group_alone",
+            jobs(lambda job: replace(job, group=None)),
+        ),
     ]
     return [Mutant(name=name, test=test, change=change) for name, test, change in changes]
 
@@ -189,6 +215,13 @@ def _receipt_is_the_id(backend: Backend, latest: dict[str, str]) -> Backend:
 
 async def _backwards(real: Broker, queues: Sequence[str], limit: int, lease: float, wait: float) -> Sequence[Delivery]:
     return list(await real.fetch(queues, limit, lease=lease, wait=wait))[::-1]
+
+
+async def _members_last(
+    real: Broker, queues: Sequence[str], limit: int, lease: float, wait: float
+) -> Sequence[Delivery]:
+    taken = await real.fetch(queues, limit, lease=lease, wait=wait)
+    return sorted(taken, key=lambda delivery: delivery.job.group is not None)
 
 
 async def _queues_sorted(

@@ -78,6 +78,14 @@ class GroupClauses:
         await ack(backend.broker, got[0])
         assert names(await backend.broker.fetch([queue], 10, lease=LONG, wait=1)) == ["a"]
 
+    async def test_c_f7_one_fetch_keeps_the_order_of_those_it_lets_go(self, backend: Backend, queue: str) -> None:
+        needs(backend.broker, "groups")
+        needs(backend.broker, "ordered")
+        for name, priority in (("a", 5), ("c", 3)):
+            await add(backend.broker, a_job(queue, name, group="g", group_limit=2, priority=priority))
+        await add(backend.broker, a_job(queue, "b", priority=4), a_job(queue, "d"), a_job(queue, "e"))
+        assert names(await backend.broker.fetch([queue], 5, lease=LONG, wait=1)) == ["a", "b", "c", "d", "e"]
+
     async def test_c_f7_waiting_members_hold_nobody_else_up(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "groups")
         await add(backend.broker, *(a_job(queue, f"{n:04}", group="g") for n in range(1000)))

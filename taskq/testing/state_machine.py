@@ -21,6 +21,8 @@ STEPS = 150
 SEEDS = range(8)
 GROUPS = {"one": 1, "two": 2}
 """Each group with its limit."""
+TENANTS = {0: "x", 1: "y"}
+"""Of every fourth job."""
 
 
 class Mirror:
@@ -39,6 +41,11 @@ class Mirror:
         self.cancelled = False
         self.dead = False
         self.holds_key = job.unique is not None
+
+    @property
+    def takes_turns(self) -> bool:
+        """It waits for its tenant's turn, which another of the tenant's keeps that has come before."""
+        return self.job.tenant is not None and self.job.group is None and not self.cancelled
 
     @property
     def leased(self) -> bool:
@@ -97,6 +104,7 @@ class Model:
                     body=job.body,
                     group=kept.group,
                     group_limit=kept.group_limit,
+                    tenant=kept.tenant,
                     unique=kept.unique,
                     unique_until=kept.unique_until,
                 )
@@ -112,7 +120,8 @@ class Model:
             assert mirror.due is not None
             assert mirror.job.priority == max(other.job.priority for other in eligible)
             alike = [other for other in eligible if other.job.priority == mirror.job.priority]
-            assert not [other for other in alike if other.due is not None and other.due < mirror.due]
+            in_order = [] if mirror.takes_turns else [other for other in alike if not other.takes_turns]
+            assert not [other for other in in_order if other.due is not None and other.due < mirror.due]
             self._deliver(mirror, delivery)
         if len(deliveries) < limit:
             assert not [mirror for mirror in self.jobs if self.may_be_leased(mirror)]
@@ -301,9 +310,11 @@ class History:
         if holder is not None and (holder.lapsed or holder.cancelled):
             # Whether such a holder still takes a new call is the backend's choice.
             on_conflict = "return"
+        number = self._random.randrange(40)
         return a_job(
             self._queue,
-            id=f"{self._queue}-{self._random.randrange(40)}",
+            id=f"{self._queue}-{number}",
+            tenant=TENANTS.get(number % 4),
             body=self._random.randbytes(4),
             priority=choose([0, 0, 1, 2]),
             delay=choose([0.0, 0.0, 0.0, LONG]),

@@ -52,7 +52,7 @@ ROWS: Sequence[tuple[str, Cell, str]] = [
     ("unique keys", trait("unique"), "E4"),
     ("priorities, and order within them", order, "F4"),
     ("groups and their limits", trait("groups"), "F7"),
-    ("tenants take turns", trait("fair"), ""),
+    ("tenants take turns", trait("fair"), "F8"),
     ("one delivery at a time", trait("exclusive"), "F1"),
     ("attempts and losses are exact", trait("exact_attempts"), "F2"),
     ("a stale worker can settle nothing", trait("fenced"), "F3"),

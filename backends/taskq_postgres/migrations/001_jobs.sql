@@ -33,7 +33,8 @@ CREATE TABLE {schema}.jobs (
   uniq        text COLLATE "C",             -- the unique key
   key_until   text COLLATE "C" CHECK (key_until IN ('start', 'success', 'end')),
   key_free_at float8,                       -- the key is free from this moment on, whatever became of the job
-  grp         text COLLATE "C",             -- the group
+  grp         text COLLATE "C",             -- the group; of a tenant U+0001 and its name
+  was_due     float8,                       -- when it was due whose due is now the moment of its tenant's turn
   rest        text COLLATE "C",             -- JSON: what else the caller said, where it is not the default
   error       bytea,
   outcome     bytea                         -- a dead letter's

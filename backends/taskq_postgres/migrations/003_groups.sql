@@ -3,6 +3,9 @@
 -- A member that needs no place stands in the line as any job does: a cancelled one will not run, and one that started
 -- in order still holds its own. Whoever changes anything of a group holds its queue's lock, taken before any row's.
 
+-- A tenant is a group with a place for everybody (a group_limit of 2147483647) whose members take turns: whoever is
+-- shown stands behind all others, and keeps that place unless a job of larger priority comes.
+
 -- Hold the locks of these queues' groups until the transaction ends: in one order, so that no two wait for each other.
 CREATE FUNCTION {schema}.lock_groups(queues text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -16,6 +19,32 @@ BEGIN
 END
 $$;
 
+-- Show the best member of a tenant at the end of its queue's line.
+CREATE FUNCTION {schema}.take_turn(line text, name text) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  shown record;
+  best record;
+BEGIN
+  SELECT id, priority INTO best FROM {schema}.jobs
+  WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'parked' AND NOT placed AND NOT cancelled
+    AND group_limit = 2147483647
+  ORDER BY group_limit DESC, priority DESC, due, seq LIMIT 1;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  SELECT id, priority INTO shown FROM {schema}.jobs
+  WHERE queue = line AND grp = name AND grp IS NOT NULL AND state = 'ready' AND NOT placed AND NOT cancelled;
+  IF FOUND THEN
+    IF shown.priority >= best.priority THEN
+      RETURN;
+    END IF;
+    UPDATE {schema}.jobs SET state = 'parked', due = was_due, was_due = NULL WHERE queue = line AND id = shown.id;
+  END IF;
+  UPDATE {schema}.jobs SET state = 'ready', was_due = due, due = extract(epoch FROM clock_timestamp())
+  WHERE queue = line AND id = best.id;
+END
+$$;
+
 -- Put the right member of a group in its queue's line after anything of the group has changed; callers fix the plans.
 CREATE FUNCTION {schema}.show(line text, name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
@@ -25,6 +54,10 @@ DECLARE
   best {schema}.jobs;
   shown text;
 BEGIN
+  IF left(name, 1) = U&'\0001' THEN
+    PERFORM {schema}.take_turn(line, name);
+    RETURN;
+  END IF;
   SELECT count(*) INTO taken FROM {schema}.jobs WHERE queue = line AND grp = name AND placed;
   LOOP
     -- The best of each group_limit stands at the head of its own range of the index.

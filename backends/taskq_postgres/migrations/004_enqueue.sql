@@ -130,7 +130,8 @@ BEGIN
   );
   IF grps IS NOT NULL THEN
     FOR line, name IN
-      SELECT DISTINCT given.queue, given.grp FROM unnest(queues, grps) AS given (queue, grp) WHERE given.grp IS NOT NULL
+      SELECT given.queue, given.grp FROM unnest(queues, grps) WITH ORDINALITY AS given (queue, grp, n)
+      WHERE given.grp IS NOT NULL GROUP BY given.queue, given.grp ORDER BY min(n)
     LOOP
       PERFORM {schema}.show(line, name);
     END LOOP;
@@ -152,8 +153,8 @@ DECLARE
   given jsonb := coalesce(new_rest::jsonb, '{}') - ARRAY['on_conflict', 'unique_until', 'tenant'];
 BEGIN
   UPDATE {schema}.jobs
-  SET task = new_task, body = new_body, priority = new_priority, due = moved, expires_at = moved + expiry,
-    rest = nullif(kept || given, '{}')::text,
+  SET task = new_task, body = new_body, priority = new_priority, due = moved, was_due = NULL,
+    expires_at = moved + expiry, rest = nullif(kept || given, '{}')::text,
     state = CASE WHEN moved > moment THEN 'later' WHEN grp IS NULL OR placed THEN 'ready' ELSE 'parked' END
   WHERE queue = other.queue AND id = other.id;
   IF other.grp IS NOT NULL THEN

@@ -22,9 +22,10 @@ BEGIN
   FOR rung IN SELECT value FROM jsonb_array_elements(coalesce(mark -> 'rungs', '[]') || '[[]]') LOOP
     -- What lies between two known priorities, and at the end below them all, ...
     below := coalesce((rung ->> 0)::bigint, -(1::bigint << 32));
-    SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
+    SELECT
+      array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(was_due) AS dues, array_agg(seq) AS seqs
     INTO more FROM (
-      SELECT ctid, priority, due, seq FROM {schema}.jobs
+      SELECT ctid, priority, coalesce(was_due, due) AS was_due, seq FROM {schema}.jobs
       WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority < above AND priority > below
       ORDER BY priority DESC, due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
@@ -32,9 +33,10 @@ BEGIN
     dues := dues || more.dues; seqs := seqs || more.seqs;
     EXIT WHEN cardinality(places) = wanted OR rung = '[]';
     -- ... and what is known of a priority, from its position on.
-    SELECT array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(due) AS dues, array_agg(seq) AS seqs
+    SELECT
+      array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(was_due) AS dues, array_agg(seq) AS seqs
     INTO more FROM (
-      SELECT ctid, priority, due, seq FROM {schema}.jobs
+      SELECT ctid, priority, coalesce(was_due, due) AS was_due, seq FROM {schema}.jobs
       WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority = below
         AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
       ORDER BY due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
@@ -48,22 +50,32 @@ END
 $$;
 
 -- How many of the jobs in these places can be leased at once: up to the first that lets another of its group go, too,
--- which may stand before the rest.
-CREATE FUNCTION {schema}.independent(line text, places tid[], OUT many integer, OUT following text)
+-- which may stand before the rest. The next of a tenant does so only if its priority is larger than the last one's.
+CREATE FUNCTION {schema}.independent(
+  line text, places tid[], priorities integer[], OUT many integer, OUT following text
+)
 LANGUAGE plpgsql AS $$
 BEGIN
   SELECT n, grp INTO many, following
   FROM unnest(places) WITH ORDINALITY AS first (place, n), LATERAL (
-    SELECT j.id, j.grp FROM {schema}.jobs AS j
+    SELECT j.id, j.grp, j.group_limit FROM {schema}.jobs AS j
     WHERE j.ctid = first.place AND j.grp IS NOT NULL AND NOT j.placed AND NOT j.cancelled
   ) AS member, LATERAL (
     SELECT count(*) AS taken FROM {schema}.jobs AS o WHERE o.queue = line AND o.grp = member.grp AND o.placed
-  ) AS holders, LATERAL (
-    SELECT FROM {schema}.jobs AS w
-    WHERE w.queue = line AND w.grp = member.grp AND w.grp IS NOT NULL AND w.state IN ('parked', 'ready')
-      AND NOT w.placed AND NOT w.cancelled AND w.id <> member.id AND w.group_limit > 1 + holders.taken
-    LIMIT 1
-  ) AS other
+  ) AS holders
+  WHERE CASE member.group_limit
+    WHEN 2147483647 THEN priorities[cardinality(priorities)] < (
+      SELECT w.priority FROM {schema}.jobs AS w
+      WHERE w.queue = line AND w.grp = member.grp AND w.grp IS NOT NULL AND w.state = 'parked'
+        AND NOT w.placed AND NOT w.cancelled AND w.group_limit = 2147483647
+      ORDER BY w.group_limit DESC, w.priority DESC, w.due, w.seq LIMIT 1
+    )
+    ELSE EXISTS (
+      SELECT FROM {schema}.jobs AS w
+      WHERE w.queue = line AND w.grp = member.grp AND w.grp IS NOT NULL AND w.state IN ('parked', 'ready')
+        AND NOT w.placed AND NOT w.cancelled AND w.id <> member.id AND w.group_limit > 1 + holders.taken
+    )
+  END
   ORDER BY n LIMIT 1;
   many := coalesce(many, cardinality(places));
 END
@@ -131,6 +143,8 @@ DECLARE
   portion integer;
   exhausted boolean;
   following text;
+  name text;
+  served text[] := '{}';
   mark jsonb;
   moved record;
   first record;
@@ -164,30 +178,39 @@ BEGIN
       taken := cardinality(first.places);
       exhausted := taken < least(portion, missing);
       IF in_groups THEN
-        SELECT many, following INTO taken, following FROM {schema}.independent(line, first.places);
-        portion := CASE WHEN following IS NULL THEN 2 * portion ELSE taken END;
+        SELECT many, following INTO taken, following FROM {schema}.independent(line, first.places, first.priorities);
+        portion := CASE WHEN following IS NULL THEN least(2 * portion, wanted) ELSE taken END;
+        served := ARRAY(
+          SELECT j.grp FROM unnest(first.places[:taken]) WITH ORDINALITY AS front (place, n), {schema}.jobs AS j
+          WHERE j.ctid = front.place AND j.grp IS NOT NULL AND j.group_limit = 2147483647 ORDER BY n
+        );
       END IF;
       RETURN QUERY
       WITH leased AS (
         -- A token still there is a lease that ended unsettled.
         UPDATE {schema}.jobs AS j
-        SET state = 'leased', due = moment + lease, fence = j.fence + 1,
+        SET state = 'leased', due = moment + lease, was_due = NULL, fence = j.fence + 1,
           losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
-          placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled), keyed = j.keyed AND j.key_until <> 'start'
-        FROM unnest(first.places[:taken], first.dues[:taken]) AS front (place, due) WHERE j.ctid = front.place
+          placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled AND j.group_limit < 2147483647),
+          keyed = j.keyed AND j.key_until <> 'start'
+        FROM unnest(first.places[:taken], first.dues[:taken]) WITH ORDINALITY AS front (place, due, n)
+        WHERE j.ctid = front.place
         RETURNING
           j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
-          j.losses, j.fence, j.expires_at, j.cancelled, j.error, moment, j.seq
+          j.losses, j.fence, j.expires_at, j.cancelled, j.error, moment, front.n
       )
       SELECT
         l.queue, l.id, l.task, l.body, l.priority, l.uniq, l.grp, l.group_limit, l.rest, l.due, l.attempt, l.losses,
         l.fence, l.expires_at, l.cancelled, l.error, l.moment, NULL::bigint, NULL
-      FROM leased AS l ORDER BY l.priority DESC, l.due, l.seq;
+      FROM leased AS l ORDER BY l.n;
       missing := missing - taken;
+      FOREACH name IN ARRAY served LOOP
+        PERFORM {schema}.take_turn(line, name);
+      END LOOP;
       IF following IS NOT NULL THEN
         PERFORM {schema}.show(line, following);
         following := NULL;
-      ELSIF exhausted OR missing <= 0 THEN
+      ELSIF (exhausted AND served = '{}') OR missing <= 0 THEN
         EXIT;
       END IF;
     END LOOP;

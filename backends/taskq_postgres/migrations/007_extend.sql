@@ -37,7 +37,8 @@ BEGIN
   LOOP
     RETURN QUERY
     UPDATE {schema}.jobs AS j
-    SET state = 'leased', due = moment + lease, placed = j.placed OR NOT j.cancelled
+    SET state = 'leased', due = moment + lease, was_due = NULL,
+      placed = j.placed OR NOT (j.cancelled OR j.group_limit = 2147483647)
     WHERE j.queue = job.queue AND j.id = job.id AND (
       j.placed OR j.cancelled OR j.group_limit > (
         SELECT count(*) FROM {schema}.jobs AS o WHERE o.queue = j.queue AND o.grp = j.grp AND o.placed

@@ -19,7 +19,7 @@ BEGIN
   LOOP
     UPDATE {schema}.jobs AS j
     SET cancelled = true,
-      due = CASE WHEN j.state = 'leased' THEN j.due ELSE least(j.due, moment) END,
+      due = CASE WHEN j.state = 'leased' THEN j.due ELSE least(coalesce(j.was_due, j.due), moment) END, was_due = NULL,
       placed = j.placed AND (j.group_limit = 1 OR (j.state = 'leased' AND j.due > moment)),
       state = CASE WHEN j.state = 'leased' AND j.due > moment THEN 'leased' ELSE 'ready' END
     WHERE j.queue = job.queue AND j.id = job.id AND j.state <> 'dead'

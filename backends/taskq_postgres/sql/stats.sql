@@ -6,7 +6,7 @@ SELECT
   count(*) FILTER (WHERE state IN ('ready', 'parked') OR (state IN ('later', 'leased') AND due <= now)) AS ready,
   count(*) FILTER (WHERE state = 'leased' AND due > now) AS leased,
   count(*) FILTER (WHERE state = 'dead') AS dead,
-  coalesce(greatest(0, max(now - due) FILTER (
+  coalesce(greatest(0, max(now - coalesce(was_due, due)) FILTER (
     WHERE state IN ('ready', 'parked') OR (state IN ('later', 'leased') AND due <= now)
   )), 0)::float8 AS oldest
 FROM clock, {schema}.jobs

@@ -5,7 +5,7 @@ local now = time[1] * 1000000 + time[2]
 -- A row is bytes: where it stands (later 'l', ready 'r', parked 'p', leased 'x', dead 'd'), '+' if there is more, the
 -- token of its last lease, attempt, losses, fence, its rank, and then packed as a map what plain jobs lack:
 -- u unique key, k unique_until, ku moment the key lapses, oc on_conflict, g group, l group_limit, p holds a place,
--- xi expires in, xa expires at, t tenant, c cancelled, e has an error.
+-- xi expires in, xa expires at, t tenant, s since when it stands in line for its tenant, c cancelled, e has an error.
 -- Most jobs are plain, so what happens to each of them is done on the bytes: unpacking a row costs 2 µs.
 local HEAD = '>c1c1c16I4I4I8'
 local RANKED = '>I8I8I8I2'

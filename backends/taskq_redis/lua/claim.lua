@@ -22,19 +22,20 @@ local taken = 0
 -- What a plain job's first lease makes of its row, before the rank.
 local leased = struct.pack(HEAD, 'x', '-', token, 1, 0, now)
 
--- Lease this job in memory; true when its group now shows one that goes before `following`.
-local function deliver(id, row, following)
+-- Lease this job in memory; returns whom its group shows now instead.
+local function deliver(id, row)
   local more = row.more
   if row.token ~= NONE then row.losses = row.losses + 1 end
   row.at, row.token, row.fence = 'x', token, math.max(now, row.fence + 1)
-  if not more then return false end
+  if not more then return nil end
   if more.k == 'start' then release_key(id, row) end
-  if not more.g then return false end
-  if redis.call('HGET', key.shown, more.g) == id then redis.call('HDEL', key.shown, more.g) end
-  if not more.p and not more.c then take_place(row) end
-  groups[more.g] = nil
-  local shown = show(more.g)
-  return shown and following and goes_before(row_of(shown), row_of(following))
+  local group = group_of(row)
+  if not group then return nil end
+  if redis.call('HGET', key.shown, group) == id then redis.call('HDEL', key.shown, group) end
+  more.s = nil
+  if more.g and not more.p and not more.c then take_place(row) end
+  groups[group] = nil
+  return show(group)
 end
 
 -- Take up to so many from ready; returns how many.
@@ -43,19 +44,21 @@ local function take(count)
   local ids = {}
   for i = 1, #popped, 2 do ids[#ids + 1] = string.sub(popped[i], RANK + 1) end
   load(ids)
-  local leases, rows, got = {}, {}, {}
+  local leases, rows, got, next_shown = {}, {}, {}, nil
   for i, id in ipairs(ids) do
-    local row, overtaken
+    local row
     if held[id] == nil and string.sub(packed[id], 2, BEFORE) == FRESH then
       row = leased .. string.sub(popped[2 * i - 1], 1, RANK)
     else
-      overtaken = deliver(id, row_of(id), ids[i + 1])
+      local shown = deliver(id, row_of(id))
+      if shown and not (next_shown and goes_before(row_of(next_shown), row_of(shown))) then next_shown = shown end
       row = pack(held[id])
       changed[id] = nil
     end
     got[i], leases[2 * i - 1], leases[2 * i] = id, now + lease, id
     rows[2 * i - 1], rows[2 * i] = id, row
-    if overtaken then
+    local following = next_shown and ids[i + 1]
+    if following and goes_before(row_of(next_shown), row_of(following)) then
       for rest = i + 1, #ids do redis.call('ZADD', key.ready, 0, popped[2 * rest - 1]) end
       break
     end

@@ -11,6 +11,7 @@
 --   parked   zset  group..limit..rank..id at score 0: due members for whom their group has no place
 --   places   hash  group → places taken
 --   shown    hash  group → id of the member that stands in ready
+--            (a tenant is a group called '\1' and its name, with a place for everybody, whose members take turns)
 --   error    hash  id → what the last nack with an error said
 --   letter   hash  id → a dead letter's outcome
 --   outcome  hash  id → an ended job's outcome
@@ -22,9 +23,10 @@
 --   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.
 local WIDTH = 19
+local EVERYBODY = MIDDLE -- the limit of a tenant
 
 local key
-local packed, held, changed, groups, fresh, soonest
+local packed, held, changed, groups, touched, fresh, soonest
 
 -- Turn to the queue of this number.
 local function turn_to(queue)
@@ -36,7 +38,7 @@ local function turn_to(queue)
     waiting = KEYS[k + 16], keeper = KEYS[k + 17], watched = KEYS[k + 18],
     latest = KEYS[k + 19],
   }
-  packed, held, changed, groups, fresh, soonest = {}, {}, {}, {}, false, nil
+  packed, held, changed, groups, touched, fresh, soonest = {}, {}, {}, {}, {}, false, nil
 end
 
 -- Rows
@@ -68,9 +70,19 @@ local function row_of(id)
   return held[id]
 end
 
+-- Since when a row stands in line, or would.
+local function moment_of(row)
+  return row.more and row.more.s or row.due
+end
+
 -- Larger priority first, then oldest due, then the order of the enqueues: as bytes that sort so.
-local function rank_of(row)
-  return struct.pack(RANKED, MIDDLE - row.priority, row.due, row.serial, row.turn)
+local function rank_of(row, moment)
+  return struct.pack(RANKED, MIDDLE - row.priority, moment or row.due, row.serial, row.turn)
+end
+
+-- Its member of ready.
+local function ready_member(id, row)
+  return rank_of(row, moment_of(row)) .. id
 end
 
 local function pack(row)
@@ -102,21 +114,38 @@ end
 
 -- Numbers, because Lua compares strings by the server's locale.
 local function goes_before(one, two)
-  for _, field in ipairs({ 'due', 'serial', 'turn' }) do
-    if one.priority ~= two.priority then return one.priority > two.priority end
-    if one[field] ~= two[field] then return one[field] < two[field] end
-  end
-  return false
+  if one.priority ~= two.priority then return one.priority > two.priority end
+  local first, second = moment_of(one), moment_of(two)
+  if first ~= second then return first < second end
+  if one.serial ~= two.serial then return one.serial < two.serial end
+  return one.turn < two.turn
 end
 
 -- Groups
 
+local function takes_turns(row)
+  return row.more and row.more.t and not row.more.g
+end
+
 local function group_of(row)
-  return row.more and row.more.g
+  return takes_turns(row) and '\1' .. row.more.t or row.more and row.more.g
 end
 
 local function limit_of(row)
-  return row.more.l or 1
+  return takes_turns(row) and EVERYBODY or row.more.l or 1
+end
+
+-- Whether a member that has come goes before the one that is shown, which keeps its turn if they take turns.
+local function displaces(row, shown)
+  if takes_turns(shown) then return row.priority > shown.priority end
+  return goes_before(row, shown)
+end
+
+local turns = 0
+
+-- Something of a group has changed: it may have another member to show.
+local function touch(group)
+  groups[group], touched[#touched + 1] = true, group
 end
 
 local function parked_prefix(group)
@@ -134,7 +163,7 @@ end
 local function take_place(row)
   row.more.p = true
   redis.call('HINCRBY', key.places, group_of(row), 1)
-  groups[group_of(row)] = true
+  touch(group_of(row))
 end
 
 local function release_place(row)
@@ -142,7 +171,7 @@ local function release_place(row)
   if not group or not row.more.p then return end
   row.more.p = nil
   if redis.call('HINCRBY', key.places, group, -1) == 0 then redis.call('HDEL', key.places, group) end
-  groups[group] = true
+  touch(group)
 end
 
 -- The first of those members for whom this number of taken places leaves one: those of each limit are in order.
@@ -165,8 +194,9 @@ local function show(group)
   local best, shown = best_parked(group, places), redis.call('HGET', key.shown, group)
   if shown then
     local row = row_of(shown)
-    if limit_of(row) > places and not (best and goes_before(row_of(best), row)) then return nil end
-    redis.call('ZREM', key.ready, rank_of(row) .. shown)
+    if limit_of(row) > places and not (best and displaces(row_of(best), row)) then return nil end
+    redis.call('ZREM', key.ready, ready_member(shown, row))
+    row.more.s = nil
     redis.call('ZADD', key.parked, 0, parked_member(shown, row))
     redis.call('HDEL', key.shown, group)
     row.at, changed[shown] = 'p', true
@@ -174,15 +204,24 @@ local function show(group)
   if not best then return nil end
   local row = row_of(best)
   redis.call('ZREM', key.parked, parked_member(best, row))
-  redis.call('ZADD', key.ready, 0, rank_of(row) .. best)
+  if takes_turns(row) then
+    -- Behind all that stands in line.
+    turns = turns + 1
+    row.more.s = now + turns
+  end
+  redis.call('ZADD', key.ready, 0, ready_member(best, row))
   redis.call('HSET', key.shown, group, best)
   row.at, changed[best], fresh = 'r', true, true
   return best
 end
 
+-- In the order in which they were touched: tenants come to stand in line one after the other.
 local function show_all()
-  for group in pairs(groups) do show(group) end
-  groups = {}
+  for _, group in ipairs(touched) do
+    if groups[group] then show(group) end
+    groups[group] = nil
+  end
+  touched = {}
 end
 
 -- Standing in line
@@ -190,14 +229,14 @@ end
 -- A due job stands in ready, or waits for a place in its group. A cancelled job will not run, so it needs none;
 -- one that has started in order still holds its own.
 local function line_up(id, row)
-  local more = row.more
-  if more and more.g and not more.p and not more.c then
+  local more, group = row.more, group_of(row)
+  if group and not more.p and not more.c then
     row.at = 'p'
     redis.call('ZADD', key.parked, 0, parked_member(id, row))
-    groups[more.g] = true
+    touch(group)
   else
     row.at, fresh = 'r', true
-    redis.call('ZADD', key.ready, 0, rank_of(row) .. id)
+    redis.call('ZADD', key.ready, 0, ready_member(id, row))
   end
 end
 
@@ -217,10 +256,13 @@ local function withdraw(id, row)
   elseif at == 'd' then redis.call('ZREM', key.dead, id)
   elseif at == 'p' then redis.call('ZREM', key.parked, parked_member(id, row))
   else
-    redis.call('ZREM', key.ready, rank_of(row) .. id)
-    if group and redis.call('HGET', key.shown, group) == id then redis.call('HDEL', key.shown, group) end
+    redis.call('ZREM', key.ready, ready_member(id, row))
+    if group then
+      if redis.call('HGET', key.shown, group) == id then redis.call('HDEL', key.shown, group) end
+      row.more.s = nil
+    end
   end
-  if group then groups[group] = true end
+  if group then touch(group) end
 end
 
 -- Ends

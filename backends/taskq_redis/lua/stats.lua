@@ -1,5 +1,5 @@
 -- Counts the jobs of a queue; returns how many are later, ready, leased and dead, and since when the oldest is ready
--- as microseconds of waiting (0: none is).
+-- as microseconds of waiting (0: none is; of the one that a tenant shows it is since its turn came).
 -- KEYS: those of the queue.
 turn_to(0)
 local MOST = 1000 -- heads of lines to look at: one for each priority, and for each limit and priority of each group

@@ -7,7 +7,7 @@ SELECT
     queue, id, task, length(body), priority, uniq, grp, group_limit, rest,
     CAST(due AS INTEGER), due - CAST(due AS INTEGER), attempt, losses,
     CAST(expires_at AS INTEGER), expires_at - CAST(expires_at AS INTEGER), cancelled, length(error),
-    seq, fence, token, placed
+    seq, fence, token, placed, CAST(was_due AS INTEGER), was_due - CAST(was_due AS INTEGER)
   )),
   CAST(group_concat(body, '') AS BLOB),
   CAST(group_concat(error, '') AS BLOB)

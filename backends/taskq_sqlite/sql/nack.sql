@@ -5,7 +5,7 @@ SET state = CASE
     WHEN grp IS NULL OR cancelled OR (placed AND group_limit = 1) THEN 'ready'
     ELSE 'parked'
   END,
-  due = :due, attempt = attempt + :counted, token = NULL, placed = placed AND group_limit = 1,
+  due = :due, was_due = NULL, attempt = attempt + :counted, token = NULL, placed = placed AND group_limit = 1,
   error = coalesce(:error, error)
 WHERE seq = :seq AND token = :token
 RETURNING queue, id, grp

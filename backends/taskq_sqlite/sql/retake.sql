@@ -2,7 +2,8 @@
 --
 -- Returns cancelled and group.
 UPDATE taskq_jobs
-SET state = 'leased', due = :until, placed = placed OR (grp IS NOT NULL AND NOT cancelled)
+SET state = 'leased', due = :until, was_due = NULL,
+  placed = placed OR (grp IS NOT NULL AND NOT cancelled AND group_limit < 9223372036854775807)
 WHERE seq = :seq AND token = :token AND state IN ('ready', 'parked') AND (
   grp IS NULL OR placed OR cancelled OR group_limit > (
     SELECT count(*) FROM taskq_jobs AS other

@@ -1,4 +1,6 @@
--- Counts of every queue: queue, later, ready, leased, dead, due moment of the oldest ready job. Index entries only.
+-- Counts of every queue: queue, later, ready, leased, dead, due moment of the oldest ready job.
+--
+-- Index entries only, so of the one that a tenant shows it is the moment of its turn.
 SELECT queue, sum(later), sum(ready), sum(leased), sum(dead), min(oldest) FROM (
   SELECT queue, 0 AS later, count(*) AS ready, 0 AS leased, 0 AS dead, min(due) AS oldest
   FROM taskq_jobs INDEXED BY taskq_jobs_ready WHERE state = 'ready' GROUP BY queue

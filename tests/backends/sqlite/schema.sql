@@ -33,9 +33,10 @@ CREATE TABLE taskq_jobs (
   uniq        TEXT,                         -- the unique key
   keyed       INTEGER NOT NULL DEFAULT 0,   -- the job holds its unique key
   key_until   ANY,                          -- 'start', 'success', 'end', or the moment at which the key is free
-  grp         TEXT,                         -- the group
+  grp         TEXT,                         -- the group; of a tenant U+0001 and its name
   group_limit INTEGER NOT NULL DEFAULT 1,
   placed      INTEGER NOT NULL DEFAULT 0,   -- the job holds a place in its group
+  was_due     REAL,                         -- when it was due whose due moment is now that of its tenant's turn
   rest        TEXT,                         -- JSON: what else the caller said, where it is not the default
   error       BLOB,
   outcome     BLOB,                         -- a dead letter's

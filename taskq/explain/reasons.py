@@ -14,7 +14,7 @@ from taskq.report import Ended, ErrorReport, Uncounted
 from taskq.sequel import FLOW
 from taskq.versions import version_of
 from taskq.worker.control import pauses_on
-from taskq.worker.presence import Entry, RunningJob
+from taskq.worker.presence import Entry, Places, RunningJob
 from taskq.worker.slots import SUSPICIOUS
 
 SHOWN = 5
@@ -176,21 +176,30 @@ def _of_workers(evidence: Evidence, *, now: bool) -> Iterator[Reason]:
         text = f"it was deferred for version {wanted} of {job.task}, and the workers of queue {job.queue} are older"
         yield Reason("version", text, remedy="deploy the code that deferred it")
     elif now:
-        yield from _of_able_workers(able)
+        yield from _of_able_workers(able, job.queue)
 
 
-def _of_able_workers(able: Sequence[Entry]) -> Iterator[Reason]:
+def _of_able_workers(able: Sequence[Entry], queue: str) -> Iterator[Reason]:
     working = [entry for entry in able if entry.state == "working"]
     if not working:
         text = "no worker that could run it fetches: " + ", ".join(
             f"{entry.id} is {entry.state}" for entry in able[:SHOWN]
         )
         yield Reason("quiet", text, remedy=f"taskq workers ask resume {able[0].id}")
-    elif all(entry.running >= entry.slots for entry in working):
-        jobs = sorted((job for entry in working for job in entry.jobs), key=lambda job: -job.seconds)
-        slots = sum(entry.slots for entry in working)
-        text = f"all {slots} slots of the {len(working)} workers that could run it are taken"
+        return
+    places = [place for entry in working for place in _places(entry) if queue in place.queues]
+    if all(place.running >= place.slots for place in places):
+        beside = {name for place in places for name in place.queues}
+        jobs = [job for entry in working for job in entry.jobs if job.queue in beside]
+        jobs.sort(key=lambda job: -job.seconds)
+        slots = sum(place.slots for place in places)
+        text = f"of the slots for queue {queue} none is free: {slots} are taken"
         yield Reason("slots", text, because=tuple(_slot_of(job) for job in jobs[:SHOWN]))
+
+
+def _places(entry: Entry) -> Sequence[Places]:
+    """Of a worker that tells of no pools, all its slots are one."""
+    return entry.pools or [Places(queues=entry.queues, slots=entry.slots, running=entry.running)]
 
 
 def _slot_of(job: RunningJob) -> Reason:

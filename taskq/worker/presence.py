@@ -52,6 +52,14 @@ class RunningJob(Struct, frozen=True, kw_only=True):
     """For how long it has run."""
 
 
+class Places(Struct, frozen=True, kw_only=True):
+    """A pool's slots, for jobs of these queues."""
+
+    queues: Sequence[str]
+    slots: int
+    running: int
+
+
 class Entry(Struct, frozen=True, kw_only=True):
     """A worker, as it told itself."""
 
@@ -66,6 +74,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     """Those it knows, with their versions."""
     slots: int
     running: int
+    pools: Sequence[Places] = ()
     jobs: Sequence[RunningJob]
     """The longest-running first, a hundred at most."""
     lag: float
@@ -191,6 +200,10 @@ class Presence:
             tasks=self._worker.tasks,
             slots=sight.slots,
             running=sight.running,
+            pools=[
+                Places(queues=pool.lineup.queues, slots=pool.slots.size, running=len(pool.slots.running))
+                for pool in self._worker.pools
+            ],
             jobs=[RunningJob(**job_fields(run), seconds=now - (run.started or now)) for run in runs[:SHOWN]],
             lag=sight.lag,
             memory=memory_of("self"),

@@ -84,6 +84,11 @@ class Worker:
         return [queue for pool in self._pools for queue in pool.lineup.queues]
 
     @property
+    def pools(self) -> Sequence[Pool]:
+        """Its slots, by what they are for."""
+        return self._pools
+
+    @property
     def tasks(self) -> Mapping[str, int]:
         """The tasks it knows, each with its version."""
         return self._tasks

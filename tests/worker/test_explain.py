@@ -78,6 +78,25 @@ async def test_a_job_says_who_has_the_slots_and_who_runs_it(url: str) -> None:
         gate.set()
 
 
+async def test_slots_of_another_pool_are_none_for_a_job() -> None:
+    app, gate = (
+        App("memory://", pools={"slow": {"queues": ["slow"], "slots": 1}, "rest": {"queues": ["default"], "slots": 1}}),
+        anyio.Event(),
+    )
+
+    @app.task(queue="slow")
+    async def block() -> None:
+        await gate.wait()
+
+    async with app, app.working():
+        running, *waiting = [await block.defer() for _ in range(5)]
+        last = waiting[-1].id
+        found = await until(app, last, lambda found: "slots" in found)
+        assert found["slots"].text == "of the slots for queue slow none is free: 1 are taken"
+        assert found["holder"].text.startswith(running.id)
+        gate.set()
+
+
 async def test_a_job_that_no_worker_can_run_says_so(url: str) -> None:
     app = App(url)
 

@@ -72,8 +72,8 @@ class CollectOptions(TaskOptions, total=False):
 
 
 _UNCOLLECTABLE = frozenset(
-    {"unique", "on_conflict", "unique_until", "debounce", "delay", "run_at", "expires_in", "group", "group_limit"}
-    | {"tenant", "transaction", "version", "upcast"}
+    {"unique", "on_conflict", "unique_until", "debounce", "delay", "run_at", "expires_in", "expires_at", "group"}
+    | {"group_limit", "tenant", "transaction", "version", "upcast"}
 )
 
 

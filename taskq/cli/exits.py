@@ -1,8 +1,9 @@
 """What the command's exit tells a script."""
 
 from taskq.errors import BrokerUnavailable, CodecError, ConfigError, TaskqError
+from taskq.worker.generation import WRONG
 
-FAILED, WRONG, UNAVAILABLE = 1, 2, 3
+FAILED, UNAVAILABLE = 1, 3
 
 EXIT_CODES = """\b
 Exit codes:

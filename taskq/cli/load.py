@@ -9,8 +9,8 @@ from types import ModuleType
 import click
 
 from taskq.app import App
-from taskq.cli.exits import WRONG
 from taskq.errors import TaskqError
+from taskq.worker.generation import WRONG
 
 APP = "MODULE:app"
 

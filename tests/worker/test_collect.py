@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import anyio
@@ -219,6 +220,7 @@ async def test_the_windows_job_is_told_of_as_any_other(url: str) -> None:
     [
         ({"unique": True}, "so unique= has no place there"),
         ({"delay": 5}, "so delay= has no place there"),
+        ({"expires_at": datetime(2030, 1, 1, tzinfo=UTC)}, "so expires_at= has no place there"),
         ({"group": "all"}, "so group= has no place there"),
         ({"transaction": True}, "so transaction= has no place there"),
         ({"delivery": "at_most_once"}, "would lose them all"),

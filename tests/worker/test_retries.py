@@ -219,8 +219,8 @@ async def test_a_job_that_runs_at_most_once_is_lost_visibly_with_its_worker() ->
     assert runs == []
 
 
-async def test_a_job_whose_workers_died_three_times_is_quarantined() -> None:
-    app = App("memory://")
+async def test_a_job_whose_workers_died_three_times_is_quarantined(url: str) -> None:
+    app = App(url)
     runs: list[int] = []
 
     @app.task
@@ -345,25 +345,23 @@ async def test_an_expired_job_does_not_run(clock: VirtualClock) -> None:
     assert [event.end for event in finished] == ["expired", "returned"]
 
 
-async def test_groups_run_in_order_through_a_worker(url: str) -> None:
+async def test_groups_run_in_order_through_two_workers(url: str) -> None:
     app = App(url, slots=10)
     seen: dict[str, list[int]] = {"a": [], "b": [], "c": []}
     running: set[str] = set()
 
     @app.task(group=("account",))
-    async def book(account: str, n: int) -> None:
+    async def book(account: str, n: int) -> int:
         assert account not in running
         running.add(account)
         await anyio.sleep(0.001)
         running.discard(account)
         seen[account].append(n)
+        return n
 
-    async with app:
-        for n in range(10):
-            for account in seen:
-                await book.defer(account, n)
-        worked = await run_until_idle(app, raise_failures=True)
-    assert len(worked.finished) == 30
+    async with app, app.working(), app.working():
+        jobs = await app.defer_many(book.call(account, n) for n in range(10) for account in seen)
+        assert [await job.result(SOON) for job in jobs] == [n for n in range(10) for _ in seen]
     assert all(order == list(range(10)) for order in seen.values())
 
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from taskq import App, Concurrency, current
-from taskq.errors import JobCancelled, JobFailed
+from taskq.errors import JobCancelled
 from taskq.retry import Retry
 from taskq.testing import deferred, run_until_idle
 from tests.servers.fixtures import postgres as postgres
@@ -18,8 +18,17 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_on, queue_on_cluster
-from tests.worker import test_dead_caps, test_dead_workers, test_explain, test_history, test_joblog, test_stories
-from tests.worker.moves import SOON, lose, wait_until
+from tests.worker import (
+    test_control,
+    test_dead_caps,
+    test_dead_workers,
+    test_explain,
+    test_history,
+    test_joblog,
+    test_retries,
+    test_stories,
+)
+from tests.worker.moves import SOON, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -35,13 +44,17 @@ def postgres_url(request: pytest.FixtureRequest) -> str:
     return queue_on(request.getfixturevalue("postgres"))
 
 
-# The stories, with the fixtures of this module.
+# Tests of other modules, with the fixtures of this one.
 test_as_02 = test_dead_workers.test_as_02_a_newsletter_whose_worker_died_does_not_stay_at_sending
 test_as_09 = test_stories.test_as_09_a_stop_starts_no_job_anew_that_still_runs
 test_as_10 = test_dead_workers.test_as_10_a_hundred_running_jobs_of_a_dead_worker_are_not_forgotten
 test_as_11 = test_dead_workers.test_as_11_a_poison_job_is_set_aside_after_three_losses_and_the_healthy_are_done
 test_as_18 = test_stories.test_as_18_a_job_does_not_start_after_the_moment_its_caller_named
 test_as_33 = test_stories.test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once
+test_dead_letter = test_retries.test_a_failed_job_is_a_dead_letter_with_its_error_and_can_be_revived
+test_poison = test_retries.test_a_job_whose_workers_died_three_times_is_quarantined
+test_groups = test_retries.test_groups_run_in_order_through_two_workers
+test_cancel = test_control.test_a_queued_job_that_is_cancelled_never_runs
 test_d7 = test_dead_caps.test_of_too_many_dead_letters_the_oldest_are_dropped_and_told_of
 
 
@@ -144,44 +157,6 @@ async def test_a_job_that_fails_runs_again_until_it_returns(url: str) -> None:
         assert await (await third_time_lucky.defer()).result(SOON) == 3
 
 
-async def test_a_failed_job_is_a_dead_letter_that_can_be_revived(url: str) -> None:
-    app = App(url)
-    broken = True
-
-    @app.task(retry=Retry.never())
-    async def fragile() -> str:
-        if broken:
-            raise ZeroDivisionError("by the test")
-        return "mended"
-
-    async with app:
-        job = await fragile.defer()
-        await run_until_idle(app)
-        with pytest.raises(JobFailed, match="ZeroDivisionError: by the test"):
-            await job.result(0)
-        (dead,) = await app.admin.list_jobs("default", "dead", after=None, limit=10)
-        assert dead.job.id == job.id
-        broken = False
-        assert await app.admin.revive([job.ref]) == ["revived"]
-        await run_until_idle(app)
-        assert await job.result(0) == "mended"
-
-
-async def test_a_job_whose_workers_died_three_times_is_quarantined(url: str) -> None:
-    app = App(url)
-
-    @app.task
-    async def poison() -> int:
-        raise AssertionError("it would kill this process, too")
-
-    async with app:
-        job = await poison.defer()
-        await lose(app, 3)
-        await run_until_idle(app)
-        with pytest.raises(JobFailed, match="quarantined"):
-            await job.result(0)
-
-
 async def test_a_running_job_is_cancelled_by_a_hint_from_another_connection(url: str) -> None:
     # The lease is so long that nothing but the hint can have brought the news.
     app, other = App(url, lease=3600), App(url)
@@ -211,21 +186,6 @@ async def test_a_running_job_is_cancelled_by_a_hint_from_another_connection(url:
     assert cleaned == [first.id, job.id]
 
 
-async def test_a_queued_job_that_is_cancelled_never_runs(url: str) -> None:
-    app = App(url)
-
-    @app.task(delay=3600)
-    async def note() -> int:
-        raise AssertionError("it was cancelled")
-
-    async with app, app.working():
-        job = await note.defer()
-        assert await job.cancel()
-        with pytest.raises(JobCancelled):
-            await job.result(SOON)
-        assert not await job.cancel()
-
-
 async def test_one_live_job_holds_a_unique_key(url: str) -> None:
     app = App(url)
 
@@ -243,26 +203,6 @@ async def test_one_live_job_holds_a_unique_key(url: str) -> None:
         again = await rebuild.defer("a")
         assert again.added
         assert again.id != jobs[0].id
-
-
-async def test_groups_run_in_order_through_two_workers(url: str) -> None:
-    app = App(url, slots=10)
-    seen: dict[str, list[int]] = {"a": [], "b": [], "c": []}
-    running: set[str] = set()
-
-    @app.task(group=("account",))
-    async def book(account: str, n: int) -> int:
-        assert account not in running
-        running.add(account)
-        await anyio.sleep(0.001)
-        running.discard(account)
-        seen[account].append(n)
-        return n
-
-    async with app, app.working(), app.working():
-        jobs = await app.defer_many(book.call(account, n) for n in range(10) for account in seen)
-        assert [await job.result(SOON) for job in jobs] == [n for n in range(10) for _ in seen]
-    assert all(order == list(range(10)) for order in seen.values())
 
 
 async def test_a_paused_queue_rests_until_it_is_resumed(url: str) -> None:

@@ -80,6 +80,15 @@ BARS: Sequence[Bar] = (
     Bar(table="postgres/one", beside="the best peer of any language", kinds=ANY, least=1),
     Bar(table="postgres/flight", beside="the best peer of any language", kinds=ANY, least=6),
     Bar(table="postgres/bulk", beside="the best peer of any language", kinds=ANY, least=1.2),
+    Bar(
+        table="sqs/noop",
+        figure="cpu",
+        unit="µs of worker CPU",
+        beside="the leanest Python peer",
+        kinds=PYTHON,
+        most=0.25,
+    ),
+    Bar(table="sqs/noop", beside="the fastest Python peer", kinds=PYTHON, least=4),
     Bar(table="postgres/idle", figure="p50", unit="ms", beside="the best peer of any language", kinds=ANY, most=0.7),
     *(
         Bar(table=f"{name}/scaling-cpu", ours="2 processes", beside="one process", sides=("1 process",), least=1.7)
@@ -117,7 +126,7 @@ def _judge(bar: Bar, table: Table) -> list[Comparison]:
         share, others = ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
     sides = [Series(bar.ours, ours.figures(bar.figure)), *others]
     wanted = f"at least {bar.least:g} ×" if bar.least else f"at most {bar.most:g} ×"
-    name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL")
+    name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL").replace("sqs", "SQS")
     question = f"{name}: {table.title}, beside {bar.beside}"
     return [Comparison(question, bar.unit, sides, share, wanted, bar.least <= share <= bar.most)]
 

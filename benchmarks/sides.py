@@ -65,4 +65,7 @@ POSTGRES: Sequence[Side] = (
     on_node("graphile-worker", "graphile-worker", jobs=15_000, naps=6_000),
 )
 
-SQS: Sequence[Side] = (Side(name="taskq", program="ours", kind="taskq", jobs=1_000, defers=200),)
+SQS: Sequence[Side] = (
+    Side(name="taskq", program="ours", kind="taskq", jobs=1_000, defers=200),
+    peer("taskiq", "taskiq_sqs", jobs=300, defers=100),
+)

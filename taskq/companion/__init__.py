@@ -100,6 +100,7 @@ def _traits(carrier: Backend, keeper: Backend) -> Traits:
         ordered=False,
         groups=carries.lanes,
         max_group_limit=1,
+        fair=False,
         exclusive=True,
         fenced=True,
         exact_attempts=True,

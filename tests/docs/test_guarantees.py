@@ -8,7 +8,9 @@ from typing import Literal
 
 import pytest
 
-from taskq.connect import connect
+from taskq.broker import Backend
+from taskq.config import Settings
+from taskq.opening import open_backend
 from tests.backends.sqs.deployment import Tenant
 from tests.docs.guarantees import BEGIN, END, Column, column, table
 from tests.docs.pages import ROOT
@@ -27,9 +29,12 @@ async def columns(
     made: list[Column] = []
     async with AsyncExitStack() as stack:
 
-        async def add(title: str, *deployments: tuple[str, str]) -> None:
+        async def open_at(url: str, companion: str | None) -> Backend:
+            return await stack.enter_async_context(open_backend(Settings(url=url, companion=companion), print))
+
+        async def add(title: str, *deployments: tuple[str, str], companion: str | None = None) -> None:
             """Deployments that differ in nothing but durability, and by what setting."""
-            opened = [(await stack.enter_async_context(connect(url)), setting) for url, setting in deployments]
+            opened = [(await open_at(url, companion), setting) for url, setting in deployments]
             kept = [(backend.broker.traits.durability, setting) for backend, setting in opened]
             made.append(column(title, opened[0][0], kept))
 
@@ -51,6 +56,9 @@ async def columns(
         await add("PostgreSQL", (queue_on(flushed), ""), (queue_on(postgres), "with `fsync=off`"))
         await add("SQS, standard", (Tenant(sqs).url, ""))
         await add("SQS, FIFO", (Tenant(sqs, fifo=1).url, ""))
+        kept = "with SQLite, PostgreSQL, or `appendfsync always`"
+        await add("SQS, standard, and companion", (Tenant(sqs).url, kept), companion=f"{file}.standard")
+        await add("SQS, FIFO, and companion", (Tenant(sqs, fifo=1).url, kept), companion=f"{file}.fifo")
         yield made
 
 

@@ -1,0 +1,1 @@
+"""Views of posts: counted once a reader, and written once for all that came within five minutes."""

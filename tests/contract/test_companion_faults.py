@@ -1,0 +1,134 @@
+"""What becomes of jobs when one half of a pair fails in the middle of a call."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from taskq.broker import Backend, Broker, Traits
+from taskq.companion import pair
+from taskq.errors import BrokerUnavailable
+from taskq.events import JobRepeated
+from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Settlement
+from taskq.memory import connect
+from taskq.testing.deployment import LONG, SHORT, a_job, ack, add, names, nothing, take, take_one
+
+pytestmark = pytest.mark.anyio
+
+
+class Unreliable:
+    """A carrier that is out of reach when it is told to be."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.unreachable: set[str] = set()
+
+    @property
+    def traits(self) -> Traits:
+        return self.broker.traits
+
+    async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        self._reach("enqueue")
+        return await self.broker.enqueue(jobs)
+
+    async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
+        return await self.broker.fetch(queues, limit, lease=lease, wait=wait)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        self._reach("settle")
+        return await self.broker.settle(settlements)
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
+        return await self.broker.extend(receipts, lease)
+
+    def _reach(self, verb: str) -> None:
+        if verb in self.unreachable:
+            raise BrokerUnavailable("by the test")
+
+
+class Pairs:
+    """One carrier, and any number of companions after each other."""
+
+    def __init__(self, stack: AsyncExitStack, carrier: Backend) -> None:
+        self._stack = stack
+        self.carrier = Unreliable(carrier.broker)
+        self._extender = carrier.extender
+        self.repeated: list[JobRepeated] = []
+
+    async def open(self) -> Backend:
+        """With a companion that knows nothing yet."""
+        return await self._stack.enter_async_context(pair(self._bare(), connect("memory://"), self.repeated.append))
+
+    @asynccontextmanager
+    async def _bare(self) -> AsyncGenerator[Backend]:
+        yield Backend(broker=self.carrier, extender=self._extender)
+
+
+@pytest.fixture
+async def pairs() -> AsyncGenerator[Pairs]:
+    async with AsyncExitStack() as stack:
+        yield Pairs(stack, await stack.enter_async_context(connect("memory://")))
+
+
+async def test_an_enqueue_that_did_not_reach_the_carrier_is_completed_by_its_repetition(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    pairs.carrier.unreachable = {"enqueue"}
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable):
+            await backend.broker.enqueue([a_job("q", unique="k")])
+    pairs.carrier.unreachable = set()
+    assert await nothing(backend.broker, "q")
+    await backend.broker.enqueue([a_job("q", unique="k")])
+    await ack(backend.broker, await take_one(backend.broker, "q"))
+    assert await nothing(backend.broker, "q")
+
+
+async def test_a_message_that_could_not_be_deleted_runs_nothing_again(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    await add(backend.broker, a_job("q"))
+    delivery = await take_one(backend.broker, "q", lease=SHORT)
+    pairs.carrier.unreachable = {"settle"}
+    assert list(await backend.broker.settle([Ack(delivery.receipt, b"done", LONG)])) == [True]
+    pairs.carrier.unreachable = set()
+    await add(backend.broker, a_job("q", "b", delay=2 * SHORT))
+    assert names(await take(backend.broker, "q")) == ["b"]
+    assert [event.id for event in pairs.repeated] == [delivery.job.id]
+    assert backend.results is not None
+    assert await backend.results.outcome(JobRef("q", delivery.job.id), wait=0) == b"done"
+
+
+async def test_two_messages_of_one_job_run_it_once(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    pairs.carrier.unreachable = {"enqueue"}
+    with pytest.raises(BrokerUnavailable):
+        await backend.broker.enqueue([a_job("q")])
+    pairs.carrier.unreachable = set()
+    await backend.broker.enqueue([a_job("q")])
+    (sent,) = await pairs.carrier.fetch(["q"], 1, lease=SHORT, wait=0)
+    await pairs.carrier.enqueue([Job(id="copy", task="", body=sent.job.body, queue="q", headers=sent.job.headers)])
+    first = await take_one(backend.broker, "q")
+    assert await nothing(backend.broker, "q")
+    await ack(backend.broker, first)
+    assert await nothing(backend.broker, "q")
+
+
+async def test_a_companion_that_lost_all_it_knew_loses_no_job_and_starts_none_as_new(pairs: Pairs) -> None:
+    before = await pairs.open()
+    await add(before.broker, a_job("q", body=b'{"v":1}', headers={"h": "1"}))
+    after = await pairs.open()
+    delivery = await take_one(after.broker, "q")
+    assert (delivery.job.id, delivery.job.body, dict(delivery.job.headers)) == (a_job("q").id, b'{"v":1}', {"h": "1"})
+    assert (delivery.attempt, delivery.losses) == (1, 1)
+
+
+async def test_a_message_from_elsewhere_becomes_a_job_like_any_other(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    await pairs.carrier.enqueue([a_job("q")])
+    delivery = await take_one(backend.broker, "q")
+    assert (delivery.attempt, delivery.losses) == (1, 0)
+    assert backend.admin is not None
+    (stats,) = await backend.admin.stats()
+    assert (stats.queue, stats.leased) == ("q", 1)
+    assert not (await backend.broker.enqueue([a_job("q")]))[0].added
+    await ack(backend.broker, delivery)
+    assert await backend.admin.lookup(JobRef("q", delivery.job.id)) is None

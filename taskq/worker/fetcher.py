@@ -136,13 +136,11 @@ class Fetcher:
         refill = min(self._slots.size, ceil(self._refill))
         room = self._slots.size + refill - len(self._held)
         room = int(min(room, self._broker.traits.max_batch, self._allowance()))
-        if room <= 0 or self._slots.blocked:
-            return 0
         ended = len(self._held) - len(self._slots.running) - self._slots.waiting
-        if ended > room:
-            # More room than there is now comes with their settlement, which is under way.
+        # More room than there is now comes with the settlement of those that ended, which is under way.
+        if room <= 0 or ended > room or self._slots.blocked:
             return 0
-        return room if self._slots.idle or room * 2 >= refill else 0
+        return room if room * 2 >= refill or self._slots.idle else 0
 
     def _measure(self, began: float) -> None:
         """Completions a second times the round trip, from fetches that did not wait for jobs to come."""

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from taskq.events import Events
 from taskq.job import Delivery, Job
-from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.outcome import Interrupted
 from taskq.worker.control import AGAIN, Paused, pauses_on
 from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.lineup import Lineup
@@ -46,16 +46,6 @@ class Pool:
         self._beside = company.slots
         backend = link.backend
         self.lineup = Lineup(options.selection, company.options.known, lambda: link.control.paused)
-        self.slots = Slots(
-            options.slots,
-            Runner(runnables, backend.transactions, link.recall, link.keeper, backend.store),
-            company.events,
-            held=self.held,
-            finish=self._finish,
-            changed=company.changed,
-            admission=link.admission,
-            beside=company.slots,
-        )
         self.settler = Settler(
             backend,
             company.events,
@@ -64,6 +54,16 @@ class Pool:
             forget=link.forget,
             extend=link.leases.extend_now,
             settled=self._release,
+        )
+        self.slots = Slots(
+            options.slots,
+            Runner(runnables, backend.transactions, link.recall, link.keeper, backend.store),
+            company.events,
+            held=self.held,
+            finish=self.settler.finish,
+            changed=company.changed,
+            admission=link.admission,
+            beside=company.slots,
         )
         self.fetcher = Fetcher(
             backend.broker,
@@ -106,13 +106,10 @@ class Pool:
             refused = [Run(delivery) for delivery in deliveries if delivery not in wanted]
             self._hold(refused)
             for run in refused:
-                self._finish(run, _resting(run.delivery.job, paused) or Interrupted(begun=False))
+                self.settler.finish(run, _resting(run.delivery.job, paused) or Interrupted(begun=False))
             deliveries = wanted
         self.slots.start(deliveries, self._hold)
         self._link.leases.begin()
-
-    def _finish(self, run: Run, outcome: Outcome | Decision) -> None:
-        self.settler.finish(run, outcome)
 
     def _hold(self, runs: Sequence[Run]) -> None:
         now = asyncio.get_running_loop().time()

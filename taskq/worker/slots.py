@@ -44,7 +44,7 @@ class Slots:
         """Everything fetched and not yet settled."""
         self._finish = finish
         self._changed = changed
-        """Called whenever a slot frees."""
+        """Called whenever a slot frees and nothing waits for it."""
         self._admission = admission
         """Asks the limits of tasks that have some."""
         self._beside: list[Slots] = [] if beside is None else beside
@@ -52,6 +52,8 @@ class Slots:
         self._beside.append(self)
         self._waiting: deque[Run] = deque()
         self._suspects: deque[Run] = deque()
+        self._suspect: Run | None = None
+        """The last one that was begun."""
         self._context = runner.surroundings()
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines(self.running.values())
@@ -74,7 +76,9 @@ class Slots:
     @property
     def suspicious(self) -> bool:
         """Whether the suspect is one of these."""
-        return bool(self._suspects) or any(run.delivery.losses >= SUSPICIOUS for run in self.running.values())
+        return bool(self._suspects) or (
+            self._suspect is not None and self.running.get(self._suspect.delivery.receipt) is self._suspect
+        )
 
     def start(self, deliveries: Iterable[Delivery], hold: Callable[[Sequence[Run]], None]) -> None:
         """Run what may be run, as soon as there is a place; ``hold`` is told of all first."""
@@ -134,7 +138,8 @@ class Slots:
             for slots in others:
                 slots.advance()
             if sum(len(slots.held) + slots.expecting for slots in self._beside) == 1:
-                self._launch(self._suspects.popleft())
+                self._suspect = self._suspects.popleft()
+                self._launch(self._suspect)
 
     def _give_back(self, line: deque[Run], but: int = 0) -> None:
         while len(line) > but:
@@ -157,7 +162,8 @@ class Slots:
         self._finish(run, outcome)
         if self._waiting or self._suspects:
             self.advance()
-        self._changed()
+        if not self._waiting:
+            self._changed()
 
     async def _run_limited(self, run: Run, limits: Limits, admission: Admission) -> Outcome | Decision:
         # Until it has begun nothing cancels it, and that takes a moment at most.

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGTERM
 from urllib.error import HTTPError
@@ -16,7 +18,7 @@ from tests.servers.process import Process, send, wait_until
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 """Seconds that anything may take before a test gives up."""
 
 
@@ -31,19 +33,33 @@ def get(server: Process, path: str) -> tuple[int, str]:
         return 0, str(error)
 
 
-def serving(directory: Path, module: str, **environment: str) -> Process:
-    """The shop behind a framework, ready when it is entered."""
-    settings = {"TASKQ_URL": f"sqlite:///{directory}/taskq.db", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+@contextmanager
+def serving(directory: Path, module: str, **environment: str) -> Generator[Process]:
+    """The shop behind a framework, ready to serve; its grace is longer than any test."""
+    settings = {
+        "TASKQ_URL": f"sqlite:///{directory}/taskq.db",
+        "TASKQ_GRACE": "600",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **environment,
+    }
 
     def command(port: int) -> list[str]:
         python = ["env", *(f"{name}={value}" for name, value in settings.items()), sys.executable, "-m"]
         if module.endswith(":wsgi"):
-            return [*python, "gunicorn", "--threads=4", f"--bind=127.0.0.1:{port}", f"tests.embedding.{module}"]
-        return [*python, "uvicorn", f"--port={port}", f"tests.embedding.{module}"]
+            server = ["gunicorn", "--threads=4", "--graceful-timeout=600", f"--bind=127.0.0.1:{port}"]
+        else:
+            server = ["uvicorn", f"--port={port}"]
+        return [*python, *server, f"tests.embedding.{module}"]
 
-    return Process(
+    server = Process(
         directory, command, url="http://127.0.0.1:{port}", answers=lambda server: get(server, "/readyz") == (200, "ok")
     )
+    try:
+        server.start(patience=PATIENCE)
+        yield server
+    finally:
+        server.kill()
+        print(server.log())  # noqa: T201 pytest shows it with a failure
 
 
 def client(directory: Path) -> App:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from taskq.broker import Admin, Backend, Finding, Record
+from taskq.brokers import Sites
 from taskq.call import Call, Chain, Gather, Takes
 from taskq.checks import check_call, check_task
 from taskq.codec import Codec
@@ -43,9 +44,9 @@ from taskq.limits.outside import holding
 from taskq.live import Live, Lives, opened
 from taskq.middleware import DeferMiddleware, Middleware, carry
 from taskq.notify.notifier import Notifier
-from taskq.opening import open_backend
+from taskq.opening import open_sites
 from taskq.options import CallOptions
-from taskq.pools import check_pools, warnings_of
+from taskq.pools import check_takers, warnings_of
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
@@ -149,28 +150,29 @@ class App:
     def check(self) -> Sequence[Finding]:
         """What an operator should know of the tasks before they run; the errors in it keep the app from opening."""
         return self.check_on(
-            next((live.backend for live in self._lives.by_loop.values()), None), strict=self.settings.strict
+            next((live.sites for live in self._lives.by_loop.values()), None), strict=self.settings.strict
         )
 
-    def check_on(self, backend: Backend | None, *, strict: bool) -> Sequence[Finding]:
-        """The same for another backend, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
+    def check_on(self, sites: Sites | None, *, strict: bool) -> Sequence[Finding]:
+        """The same for other brokers, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
         self._schedule_configured()
-        found = [each for task in self.registry.tasks.values() for each in self._check(task, backend, strict=strict)]
+        found = [each for task in self.registry.tasks.values() for each in self._check(task, sites, strict=strict)]
         found += warnings_of(self.settings.pools, self._working.recipe.queues)
-        if backend is None:
+        if sites is None:
             return found
         return found + [
             Finding(f"schedule {schedule.name}", "error", problem)
             for schedule in self.schedules.static.values()
-            for problem in lacking(schedule, backend)
+            for problem in lacking(schedule, sites.at(schedule.job.queue).backend)
         ]
 
     def check_call(self, definition: Definition, options: CallOptions) -> None:
         """Raises MissingCapability for options that the open broker does not promise."""
         for live in self._lives.by_loop.values():
-            check_call(definition, options, live.sending)
+            check_call(definition, options, live.door(options.queue).sending)
 
-    def _check(self, task: Task[..., Any], backend: Backend | None, *, strict: bool) -> Sequence[Finding]:
+    def _check(self, task: Task[..., Any], sites: Sites | None, *, strict: bool) -> Sequence[Finding]:
+        backend = None if sites is None else sites.at(task.queue).backend
         return check_task(task.definition, task.defaults, backend, strict=strict)
 
     def _join(self, task: Task[..., Any]) -> None:
@@ -215,20 +217,20 @@ class App:
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[Live]:
         async with AsyncExitStack() as stack:
-            backend = await stack.enter_async_context(open_backend(self.settings, self.events.emit))
+            sites = await stack.enter_async_context(open_sites(self.settings, self.events.emit))
             for task in self.registry.tasks.values():
                 self._working.recipe.follow_up(task.definition)
-                for finding in self._check(task, backend, strict=self.settings.strict):
+                for finding in self._check(task, sites, strict=self.settings.strict):
                     if finding.level == "error":
                         raise MissingCapability(f"task {finding.subject}: {finding.message}")
-            check_pools(self.settings.pools, self._working.recipe.queues)
+            check_takers(self.settings.pools, self._working.recipe.queues)
             self._schedule_configured()
             for schedule in self.schedules.static.values():
-                check_schedule(schedule, backend)
+                check_schedule(schedule, sites.at(schedule.job.queue).backend)
             definitions = [task.definition for task in self.registry.tasks.values()]
             scope = Scoped("app", None, self.overrides)
             live = await stack.enter_async_context(
-                opened(backend, self.settings, definitions, self.enqueue, scope, self.events)
+                opened(sites, self.settings, definitions, self.enqueue, scope, self.events)
             )
             self._lives.by_loop[live.loop] = live
             stack.callback(self._lives.by_loop.pop, live.loop)
@@ -316,7 +318,8 @@ class App:
 
     async def outcome(self, ref: JobRef, wait: float) -> bytes | None:
         """A job's encoded outcome, waiting up to ``wait`` seconds; None when there is none."""
-        return await _part(self.backend.results, "kept results").outcome(ref, wait=wait)
+        results = self._lives.here().door(ref.queue).backend.results
+        return await _part(results, "kept results").outcome(ref, wait=wait)
 
     async def lookup(self, ref: JobRef) -> Record | None:
         """A live job or dead letter."""
@@ -333,8 +336,9 @@ class App:
     async def cancel(self, ref: JobRef) -> bool:
         """Ask for a job to be cancelled; False when it has ended."""
         (found,) = await self.admin.cancel([ref])
-        if found and self.backend.hints is not None:
-            await self.backend.hints.publish(CANCEL, ref.id)
+        hints = self._lives.here().door(ref.queue).backend.hints
+        if found and hints is not None:
+            await hints.publish(CANCEL, ref.id)
         return found
 
     async def cancel_many(self, refs: Sequence[JobRef]) -> None:

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME
-from taskq.pools import Count, PoolSettings, check_pools
+from taskq.pools import DEFAULT, Count, PoolSettings, check_pools
 from taskq.webhook import Target
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -30,6 +30,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Jobs a worker runs at once."""
     pools: Mapping[str, PoolSettings] = {}
     """Parts of a worker, each with queues and slots of its own; none: one part for all ``queues``."""
+    brokers: Mapping[str, str] = {}
+    """Names and URLs of more brokers; the pools say which queues are on them."""
     threads: Count = 32
     """Sync handlers a worker runs at once."""
     processes: Count | None = None
@@ -82,6 +84,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 
+    @property
+    def urls(self) -> Mapping[str, str]:
+        """Of every broker, by its name."""
+        return {DEFAULT: self.url, **self.brokers}
+
 
 class Config(Struct, frozen=True):
     """Settings, and where each came from."""
@@ -104,7 +111,7 @@ def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory:
             values[name] = _checked(name, value, source)
             sources[name] = source
     settings = Settings(**values)
-    check_pools(settings.pools)
+    check_pools(settings.pools, settings.brokers)
     if settings.pools and settings.queues:
         raise ConfigError(
             f"settings 'queues' ({sources['queues']}) and 'pools' ({sources['pools']}) both say what a worker fetches: "
@@ -160,5 +167,17 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     for name in Settings.__struct_fields__:
         value = environ.get(f"TASKQ_{name.upper()}")
         if value is not None:
-            found[name] = tuple(filter(None, value.split(","))) if name == "queues" else value
+            found[name] = _read(name, value)
     return found
+
+
+def _read(name: str, text: str) -> object:
+    """Text of the environment as what the other sources hold."""
+    if name == "queues":
+        return tuple(filter(None, text.split(",")))
+    if name in ("pools", "brokers"):
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"setting {name!r} (environment): give a JSON object: {error}") from error
+    return text

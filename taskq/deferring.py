@@ -14,7 +14,7 @@ from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, Payload
 from taskq.events import Events, JobVetoed
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
-from taskq.live import Lives
+from taskq.live import Live, Lives
 from taskq.middleware import DeferMiddleware, pass_through
 
 R = TypeVar("R")
@@ -43,37 +43,39 @@ class Deferring:
         """The job as the defer middleware leaves it; raises Vetoed and PayloadTooLarge."""
         if self._middleware:
             job = await self._pass(job)
-        _refuse_oversize(job, self._lives.here().backend)
+        _refuse_oversize(job, self._lives.here().door(job.queue).backend)
         return job
 
     async def send(self, job: Job, tx: Any) -> Enqueued:
         """Enqueue a prepared job, in this transaction or that of the running handler; raises what refuses it."""
         live = self._lives.here()
+        sending = live.sending
         if tx is None:
-            tx = self._open_transaction()
+            tx, sending = self._open_transaction(live)
         if tx is None:
-            answer = await live.batcher.enqueue(job)
-        elif live.sending.transactions is None:
+            answer = await live.door(job.queue).batcher.enqueue(job)
+        elif sending.transactions is None:
             raise MissingCapability(f"task {job.task}: this broker takes part in no transactions")
         else:
-            (answer,) = await live.sending.transactions.join(tx).enqueue([job])
+            (answer,) = await sending.transactions.join(tx).enqueue([job])
         if answer.error is not None:
             raise answer.error
         return answer
 
     async def collect(self, item: Item) -> Enqueued:
         """Collect an item, as ``defer`` of a task with ``collect=`` does; raises what that raises."""
-        collector = self._lives.here().collector
+        live = self._lives.here()
+        collector = live.collector
         if collector is None:
             raise MissingCapability(f"task {item.window.task}: what it collects needs a store")
-        if self._open_transaction() is not None:
+        if self._open_transaction(live)[0] is not None:
             raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
         return await collector.add(item)
 
     async def each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
         """``app.defer_each``."""
-        sending = self._lives.here().sending
-        async for answer in enqueue_in_parts(calls, sending, self._prepared, self._open_transaction()):
+        transaction, sending = self._open_transaction(self._lives.here())
+        async for answer in enqueue_in_parts(calls, sending, self._prepared, transaction):
             yield answer
 
     async def many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], desk: Desk) -> Sequence[JobHandle[R]]:
@@ -98,10 +100,16 @@ class Deferring:
         finally:
             _joined.reset(token)
 
-    def _open_transaction(self) -> Any:
-        """The connection that this context's defers take part with: the caller's, or that of the running handler."""
+    def _open_transaction(self, live: Live) -> tuple[Any, Backend]:
+        """The connection that this context's defers take part with, and whose it is: the caller's, of the default
+        broker's database, or that of the running handler, of the database its job came from."""
+        connection = _joined.get({}).get(self)
+        if connection is not None:
+            return connection, live.sending
         current = running.get(None)
-        return _joined.get({}).get(self, None if current is None else current.connection)
+        if current is None or current.connection is None:
+            return None, live.sending
+        return current.connection, live.door(current.queue).sending
 
     async def _pass(self, job: Job) -> Job:
         try:

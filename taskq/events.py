@@ -117,6 +117,8 @@ class BrokerLost(Event, frozen=True, kw_only=True):
     """The broker stopped answering; the worker backs off and keeps trying."""
 
     error: BaseException
+    broker: str = "default"
+    """Its name in the app."""
 
 
 class BrokerRegained(Event, frozen=True, kw_only=True):
@@ -124,6 +126,7 @@ class BrokerRegained(Event, frozen=True, kw_only=True):
 
     seconds: float
     """How long it did not."""
+    broker: str = "default"
 
 
 class WorkerStarted(Event, frozen=True, kw_only=True):

@@ -1,14 +1,16 @@
 """What an app has open in an event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.batcher import Batcher
-from taskq.broker import Backend
+from taskq.broker import Backend, Broker, Transactions
+from taskq.brokers import Site, Sites, everywhere
 from taskq.collect import Collector
 from taskq.config import Settings
 from taskq.definition import Definition
@@ -19,21 +21,39 @@ from taskq.history import Historian
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
 from taskq.payloads import with_payloads
+from taskq.pools import DEFAULT
 from taskq.spool import Bounds, spooling
+
+
+class Door(Struct, frozen=True):
+    """The way to one broker for those who defer."""
+
+    backend: Backend
+    sending: Backend
+    """The same with the spool and the outbox, if there are any."""
+    batcher: Batcher
 
 
 class Live(Struct, frozen=True):
     """What is open in one event loop."""
 
+    sites: Sites
     backend: Backend
+    """That of the default broker, as are the next two."""
     sending: Backend
     """The same for callers who defer, with the spool and the outbox, if there are any."""
-    relay: Relay | None
     batcher: Batcher
+    doors: Mapping[str, Door]
+    """By broker; none where there is only the default one."""
+    relay: Relay | None
     collector: Collector | None
     historian: Historian | None
     scope: Scoped
     loop: asyncio.AbstractEventLoop
+
+    def door(self, queue: str) -> "Live | Door":
+        """The way to the broker that a queue is on."""
+        return self.doors[self.sites.home(queue)] if self.doors else self
 
 
 class Lives:
@@ -52,49 +72,71 @@ class Lives:
 
 @asynccontextmanager
 async def opened(
-    backend: Backend,
+    sites: Sites,
     settings: Settings,
     definitions: Iterable[Definition],
     enqueue: Callable[[Job], Awaitable[Enqueued]],
     scope: Scoped,
     events: Events,
 ) -> AsyncGenerator[Live]:
-    """What stands between callers and the open ``backend``. Raises ConfigError for an outbox that a task cannot use."""
+    """What stands between callers and the open brokers. Raises ConfigError for an outbox that a task cannot use."""
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         if settings.payloads is not None:
-            keeping = with_payloads(backend, settings.payloads, limit=settings.payload_size, keep=settings.payload_keep)
-            backend = await stack.enter_async_context(keeping)
-        sending, relay = await _sending(backend, settings, definitions, stack)
-        batcher = Batcher(sending.broker)
+            sites = await _with_payloads(sites, settings.payloads, settings, stack)
+        backend = sites.default.backend
+        brokers = {name: await _spooling(site, settings, stack) for name, site in sites.by_name.items()}
+        transactions, relay = await _outbox(backend, settings, definitions, stack)
+        doors: dict[str, Door] = {}
+        for name, site in sites.by_name.items():
+            sending = replace(site.backend, broker=brokers[name])
+            if transactions is not None:
+                sending = replace(sending, transactions=transactions)
+            batcher = Batcher(brokers[name])
+            # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
+            stack.push_async_callback(_end, loop.create_task(batcher.run()))
+            doors[name] = Door(site.backend, sending, batcher)
         collector = None if backend.store is None else Collector(backend.store, enqueue)
         keep, store = settings.history, backend.store
         historian = Historian(store, events, keep) if keep and store is not None else None
-        # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
-        stack.push_async_callback(_end, loop.create_task(batcher.run()))
         await stack.enter_async_context(scope)
-        yield Live(backend, sending, relay, batcher, collector, historian, scope, loop)
+        first, several = doors[DEFAULT], sites.several
+        sending = first.sending
+        if several:
+            sending = replace(sending, broker=everywhere(sending.broker, brokers, sites.home))
+        yield Live(
+            sites, backend, sending, first.batcher, doors if several else {}, relay, collector, historian, scope, loop
+        )
 
 
-async def _sending(
+async def _with_payloads(sites: Sites, url: str, settings: Settings, stack: AsyncExitStack) -> Sites:
+    """The same brokers, each with a place for calls that are too large for it."""
+    keeping = partial(with_payloads, url=url, limit=settings.payload_size, keep=settings.payload_keep)
+    backends = {name: await stack.enter_async_context(keeping(site.own)) for name, site in sites.by_name.items()}
+    return Sites(backends, settings.pools)
+
+
+async def _spooling(site: Site, settings: Settings, stack: AsyncExitStack) -> Broker:
+    """The broker as callers who defer see it."""
+    if settings.spool is None:
+        return site.own.broker
+    bounds = Bounds(settings.spool_size, settings.spool_age)
+    path = settings.spool if site.name == DEFAULT else f"{settings.spool}.{site.name}"
+    return await stack.enter_async_context(spooling(site.own.broker, path, bounds))
+
+
+async def _outbox(
     backend: Backend, settings: Settings, definitions: Iterable[Definition], stack: AsyncExitStack
-) -> tuple[Backend, Relay | None]:
-    """The backend as callers who defer see it."""
-    relay, sending = None, backend
-    if settings.spool is not None:
-        bounds = Bounds(settings.spool_size, settings.spool_age)
-        spool = await stack.enter_async_context(spooling(backend.broker, settings.spool, bounds))
-        sending = replace(sending, broker=spool)
-    if settings.outbox is not None:
-        for definition in definitions:
-            if definition.transaction:
-                raise ConfigError(
-                    f"task {definition.name}: transaction=True commits in the broker's database, and this app defers "
-                    "in those of its outbox: drop one of them"
-                )
-        transactions, relay = await stack.enter_async_context(open_outbox(settings.outbox, backend))
-        sending = replace(sending, transactions=transactions)
-    return sending, relay
+) -> tuple[Transactions | None, Relay | None]:
+    if settings.outbox is None:
+        return None, None
+    for definition in definitions:
+        if definition.transaction:
+            raise ConfigError(
+                f"task {definition.name}: transaction=True commits in the broker's database, and this app defers "
+                "in those of its outbox: drop one of them"
+            )
+    return await stack.enter_async_context(open_outbox(settings.outbox, backend))
 
 
 async def _end(flusher: "asyncio.Task[None]") -> None:

@@ -13,6 +13,8 @@ from taskq.job import QUEUE_NAME
 
 UNNAMED = ""
 """The pool of a worker whose pools nobody has configured."""
+DEFAULT = "default"
+"""The broker that the setting ``url`` names, and all queues are on that no pool puts on another one."""
 
 _GLOB = re.compile(r"[\w.*?-]{1,64}", re.ASCII)
 
@@ -35,6 +37,8 @@ class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Sync handlers it runs at once; None: as many as the setting ``threads`` says."""
     processes: Count | None = None
     """CPU handlers it runs at once; None: as many as the setting ``processes`` says."""
+    broker: str = DEFAULT
+    """Which of the ``brokers`` its queues are on: for those who defer to them, too."""
 
     @property
     def selection(self) -> "Selection":
@@ -81,14 +85,33 @@ def in_turn(weights: Mapping[str, int], chance: Callable[[], float]) -> Sequence
     return sorted(weights, key=lambda queue: chance() ** (1 / weights[queue]), reverse=True)
 
 
-def check_pools(pools: Mapping[str, PoolSettings], queues: Iterable[str] = ()) -> None:
-    """Raises ConfigError for pools that make no sense, or of which two would fetch the same of these queues."""
+def check_pools(pools: Mapping[str, PoolSettings], brokers: Mapping[str, str]) -> None:
+    """Raises ConfigError for pools and named brokers that make no sense, by themselves or together."""
     for name, pool in pools.items():
-        if not re.match(QUEUE_NAME, name):
-            raise ConfigError(f"pool {name!r}: its name is made of up to 64 letters, digits, '_', '.' and '-'")
+        _check_name("pool", name)
         _check_pool(name, pool)
-    for queue in [*queues, *(name for pool in pools.values() for name in pool.selection.names)]:
+        if pool.broker not in (DEFAULT, *brokers):
+            known = ", ".join([DEFAULT, *brokers])
+            raise ConfigError(f"pool {name!r}: no broker is named {pool.broker!r} (known: {known}): add it to brokers")
+    for name in brokers:
+        _check_name("broker", name)
+        if name == DEFAULT:
+            raise ConfigError("broker 'default' is the one that the setting 'url' names: give this one another name")
+        if not any(pool.broker == name for pool in pools.values()):
+            raise ConfigError(f"broker {name!r}: no queue is on it: say broker = {name!r} in the pool of its queues")
+    check_takers(pools, [queue for pool in pools.values() for queue in pool.selection.names])
+
+
+def check_takers(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> None:
+    """Raises ConfigError for one of these queues that several pools take."""
+    for queue in queues:
         taker_of(queue, pools)
+
+
+def home_of(queue: str, pools: Mapping[str, PoolSettings]) -> str:
+    """The broker that a queue is on."""
+    takers = (pool.broker for pool in pools.values() if pool.selection.pattern_of(queue) is not None)
+    return next(takers, DEFAULT)
 
 
 def warnings_of(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> Sequence[Finding]:
@@ -125,6 +148,11 @@ def taker_of(queue: str, pools: Mapping[str, PoolSettings]) -> str | None:
             f"with '!{queue}' among the queues of the other if a glob takes it in"
         )
     return takers[0] if takers else None
+
+
+def _check_name(what: str, name: str) -> None:
+    if not re.match(QUEUE_NAME, name):
+        raise ConfigError(f"{what} {name!r}: its name is made of up to 64 letters, digits, '_', '.' and '-'")
 
 
 def _check_pool(name: str, pool: PoolSettings) -> None:

@@ -21,7 +21,7 @@ def working_in_thread(app: App, **options: Any) -> Generator[Worker]:
     The app is opened in that thread, too, with its lifespan; the options are those of ``app.run_worker``. Raises what
     opening raises, ConfigError for a broker that is of one event loop.
     """
-    if app.settings.url.startswith("memory:"):
+    if any(url.startswith("memory:") for url in app.settings.urls.values()):
         raise ConfigError(
             "memory:// is of one event loop, and a worker in a thread would find none of its jobs: let it work in the "
             "same loop, or take another broker, such as sqlite:///taskq.db"

@@ -64,7 +64,7 @@ class Working:
             ticker = self.recipe.ticker(live.backend, self._schedules, desk)
             stations += [ticker.run] if ticker is not None and worker_options.schedules else []
             stations += [live.relay.run] if live.relay is not None else []
-        return Worker(live.backend, runnables, self._events, worker_options, stations)
+        return Worker(live.sites, runnables, self._events, worker_options, stations)
 
     async def run(self, worker: Worker) -> None:
         """Work until the worker has ended, known to whoever looks."""
@@ -97,7 +97,7 @@ class Working:
 
     async def inline(self, task: Task[..., Any], job: Job) -> Any:
         """Run a job's handler here, as a worker would run it once, and answer its result."""
-        backend = self._lives.here().backend
+        backend = self._lives.here().door(job.queue).backend
         delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
         async with self.prepared(task) as runnable:
             means = runnable.means(backend.store, backend.transactions)

@@ -10,7 +10,7 @@ from taskq.broker import Finding
 from taskq.checks import durable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings
-from taskq.opening import open_backend
+from taskq.opening import open_sites
 
 
 @click.command()
@@ -39,13 +39,21 @@ async def _examine(app: App, strict: bool, offline: bool) -> tuple[Sequence[Find
     if offline:
         return app.check_on(None, strict=strict), "the broker was not asked"
     # Not through the app: that would run its lifespan, and stop at the first error.
-    async with open_backend(app.settings, app.events.emit) as backend:
-        return app.check_on(backend, strict=strict), durable(backend.broker.traits)
+    async with open_sites(app.settings, app.events.emit) as sites:
+        promises = {name: durable(site.own.broker.traits) for name, site in sites.by_name.items()}
+        told = "; ".join(f"{name}: {promise}" if sites.several else promise for name, promise in promises.items())
+        return app.check_on(sites, strict=strict), told
 
 
 def _pools(app: App) -> Sequence[Finding]:
     """What a worker is made of."""
+    settings = app.settings
     return [
-        Finding(f"pool {name}", "ok", f"{pool.slots or app.settings.slots} slots for {', '.join(pool.queues)}")
-        for name, pool in app.settings.pools.items()
+        Finding(
+            f"pool {name}",
+            "ok",
+            f"{pool.slots or settings.slots} slots for {', '.join(pool.queues)}"
+            + (f", on broker {pool.broker}" if settings.brokers else ""),
+        )
+        for name, pool in settings.pools.items()
     ]

@@ -4,6 +4,7 @@ import os
 import re
 from math import inf
 from pathlib import Path
+from typing import cast
 
 import click
 import msgspec
@@ -74,6 +75,8 @@ def _explain(app: App, name: str, *, as_json: bool) -> None:
 
 def _shown(value: object) -> object:
     """Without the passwords of URLs."""
+    if isinstance(value, dict):
+        return {name: _shown(part) for name, part in cast("dict[str, object]", value).items()}
     return _PASSWORD.sub("***", value) if isinstance(value, str) and "://" in value else value
 
 

@@ -13,6 +13,7 @@ from taskq.checks import check_task, durable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings, write_json, write_table
 from taskq.opening import open_backend
+from taskq.pools import DEFAULT, home_of
 
 DURABILITIES: Sequence[Durability] = get_args(Durability)
 """The weakest first."""
@@ -59,7 +60,9 @@ def _unkept(traits: Traits, durability: Durability | None) -> Sequence[Finding]:
 
 def _unmet(app: App, backend: Backend) -> Sequence[Finding]:
     """What tasks of the app need and the broker does not promise."""
-    found = (check_task(task.definition, task.defaults, backend, strict=False) for task in app.registry.tasks.values())
+    # Of those whose queues are on the broker that the setting ``url`` names.
+    here = [task for task in app.registry.tasks.values() if home_of(task.queue, app.settings.pools) == DEFAULT]
+    found = (check_task(task.definition, task.defaults, backend, strict=False) for task in here)
     return [finding for findings in found for finding in findings if finding.level == "error"]
 
 

@@ -32,6 +32,7 @@ from taskq.events import (
     WorkerStopped,
 )
 from taskq.joblog.sources import FIELDS, PREFIX
+from taskq.pools import DEFAULT
 
 Format = Literal["text", "json"]
 
@@ -137,9 +138,9 @@ def _line_of_worker(event: Event) -> Line:
             words = f"the event loop has stood still for {event.seconds:.1f} s {where}\n{event.stack.rstrip()}"
             return logging.WARNING, words, None
         case BrokerLost():
-            return logging.ERROR, f"the broker does not answer: {event.error}", None
+            return logging.ERROR, f"the broker{_named(event.broker)} does not answer: {event.error}", None
         case BrokerRegained():
-            return logging.WARNING, f"the broker answers again after {event.seconds:.1f} s", None
+            return logging.WARNING, f"the broker{_named(event.broker)} answers again after {event.seconds:.1f} s", None
         case WorkerStarted():
             queues = ", ".join(event.queues)
             return logging.INFO, f"worker started: {event.slots} slots, queues {queues}", None
@@ -207,3 +208,8 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
 
 def _traceback(record: logging.LogRecord) -> str:
     return f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""
+
+
+def _named(broker: str) -> str:
+    """A name only where it tells anything."""
+    return "" if broker == DEFAULT else f" {broker}"

@@ -16,7 +16,7 @@ from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings
 from taskq.fingerprint import Fingerprint, compare, fingerprint, refusal
 from taskq.job import State
-from taskq.opening import open_backend
+from taskq.opening import open_sites
 
 PAGE = 1000
 _WAITING: Sequence[State] = ("ready", "later", "leased")
@@ -84,13 +84,14 @@ def _read(path: Path) -> Mapping[str, Fingerprint]:
 
 async def _queued(app: App, limit: int) -> Sequence[Finding]:
     """One finding a kind of trouble: of a million jobs that do not fit, the first one tells enough."""
-    async with open_backend(app.settings, app.events.emit) as backend:
-        if backend.admin is None:
+    async with open_sites(app.settings, app.events.emit) as sites:
+        admin = sites.default.backend.admin
+        if admin is None:
             raise click.UsageError("this broker shows no jobs: leave out --queued")
         found: dict[Finding, str] = {}
-        for queue in await backend.admin.stats():
+        for queue in await admin.stats():
             for state in _WAITING:
-                for job, finding in await _refused(app, backend.admin, queue.queue, state, limit):
+                for job, finding in await _refused(app, admin, queue.queue, state, limit):
                     found.setdefault(finding, job)
     return [replace(finding, message=f"{finding.message} (job {job})") for finding, job in found.items()]
 

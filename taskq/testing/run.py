@@ -154,7 +154,7 @@ def on_memory(app: App) -> Generator[App]:
     Enter it before the app is opened.
     """
     settings, overrides = app.settings, dict(app.overrides)
-    app.settings = replace(settings, url="memory://")
+    app.settings = replace(settings, url="memory://", brokers=dict.fromkeys(settings.brokers, "memory://"))
     try:
         yield app
     finally:

@@ -7,6 +7,7 @@ import anyio
 
 from taskq.errors import BrokerError
 from taskq.events import BrokerLost, BrokerRegained, Events
+from taskq.pools import DEFAULT
 
 _FIRST, _CAP = 0.05, 2.0
 """Seconds: a restart of a second is slept through in a few tries, and after a long outage a worker is back in two."""
@@ -15,8 +16,9 @@ _FIRST, _CAP = 0.05, 2.0
 class Contact:
     """Shared by the stations of one worker that talk to one broker."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, broker: str = DEFAULT) -> None:
         self._events = events
+        self._broker = broker
         self._lost_at: float | None = None
         self._failures = 0
 
@@ -35,12 +37,12 @@ class Contact:
         self._failures += 1
         if self._lost_at is None:
             self._lost_at = time.monotonic()
-            self._events.emit(BrokerLost(error=error))
+            self._events.emit(BrokerLost(error=error, broker=self._broker))
 
     def succeed(self) -> None:
         """A call was answered."""
         if self._lost_at is not None:
-            self._events.emit(BrokerRegained(seconds=time.monotonic() - self._lost_at))
+            self._events.emit(BrokerRegained(seconds=time.monotonic() - self._lost_at, broker=self._broker))
             self._lost_at, self._failures = None, 0
 
     async def back_off(self) -> None:

@@ -5,8 +5,9 @@ from math import inf
 from typing import Protocol
 
 import anyio
+from msgspec.structs import replace
 
-from taskq.broker import Backend
+from taskq.brokers import Site
 from taskq.errors import MissingCapability
 from taskq.events import Events, LeaseLost
 from taskq.job import Lease
@@ -52,18 +53,21 @@ class Link:
 
     def __init__(
         self,
-        backend: Backend,
+        site: Site,
         events: Events,
         options: WorkerOptions,
         *,
         can_go_on: Callable[[], bool],
     ) -> None:
-        if options.until != "asked" and backend.admin is None:
+        backend, own = site.backend, site.own
+        if options.until != "asked" and own.admin is None:
             raise MissingCapability("a worker that ends by itself has to count what is left: this backend has no Admin")
         self.backend = backend
-        self.contact = Contact(events)
+        self.own = own
+        """The same without a way to other brokers."""
+        self.contact = Contact(events, site.name)
         self.effects = Effects(backend)
-        self._undertaker = undertaker_of(backend, events, options.dead)
+        self._undertaker = undertaker_of(own, events, options.dead)
         self.keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self.admission = None if self.keeper is None else Admission(self.keeper)
         self.pools: list[Holder] = []
@@ -83,15 +87,13 @@ class Link:
             ),
         )
         self.control = Control(
-            backend,
+            replace(own, store=backend.store),
             cancel=self.leases.extend_now,
             changed=self._notice,
             holds=lambda job: any(run.delivery.job.id == job for run in self.held()),
             poll=inf if not options.threads else POLL if backend.hints is None else HINTED_POLL,
         )
-        self._lookout = (
-            None if backend.admin is None else Lookout(backend.admin, options.known, self._has_globs, self._found)
-        )
+        self._lookout = None if own.admin is None else Lookout(own.admin, options.known, self._has_globs, self._found)
         self._threads = options.threads
 
     @property
@@ -107,6 +109,10 @@ class Link:
     async def look(self) -> None:
         """Find out, before the first fetch, what is paused, and which queues there are."""
         await self.control.look()
+        await self.look_out()
+
+    async def look_out(self) -> None:
+        """Find out which queues there are, where a pool has globs."""
         if self._lookout is not None:
             await self._lookout.look()
 

@@ -15,6 +15,7 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
     name: str
     selection: Selection
     slots: int
+    broker: str
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):

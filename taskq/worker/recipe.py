@@ -21,7 +21,7 @@ from taskq.joblog import Recorder
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
 from taskq.ownbatch import Prepare
-from taskq.pools import UNNAMED, PoolSettings, named_pool, warnings_of
+from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, warnings_of
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
 from taskq.task import Task
@@ -84,11 +84,17 @@ class Recipe(Struct, frozen=True):
             return self.settings.pools
         # What the app tells of its jobs comes after all of them.
         every = sorted(dict.fromkeys([*self.queues, "default"]), key=lambda queue: queue == self.settings.notify_queue)
-        wanted = queues or self.settings.queues or every
-        return {UNNAMED: PoolSettings(queues=tuple(wanted), slots=slots)}
+        wanted = tuple(queues or self.settings.queues or every)
+        broker, *others = dict.fromkeys(home_of(queue, self.settings.pools) for queue in wanted)
+        if others:
+            raise ConfigError(
+                f"queues {', '.join(wanted)} are on several brokers, and a pool is on one: name pools, or queues of one"
+            )
+        return {UNNAMED: PoolSettings(queues=wanted, slots=slots, broker=broker)}
 
     def _pool_options(self, name: str, pool: PoolSettings) -> PoolOptions:
-        return PoolOptions(name=name, selection=pool.selection, slots=pool.slots or self.settings.slots)
+        slots = pool.slots or self.settings.slots
+        return PoolOptions(name=name, selection=pool.selection, slots=slots, broker=pool.broker)
 
     def ticker(self, backend: Backend, schedules: Mapping[str, Schedule], desk: TickDesk) -> Ticker | None:
         """Who fires these schedules and the stored ones; nobody without a Store."""

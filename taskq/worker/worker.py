@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 from msgspec.structs import replace
 
-from taskq.broker import Admin, Backend
+from taskq.brokers import Sites
 from taskq.errors import ConfigError
 from taskq.events import Events, WorkerDraining, WorkerStarted, WorkerStopped
 from taskq.outcome import Interrupted
@@ -26,11 +26,11 @@ SETTLE_MARGIN = 1.0
 
 
 class Worker:
-    """One process's worker on one broker."""
+    """One process's worker."""
 
     def __init__(
         self,
-        backend: Backend,
+        sites: Sites,
         runnables: Mapping[str, Mapping[str, Runnable]],
         events: Events,
         options: WorkerOptions,
@@ -47,14 +47,17 @@ class Worker:
         self._watchdog = Watchdog(
             events, running_in=self._running_in, warning=options.stall_warning, limit=options.stall_limit
         )
-        self._link = link = Link(
-            backend,
-            events,
-            options,
-            can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
-        )
+        self._links = {
+            broker: Link(
+                sites.by_name[broker],
+                events,
+                options,
+                can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
+            )
+            for broker in dict.fromkeys(pool.broker for pool in options.pools)
+        }
         company = Company(options, events, self._slots, self._notice, self._allowance, self._enough)
-        self._pools = [Pool(pool, link, runnables[pool.name], company) for pool in options.pools]
+        self._pools = [Pool(pool, self._links[pool.broker], runnables[pool.name], company) for pool in options.pools]
         self._stations = stations
         """What else goes on beside the lines until they end."""
 
@@ -70,7 +73,7 @@ class Worker:
             held=self._held,
             lag=self._watchdog.lag,
             stalled=self._watchdog.stalled,
-            out_of_contact=self._link.contact.lost_for,
+            out_of_contact=max(link.contact.lost_for for link in self._links.values()),
         )
 
     @property
@@ -104,12 +107,15 @@ class Worker:
         Raises ConfigError for other pools: they come with the worker.
         """
         named = {pool.name: pool for pool in options.pools}
-        if named.keys() != {pool.name for pool in self._options.pools}:
-            raise ConfigError("pools were added or removed: that takes a new worker, as in `taskq rollout`")
+        if {(pool.name, pool.broker) for pool in options.pools} != {
+            (pool.name, pool.broker) for pool in self._options.pools
+        }:
+            raise ConfigError("pools were added, removed or moved: that takes a new worker, as in `taskq rollout`")
         self._options = replace(self._options, pools=options.pools, grace=options.grace)
         for pool in self._pools:
             pool.adopt(named[pool.options.name])
-        self._link.look_again()
+        for link in self._links.values():
+            link.look_again()
 
     def drain(self, grace: float | None = None) -> None:
         """Stop fetching, finish what runs within the grace, give back the rest; :meth:`run` then returns.
@@ -152,7 +158,8 @@ class Worker:
     async def _run(self) -> None:
         async with anyio.create_task_group() as beside:
             try:
-                leases = [self._link.leases]
+                links = self._links.values()
+                leases = [link.leases for link in links]
                 if self._options.threads:
                     beside.start_soon(extend_in_thread, leases)
                     beside.start_soon(self._watchdog.run_in_thread)
@@ -160,20 +167,24 @@ class Worker:
                 else:
                     for each in leases:
                         beside.start_soon(each.run)
-                beside.start_soon(self._link.run)
+                for link in links:
+                    beside.start_soon(link.run)
                 for station in self._stations:
                     beside.start_soon(station)
                 # The very first job may be one that blocks the loop.
                 for each in leases:
                     await each.begun.wait()
-                await self._link.look()
+                async with anyio.create_task_group() as looking:
+                    for link in links:
+                        looking.start_soon(link.look)
                 self._started = True
                 self._events.emit(WorkerStarted(queues=tuple(self.queues), slots=self._options.slots))
                 await self._work()
             finally:
                 for slots in self._slots:
                     slots.close()
-                self._link.leases.stop()
+                for link in self._links.values():
+                    link.leases.stop()
                 self._watchdog.stop()
             beside.cancel_scope.cancel()
         self._events.emit(WorkerStopped())
@@ -249,9 +260,15 @@ class Worker:
 
     async def _enough(self) -> bool:
         """Whether nothing is left of what this worker was to work off."""
-        admin: Admin | None = self._link.backend.admin
-        if self._held or admin is None:
+        if self._held:
             return False
-        stats = await admin.stats(self.queues)
+        for link in self._links.values():
+            await link.look_out()
+        stats = [
+            queue
+            for pool in self._pools
+            if (admin := self._links[pool.options.broker].own.admin) is not None
+            for queue in await admin.stats(pool.lineup.queues)
+        ]
         scheduled = sum(queue.later for queue in stats) if self._options.until == "empty" else 0
         return not scheduled and not any(queue.ready or queue.leased for queue in stats)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from taskq import App, Collect, Concurrency, RateLimit, Task
+from taskq.brokers import Sites
 from taskq.errors import MissingCapability, PartlyEnqueued, PayloadTooLarge
+from taskq.pools import DEFAULT
 from taskq.tasks import make_task
 from taskq.testing.run import run_until_idle
 from tests.bad_input.weaker import Weaker
@@ -70,9 +72,9 @@ async def test_a_check_tells_what_a_schedule_lacks() -> None:
     app, task = app_without("admin")
     app.schedule("every 1h", name="hourly")(task)
     async with app:
-        backend = app.backend
+        sites = Sites({DEFAULT: app.backend}, {})
     app.schedule("every 1h", name="skipping", overlap="skip")(task)
-    assert [found.subject for found in app.check_on(backend, strict=False) if found.level == "error"] == [
+    assert [found.subject for found in app.check_on(sites, strict=False) if found.level == "error"] == [
         "schedule skipping"
     ]
 

@@ -1,6 +1,7 @@
 """``taskq worker``: what it runs, what it logs, how it ends."""
 
 import json
+import re
 from pathlib import Path
 from signal import SIGCONT, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGUSR1, Signals
 
@@ -220,3 +221,32 @@ def test_a_worker_runs_the_pools_it_is_told_to_and_check_lists_them(shell: Shell
         "no pool is named 'past' (configured: post, rest)" in shell.run("worker", "shop", "--pool", "past", code=2).err
     )
     assert "give pools or these" in shell.run("worker", "shop", "--pool", "post", "--slots", "2", code=2).err
+
+
+def test_a_worker_serves_several_brokers_and_check_and_stats_know_all(shell: Shell) -> None:
+    source = shell.directory / "shop.py"
+    source.write_text(re.sub(r"App\(.*\)", "App()", source.read_text()))
+    (shell.directory / "taskq.toml").write_text(
+        'url = "sqlite:///queue.db"\nbrokers = {far = "sqlite:///far.db"}\n'
+        '[pools.post]\nqueues = ["mail"]\n[pools.far]\nqueues = ["slow", "bad"]\nbroker = "far"\n'
+    )
+    shell.run("defer", "shop.send", '["ada"]', "--app", "shop")
+    shell.run("defer", "shop.fail", '["no"]', "--app", "shop")
+    assert [queue["queue"] for queue in shell.json("stats")] == ["bad", "mail"]
+    ran = shell.run("worker", "shop", "--until-idle")
+    assert "shop.send returned" in ran.err
+    assert "shop.fail ended: failed" in ran.err
+    assert [dead["queue"] for dead in shell.json("dead", "list")] == ["bad"]
+    checked = shell.run("check", "shop").out
+    assert "100 slots for slow, bad, on broker far" in checked
+    assert "default: a deferred job survives a crash of the machine; far: a deferred job survives" in checked
+    assert "on several brokers" in shell.run("worker", "shop", "--slots", "2", code=2).err
+
+
+def test_no_password_of_any_broker_is_shown(shell: Shell) -> None:
+    (shell.directory / "taskq.toml").write_text(
+        'brokers = {far = "redis://me:secret@far"}\n[pools.far]\nqueues = ["far"]\nbroker = "far"\n'
+    )
+    shown = shell.run("config").out
+    assert "redis://me:***@far" in shown
+    assert "secret" not in shown

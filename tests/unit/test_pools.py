@@ -9,7 +9,7 @@ import pytest
 
 from taskq.config import load_config
 from taskq.errors import ConfigError
-from taskq.pools import PoolSettings, Selection, check_pools, in_turn, warnings_of
+from taskq.pools import PoolSettings, Selection, check_takers, in_turn, warnings_of
 
 KNOWN = ("bulk", "mail", "mail-de", "mail-fr", "mail-slow", "web")
 
@@ -86,9 +86,9 @@ def test_pools_are_tables_of_the_file_and_exclude_queues(tmp_path: Path) -> None
 
 def test_two_globs_that_take_in_one_queue_of_a_task_are_refused() -> None:
     pools = {"a": PoolSettings(queues=("mail-*",)), "b": PoolSettings(queues=("*-slow", "web"))}
-    check_pools(pools, ["mail-de", "web"])
+    check_takers(pools, ["mail-de", "web"])
     with pytest.raises(ConfigError, match="pools 'a' and 'b' both take queue 'mail-slow'"):
-        check_pools(pools, ["mail-slow"])
+        check_takers(pools, ["mail-slow"])
 
 
 def test_a_queue_in_no_pool_and_a_glob_without_a_queue_are_told() -> None:

@@ -1,8 +1,8 @@
 """A world in which processes die anywhere: chains, gathers and batches on memory, under a virtual clock, from one seed.
 
 Each process sees the backend through a wrapper in which every call takes a while, before and after, and may be the last
-thing that the process does: then none of its calls ever returns, and a new process takes its place. What came about is
-judged when nothing is left to do.
+thing that the process does: then none of its calls ever returns, and a new process takes its place. Or it stands still
+for longer than a lease, and goes on where it was. What came about is judged when nothing is left to do.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from taskq.testing import VirtualClock
 
 PATIENCE = 3600.0
 """Seconds after which what has not ended never will."""
+LEASE = 30.0
 CHUNK = 4
 UNLUCKY = 10_000
 
@@ -34,19 +35,30 @@ _process: ContextVar["Process"] = ContextVar("process")
 
 
 class Process:
-    """Dies at a step, as a process does: it just does nothing any more."""
+    """Dies at a step, as a process does: it just does nothing any more. Or it does nothing for a while."""
 
     def __init__(self, world: "World", *, mortal: bool) -> None:
         self._world = world
         self._mortal = mortal
+        self._wakes = 0.0
+        self.has_slept = False
         self.died = asyncio.Event()
 
     async def step(self) -> None:
-        world = self._world
+        world, loop = self._world, asyncio.get_running_loop()
         await asyncio.sleep(world.chance.choice((0.0, 0.0, 0.001, 0.01, 0.1)))
-        if self._mortal and world.deaths < world.most_deaths and world.chance.random() < world.deadliness:
-            world.deaths += 1
-            self.died.set()
+        if self._mortal and world.deaths < world.most_deaths:
+            chance = world.chance.random()
+            if chance < world.deadliness:
+                world.deaths += 1
+                self.died.set()
+            elif world.sleepy and chance > 1 - world.deadliness / 4:
+                world.deaths += 1
+                self.has_slept = True
+                self._wakes = loop.time() + world.chance.uniform(0.5, 4) * LEASE
+        if loop.time() < self._wakes:
+            # Another of its calls may put it to sleep meanwhile, which is no matter.
+            await asyncio.sleep(self._wakes - loop.time())
         if self.died.is_set():
             await asyncio.get_running_loop().create_future()
 
@@ -126,6 +138,9 @@ class World:
         self.chance = Random(seed)
         self.backend = backend
         self.deaths = 0
+        """And long sleeps."""
+        self.sleepy = bool(seed % 2)
+        """Processes sleep in it, too."""
         self.most_deaths = self.chance.choice((0, 6, 12, 24))
         self.deadliness = self.chance.choice((0.005, 0.02, 0.04))
         self.leased: dict[str, str] = {}
@@ -157,10 +172,10 @@ class World:
 
         yield replace(inner, broker=broker, extender=extender, store=MortalStore(inner.store, process), open_store=None)
 
-    def note_run(self) -> None:
-        """A handler begins: its job has not ended."""
+    def note_run(self, process: Process) -> None:
+        """A handler begins: its job has not ended, as far as a process can know that has not slept."""
         self.runs[current().id] += 1
-        if current().id in self.ended:
+        if current().id in self.ended and not process.has_slept:
             self.offences.append(f"{current().id} ran after it had {self.ended[current().id]}")
 
     def note_end(self, settlement: Settlement) -> None:
@@ -183,7 +198,7 @@ def declare(app: App, world: World, process: Process) -> None:
     task = app.task
 
     async def work(fails: float) -> int:
-        world.note_run()
+        world.note_run(process)
         await process.step()
         if chance.random() < fails:
             raise ValueError("by chance")
@@ -228,7 +243,7 @@ def declare(app: App, world: World, process: Process) -> None:
         return sum(numbers)
 
     async def told(name: str, event: str, value: Any) -> None:
-        world.note_run()
+        world.note_run(process)
         await process.step()
         if chance.random() < 0.1:
             raise ConnectionError("a callback may have to be tried again")
@@ -312,7 +327,7 @@ async def keep_alive(world: World) -> None:
     while True:
         process = Process(world, mortal=True)
         _process.set(process)
-        app = App("memory://", lease=30.0, slots=world.chance.choice((1, 3, 10)))
+        app = App("memory://", lease=LEASE, slots=world.chance.choice((1, 3, 10)))
         declare(app, world, process)
         running = asyncio.get_running_loop().create_task(app.run_worker())
         world.zombies.append(running)

@@ -23,6 +23,8 @@ R = TypeVar("R")
 S = TypeVar("S")
 R_contra = TypeVar("R_contra", contravariant=True)
 
+_NO_PLACE = "a gather has no place in a gather or batch: use a batch in a batch"
+
 
 class Call(Struct, Generic[R], frozen=True, kw_only=True):
     """One call of a task that nothing has happened to yet."""
@@ -94,7 +96,7 @@ class Chain(Struct, Generic[R], frozen=True, kw_only=True):
     def start(self) -> Job:
         """Its first job, with all that follows in the headers; raises ConfigError when it begins with a gather."""
         if isinstance(self.head, Gather):
-            raise ConfigError("a gather has no place in a gather or batch: use a batch in a batch")
+            raise ConfigError(_NO_PLACE)
         job = self.head.start()
         return renamed(planned(job, self.plan()), job.id)
 
@@ -145,11 +147,22 @@ def gather(
 @overload
 def gather(*calls: Call[A] | Chain[A]) -> Gather[tuple[A, ...]]: ...
 def gather(*calls: Call[Any] | Chain[Any]) -> Gather[Any]:
-    """Calls to run side by side, for their results; a batch is for many more. Raises ConfigError for a call twice."""
+    """Calls to run side by side, for their results; a batch is for many more.
+
+    Raises ConfigError for a call twice, and for a gather.
+    """
+    for call in calls:
+        refuse_gather(call)
     ids = [call.job.id for call in calls if isinstance(call, Call)]
     if len(set(ids)) < len(ids):
         raise ConfigError("gather(): a call is given twice, and one job cannot have two places: make two calls")
     return Gather(calls)
+
+
+def refuse_gather(member: object) -> None:
+    """Raises ConfigError for a gather, or a chain that begins with one, where one end has to be told of."""
+    if isinstance(member, Gather) or (isinstance(member, Chain) and isinstance(member.head, Gather)):
+        raise ConfigError(_NO_PLACE)
 
 
 async def each(calls: Iterable[A] | AsyncIterable[A]) -> AsyncIterator[A]:

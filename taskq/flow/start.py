@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec.structs import replace
 
 from taskq.broker import Backend
-from taskq.call import Call, Chain, Gather, Takes, new_id, received
+from taskq.call import Call, Chain, Gather, Takes, new_id, received, refuse_gather
 from taskq.errors import ConfigError
 from taskq.flow.handle import FlowHandle
 from taskq.flow.members import Membership, numbered
@@ -55,6 +55,7 @@ async def prepare_plan(host: Host, plan: Plan) -> Plan:
 
 def refuse_member(member: Call[Any] | Chain[Any]) -> None:
     """Raises ConfigError for what cannot leave a batch with its end."""
+    refuse_gather(member)
     calls = [member] if isinstance(member, Call) else [member.head, *member.rest]
     first, last = calls[0], calls[-1]
     if isinstance(last, Call) and last.commits:

@@ -7,7 +7,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from taskq import App
+from taskq import App, BatchReport, gather
 from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, SpoolFull
 from taskq.job import Job
 from taskq.spool import Bounds, SpoolFile
@@ -55,6 +55,37 @@ async def test_jobs_wait_for_the_broker_and_arrive_in_order_without_new_traffic(
         tap.broken = "no"
         assert await arguments(app, 2000) == list(range(2000))
         assert {job.record.job.id for job in await deferred(app)} > {handle.id for handle in handles}
+
+
+async def test_a_chain_and_the_job_that_makes_a_batch_wait_for_the_broker(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+    ran: list[int] = []
+
+    @app.task
+    async def note(n: int) -> int:
+        ran.append(n)
+        return n + 1
+
+    @app.task
+    async def make(id: str) -> int:
+        async with app.batch(id) as batch:
+            return await batch.add(note.call(n) for n in range(10, 13))
+
+    async with app:
+        tap.broken = "before"
+        chain = await app.defer(note.call(1).then(note))
+        job = await make.defer("from-the-spool")
+        with pytest.raises(BrokerUnavailable):
+            async with app.batch("at-once") as batch:
+                await batch.add([note.call(0)])
+        with pytest.raises(BrokerUnavailable):
+            await app.defer(gather(note.call(0), note.call(0)))
+        tap.broken = "no"
+        async with app.working():
+            assert await chain.result(SOON) == 3
+            assert await job.result(SOON) == 3
+            assert await app.batch("from-the-spool") == BatchReport("from-the-spool", 3, 0)
+    assert sorted(ran) == [1, 2, 10, 11, 12]
 
 
 async def test_without_a_spool_deferring_fails(tap: Tap) -> None:

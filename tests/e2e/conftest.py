@@ -10,8 +10,9 @@ from tests.servers import valkey
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.process import Process
-from tests.servers.tenants import queue_on
+from tests.servers.tenants import queue_anywhere
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +23,16 @@ def redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> I
         yield server
 
 
+STORIES = pytest.mark.parametrize("url", ["sqlite", *(["redis"] if LONG else []), "cluster", "postgres"], indirect=True)
+"""On a cluster, too, which is stricter than a single Redis: that one has the long runs."""
+
+
 @pytest.fixture(params=["sqlite", "redis", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A queue of the test's own, for any number of processes."""
     if request.param == "memory":
         return "memory://"
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'taskq.db'}"
-    return queue_on(request.getfixturevalue(request.param))
+    return queue_anywhere(request, tmp_path)
 
 
 @pytest.fixture

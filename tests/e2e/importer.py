@@ -15,6 +15,9 @@ from taskq import App, BatchReport, Death
 from taskq.call import Call
 
 BATCH = "news"
+SLOTS = 10
+KILLS_EVERY = 100 * SLOTS if "TASKQ_TEST_LONG" in os.environ else 100
+"""A worker dies with as many members in its hands as it has slots: in a long run so with one of a hundred."""
 UNLUCKY = 10_000
 
 
@@ -24,8 +27,8 @@ def fails(n: int) -> bool:
 
 
 def kills(n: int) -> bool:
-    """One of a hundred, when it runs for the first time."""
-    return n % 100 == 13
+    """One of so many, when it runs for the first time."""
+    return n % KILLS_EVERY == 13
 
 
 def resident() -> int:

@@ -1,12 +1,14 @@
-"""Imports: of a batch whose producer is killed twice and whose workers die, and of a bulk that is refused in part."""
+"""AS-05 and AS-20: a batch whose producer is killed twice and whose workers die, and a bulk that is refused in part."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import anyio
 import pytest
@@ -15,7 +17,8 @@ from taskq import App
 from taskq.call import Call
 from taskq.errors import Conflict
 from taskq.flow import BatchStatus
-from tests.e2e.importer import BATCH, declare, fails, kills, resident
+from tests.e2e.conftest import STORIES
+from tests.e2e.importer import BATCH, KILLS_EVERY, SLOTS, declare, fails, kills, resident
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
@@ -24,7 +27,12 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long]
 def workers(url: str, directory: Path, queues: list[str]) -> Generator[Callable[[], None]]:
     """Worker processes, one for each of these; the callable replaces the dead."""
     running: dict[int, subprocess.Popen[bytes]] = {}
-    environment = {"TASKQ_URL": url, "TASKQ_SLOTS": "10", "TASKQ_LEASE": "1.5", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {
+        "TASKQ_URL": url,
+        "TASKQ_SLOTS": str(SLOTS),
+        "TASKQ_LEASE": "1.5",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
 
     def replace() -> None:
         for place, queue in enumerate(queues):
@@ -55,11 +63,13 @@ def killed(directory: Path) -> set[str]:
     return {path.name for path in directory.glob("*.killed")}
 
 
+@STORIES
 @pytest.mark.timeout(3600)
 async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_once(
-    url: str, tmp_path: Path, rounds: Callable[[int, int], int]
+    url: str, tmp_path: Path, rounds: Callable[[int, int], int], report: Callable[[str, str], None]
 ) -> None:
     count = rounds(500, 100_000)
+    began = monotonic()
     app = App(url)
     declare(app, tmp_path)
     async with app:
@@ -90,8 +100,40 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
     assert sum(runs.values()) - count <= 25 * len(died)
     (imported,) = lines(tmp_path, "imported")
     added, grown = map(int, imported.split())
+    report(
+        f"import-{url.partition(':')[0]}",
+        import_report(
+            url,
+            {
+                "members": status.total,
+                "members pending in the end": status.pending,
+                "members that failed, as they were to": f"{status.failed} of {failed}",
+                "members that never ran": count - len(runs),
+                "runs that a kill repeated": sum(runs.values()) - count,
+                "kills of workers": len(died) - 2,
+                "kills of the producer": 2,
+                "callbacks that ran": len(lines(tmp_path, "told")),
+                "the producer's memory grew by": f"{grown / 1e6:.1f} MB",
+                "all of it took": f"{monotonic() - began:.0f} s",
+            },
+        ),
+    )
     assert added == count
     assert grown < 50e6
+
+
+def import_report(url: str, rows: Mapping[str, object]) -> str:
+    """What the run has shown, as a page."""
+    shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"# An import on {url.partition(':')[0]}\n\n"
+        "A job adds the members of a batch one by one from a generator, and is killed by SIGKILL after one and after "
+        f"two thirds of them. One member of {KILLS_EVERY} kills its worker, once, which has {SLOTS} slots and so one "
+        "of a hundred members in its hands; three of a hundred members fail. Two worker processes have the members, "
+        "one the import; the batch has callbacks for its end and its first failure.\n\n"
+        f"| | |\n|---|---:|\n{shown}\n\n"
+        f"Written by `make test-long`, Python {platform.python_version()}.\n"
+    )
 
 
 @pytest.mark.timeout(3600)

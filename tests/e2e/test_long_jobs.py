@@ -1,4 +1,4 @@
-"""A job over many recipients goes on where it was, after a deploy and after a kill: real processes."""
+"""AS-01: a job over many recipients goes on where it was, after a deploy and after a kill: real processes."""
 
 from collections import Counter
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.e2e.conftest import STORIES
 from tests.e2e.harness import PATIENCE, Crew, Fleet, client
 
-pytestmark = [pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio, STORIES]
 
 RECIPIENTS = 1000
 CUT = 300

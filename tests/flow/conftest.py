@@ -1,5 +1,6 @@
-"""Where flows are tested: on every backend, in one slice."""
+"""Where flows are tested: on every backend. A cluster is stricter than one server of Redis, which has the long runs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
-from tests.servers.tenants import queue_on
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
+from tests.servers.tenants import queue_anywhere
+
+LONG = "TASKQ_TEST_LONG" in os.environ
 
 
 @pytest.fixture
@@ -16,13 +20,7 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(params=["memory", "sqlite", "valkey", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", *(["valkey"] if LONG else []), "cluster", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A backend of its own for each test."""
-    match request.param:
-        case "memory":
-            return "memory://"
-        case "sqlite":
-            return f"sqlite:///{tmp_path}/taskq.db"
-        case server:
-            return queue_on(request.getfixturevalue(server))
+    return queue_anywhere(request, tmp_path)

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -534,6 +534,8 @@ async def test_what_cannot_be_a_member_is_refused(office: Office) -> None:
         async with office.batch() as batch:
             with pytest.raises(ConfigError, match="batch in a batch"):
                 await batch.add([gather(number.call()).then(office.work.call(1))])
+            with pytest.raises(ConfigError, match="batch in a batch"):
+                await batch.add([cast("Any", gather(number.call()))])
             with pytest.raises(ConfigError, match="tx="):
                 await batch.add([replace(number.call(), transaction=object())])
             with pytest.raises(ConfigError, match="transaction=True"):

@@ -18,7 +18,8 @@ from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
-from tests.servers.tenants import queue_on
+from tests.servers.fixtures import valkey_cluster as valkey_cluster
+from tests.servers.tenants import queue_anywhere
 from tests.worker.moves import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -57,19 +58,14 @@ def new_code(url: str, done: Done) -> App:
     return app
 
 
-@pytest.fixture(params=["memory", "sqlite", "valkey", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres"])
 def apps(
     request: pytest.FixtureRequest, done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[App, App]:
     """Old and new code on the same queue."""
-    match request.param:
-        case "memory":
-            url = "memory://"
-            monkeypatch.setattr("taskq.opening.connect", shared())
-        case "sqlite":
-            url = f"sqlite:///{tmp_path}/taskq.db"
-        case server:
-            url = queue_on(request.getfixturevalue(server))
+    if request.param == "memory":
+        monkeypatch.setattr("taskq.opening.connect", shared())
+    url = queue_anywhere(request, tmp_path)
     return old_code(url, done), new_code(url, done)
 
 

@@ -16,7 +16,7 @@ from taskq.worker.presence import workers
 
 EVERY = 1.0
 """Seconds between two looks: workers write as often."""
-LAST_WORDS = 5.0
+LAST_WORDS = 15.0
 """Seconds that an ended job's worker has to write its last lines, before it is taken for dead."""
 
 
@@ -73,14 +73,16 @@ async def _place(app: App, id: str, queue: str | None) -> JobRef | None:
 
 async def _looks(app: App, ref: JobRef, follow: bool) -> AsyncGenerator[tuple[int, Sequence[Line]]]:
     """New lines at each look, and how many gave way before; the last look is when the job's worker has said its end."""
-    shown, waited = 0, 0.0
+    shown, waited, was_live = 0, 0.0, False
     while True:
         record = await app.lookup(ref) if follow else None
         found = await kept_lines(app.store, ref) or Captured([])
         yield max(0, found.first - shown), found.lines[max(0, shown - found.first) :]
         shown = found.behind
         live = record is not None and record.state != "dead"
-        if not follow or not (live or (found.open and found.lines and waited < LAST_WORDS)):
+        was_live = was_live or live
+        more = found.open if found.lines else was_live
+        if not follow or not (live or (more and waited < LAST_WORDS)):
             return
         # Nobody tells: the store has no waiting.
         await anyio.sleep(EVERY)

@@ -1,9 +1,15 @@
 """Apps on SQS with a companion: what other tests show elsewhere holds here, and by configuration alone."""
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from taskq import App, Concurrency
+from taskq.config import Settings, load_config
+from taskq.errors import ConfigError, MissingCapability
+from taskq.opening import open_backend
 from tests.backends.sqs.deployment import Tenant
 from tests.flow import test_chains
 from tests.servers.process import Process
@@ -39,3 +45,38 @@ test_large_calls = test_payloads.test_the_store_of_another_database_will_do
 test_as_24 = test_limit_servers.test_as_24_views_are_counted_once_a_reader_though_a_worker_dies_in_each_window
 test_chains_with_failures = test_chains.test_a_job_that_fails_ends_its_chain_and_its_failure_is_told
 test_gathers = test_chains.test_a_gather_goes_on_with_the_results_of_all
+
+
+async def test_the_doctor_looks_at_both_and_tells_what_is_kept_where(url: str) -> None:
+    settings = load_config({"url": url}, os.environ, Path()).settings
+    async with open_backend(settings, print) as backend:
+        assert backend.doctor is not None
+        found = {finding.subject: finding for finding in await backend.doctor()}
+    assert found["companion"].message == "SqliteStore keeps what SqsBroker cannot"
+    assert any(subject.startswith("companion, ") for subject in found)
+
+
+async def test_a_companion_that_is_not_needed_is_left_alone_and_told_of(tmp_path: Path) -> None:
+    async with open_backend(Settings(url="memory://", companion=f"sqlite:///{tmp_path}/unused.db"), print) as backend:
+        assert backend.doctor is not None
+        (finding,) = await backend.doctor()
+        assert (finding.level, finding.message) == ("warning", "it is not used: MemoryBroker has a store of its own")
+    assert not (tmp_path / "unused.db").exists()
+
+
+async def test_a_companion_without_a_store_is_refused(sqs: Process) -> None:
+    with pytest.raises(ConfigError, match="a companion is a database that keeps a store"):
+        async with App(Tenant(sqs).url, companion=Tenant(sqs).url):
+            pass
+
+
+@pytest.mark.parametrize("needs", [{"group": ("key",), "group_limit": 2}, {"limits": Concurrency(2)}])
+async def test_a_group_has_one_place_on_fifo_queues(url: str, needs: dict[str, Any]) -> None:
+    app = App(f"{url}&fifo=1")
+
+    async def note(key: str) -> None: ...
+
+    app.task(**needs)(note)
+    with pytest.raises(MissingCapability, match="it needs 2 places in a group"):
+        async with app:
+            pass

@@ -203,7 +203,8 @@ async def test_a_failing_chunk_of_a_map_is_retried_alone(url: str) -> None:
     assert sorted(runs) == sorted([*range(0, 100, 10), 30])
 
 
-async def test_a_chain_whose_worker_died_between_effect_and_settlement_goes_on_once(url: str) -> None:
+@pytest.mark.parametrize("deaths", [1, 3])
+async def test_a_chain_whose_workers_died_between_effect_and_settlement_goes_on_once(url: str, deaths: int) -> None:
     app = calculator(url)
     runs: list[str] = []
 
@@ -223,8 +224,10 @@ async def test_a_chain_whose_worker_died_between_effect_and_settlement_goes_on_o
         (delivery,) = await app.backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
         run = Run(delivery)
         await Effects(app.backend).carry_out([(run, decide(Returned(b"41"), delivery, run.policy, chance=0.0))])
+        await lose(app, deaths - 1)
         await run_until_idle(app)
         assert await chain.jobs[1].result(SOON) == 41
+        assert not await app.admin.list_jobs("default", "dead", after=None, limit=1)
     assert runs == ["second"]
 
 

@@ -281,7 +281,7 @@ async def test_a_fetch_brings_exactly_what_was_stored(backend: Backend, path: Pa
     await backend.broker.settle([Nack(first.receipt, 0.0, error=b"\0why\xff")])
     await backend.broker.settle([Nack(other.receipt, 0.0) for other in rest])
     with closing(sqlite3.connect(path)) as connection:
-        moments = dict(connection.execute("SELECT id, due FROM taskq_jobs"))
+        moments = dict(connection.execute("SELECT id, coalesce(was_due, due) FROM taskq_jobs"))
         expiries = dict(connection.execute("SELECT id, expires_at FROM taskq_jobs"))
     again = await backend.broker.fetch(["default"], 10, lease=60, wait=0)
     for delivery, job in zip(sorted(again, key=lambda one: texts.index(one.job.id)), jobs, strict=True):

@@ -1,7 +1,11 @@
-"""How near is the worker on SQLite to its own statements, and how far from huey's SQLite storage? No-op jobs."""
+"""How near is the worker on SQLite to its own statements, and how far from huey's SQLite storage? No-op jobs.
+
+``python -m benchmarks.sqlite [?OPTIONS]`` prints the jobs a second of taskq beside huey.
+"""
 
 import asyncio
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
@@ -88,12 +92,15 @@ def rate(
 
 
 def beside_huey(rounds: int, durability: str, options: str, fsync: str) -> Comparison:
-    """The same durability on both sides, each at its better setting: slots and loop here, threads there."""
+    """The same durability on both sides, each at its better setting: slots and loop here, threads there.
+
+    Each in a process of its own: in this one the garbage collector has the whole suite to look through.
+    """
     return compare(
         f"worker on SQLite (1,000 slots, uvloop) beside huey's SQLite storage, no-op jobs, {durability}",
         "jobs/s",
         {
-            "taskq": partial(rate, partial(taskq_worker, slots=1000), options, on_uvloop=True),
+            "taskq": partial(in_new_process, "benchmarks.sqlite", options),
             "huey, 1 thread": partial(in_new_process, "benchmarks.huey_worker", "1", fsync),
             "huey, 4 threads": partial(in_new_process, "benchmarks.huey_worker", "4", fsync),
         },
@@ -117,3 +124,7 @@ def run(rounds: int) -> list[Comparison]:
         beside_huey(rounds, "every commit on disk", "", "fsync"),
         beside_huey(rounds, "no waiting for the disk", "?synchronous=off", ""),
     ]
+
+
+if __name__ == "__main__":
+    print(rate(partial(taskq_worker, slots=1000), *sys.argv[1:], on_uvloop=True))

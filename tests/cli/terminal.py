@@ -38,6 +38,11 @@ class Terminal:
             assert self._draw(), f"no line with {words} on the screen:\n{self.text}"
         return line
 
+    def clears(self, *words: str) -> None:
+        """Wait until no line of the screen has all these words."""
+        while self._line(words):
+            assert self._draw(), f"a line with {words} stays on the screen:\n{self.text}"
+
     def press(self, keys: str) -> None:
         """Type."""
         os.write(self._keyboard, keys.encode())

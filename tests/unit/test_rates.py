@@ -30,7 +30,8 @@ def over(rate: Rate, grants: list[tuple[float, float]]) -> bool:
         case Window(n, per):
             return any(sum(c for at, c in grants if end - per < at <= end) > n for end, _ in grants)
         case Bucket(n, per):
-            periods = [floor((at + 1e-5) / per) for at, _ in grants]
+            # A period begins a millionth early, or the float of its own first moment could lie before it.
+            periods = [floor((at + 1e-6) / per) for at, _ in grants]
             return any(sum(c for p, (_, c) in zip(periods, grants, strict=True) if p == one) > n for one in periods)
         case Leaky(size, interval):
             return any(

@@ -123,6 +123,18 @@ BEGIN
     expected := cardinality(again);
     EXIT WHEN expected = 0;
   END LOOP;
+  -- Ends that were committed while the insert waited for them, unseen by it: their ids are not free yet.
+  FOR job IN
+    SELECT given.* FROM unnest(queues, ids, seqs) WITH ORDINALITY AS given (queue, id, seq, n)
+    JOIN {schema}.ended AS e ON e.queue = given.queue AND e.id = given.id AND e.id_until > moment
+    WHERE NOT given.n = ANY (answered)
+  LOOP
+    DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.seq = job.seq;
+    IF FOUND THEN
+      place := job.n; holder := job.id; conflict := false;
+      RETURN NEXT;
+    END IF;
+  END LOOP;
   -- An outcome is the last end's of its id.
   DELETE FROM {schema}.ended AS e USING unnest(queues, ids, seqs) AS given (queue, id, seq)
   WHERE e.queue = given.queue AND e.id = given.id AND EXISTS (

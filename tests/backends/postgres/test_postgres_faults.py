@@ -13,7 +13,7 @@ from taskq_postgres import connect, queries
 
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerUnavailable
-from taskq.job import Ack, Delivery, Lease, Nack
+from taskq.job import Ack, Delivery, Enqueued, Lease, Nack
 from taskq.testing.deployment import SOON, a_job, add, names, ref, take, take_one, wait_until
 from tests.backends.postgres.conftest import Opener, plain
 from tests.servers import postgres as postgresql
@@ -381,6 +381,28 @@ async def test_a_servers_own_limits_cost_repeated_calls_at_most(setting: str) ->
                         tasks.start_soon(work, backend)
                         tasks.start_soon(again, lambda backend=backend: backend.broker.enqueue(jobs))
         assert sorted(done) == sorted(job.id for job in jobs)
+
+
+@pytest.mark.anyio
+async def test_an_id_whose_end_is_being_committed_is_not_free(own: Process) -> None:
+    async with connect(own.url, migrate=True, dedup_window=60) as backend, plain(own.url) as direct:
+        job, transactions, answers = a_job("q-ending"), backend.transactions, list[Enqueued]()
+        assert transactions is not None
+        await backend.broker.enqueue([job])
+        (delivery,) = await backend.broker.fetch([job.queue], 1, lease=60, wait=1)
+
+        async def enqueue_again() -> None:
+            answers.extend(await backend.broker.enqueue([job]))
+
+        async def waits() -> bool:
+            return bool(await direct.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+
+        async with anyio.create_task_group() as tasks, direct.transaction():
+            assert await transactions.join(direct).settle([Ack(delivery.receipt)]) == [True]
+            tasks.start_soon(enqueue_again)
+            await wait_until(waits)
+        assert [answer.added for answer in answers] == [False]
+        assert not await backend.broker.fetch([job.queue], 1, lease=60, wait=0)
 
 
 @pytest.mark.anyio

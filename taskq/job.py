@@ -57,6 +57,19 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
             expires_in = max(0.0, expires_in - max(0.0, seconds - self.delay))
         return replace(self, delay=max(0.0, self.delay - seconds), expires_in=expires_in)
 
+    def calling(self, other: "Job") -> Self:
+        """The same with the call of another one; id, group, unique key and tenant stay."""
+        return replace(
+            self,
+            task=other.task,
+            body=other.body,
+            headers=other.headers,
+            priority=other.priority,
+            delay=other.delay,
+            run_at=other.run_at,
+            expires_in=other.expires_in,
+        )
+
 
 class JobRef(Struct, frozen=True):
     """Where a job is to be found: every look-up by one of these costs one round trip."""

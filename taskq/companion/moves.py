@@ -65,20 +65,10 @@ def replaced(row: Row | None, life: str, job: Job, now: float) -> tuple[Row | No
     if row.cancelled or row.state in ("leased", "dead"):
         return row, False
     due = _due(job, now)
-    call = replace(
-        row.called,
-        task=job.task,
-        body=job.body,
-        headers=job.headers,
-        priority=job.priority,
-        delay=job.delay,
-        run_at=job.run_at,
-        expires_in=job.expires_in,
-    )
     expires_at = None if job.expires_in is None else due + job.expires_in
     # Of a message that is on its way already the moment is looked at when it comes; one that is hidden comes too late.
     anew = row.state != "sent" or row.due > now
-    again = replace(row, job=call, due=due, expires_at=expires_at)
+    again = replace(row, job=row.called.calling(job), due=due, expires_at=expires_at)
     return (_resent(again, now) if anew else again), True
 
 

@@ -8,8 +8,6 @@ from itertools import count
 from math import inf
 from secrets import token_hex
 
-from msgspec.structs import replace
-
 from taskq.errors import Conflict, PayloadTooLarge
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement, State
 from taskq.memory.groups import Groups
@@ -280,16 +278,7 @@ class Jobs:
 
     def _replace(self, holder: Row, job: Job, now: float) -> None:
         self._withdraw(holder, now)
-        holder.job = replace(
-            holder.job,
-            task=job.task,
-            body=job.body,
-            headers=job.headers,
-            priority=job.priority,
-            delay=job.delay,
-            run_at=job.run_at,
-            expires_in=job.expires_in,
-        )
+        holder.job = holder.job.calling(job)
         holder.due = self._due(job, now)
         holder.expires_at = None if job.expires_in is None else holder.due + job.expires_in
         self._schedule(holder, now)

@@ -123,23 +123,21 @@ BEGIN
     expected := cardinality(again);
     EXIT WHEN expected = 0;
   END LOOP;
-  -- Ends that were committed while the insert waited for them, unseen by it: their ids are not free yet.
+  -- An outcome is the last end's of its id. An end that was committed while the insert waited for it, unseen by it,
+  -- holds its id still.
   FOR job IN
-    SELECT given.* FROM unnest(queues, ids, seqs) WITH ORDINALITY AS given (queue, id, seq, n)
-    JOIN {schema}.ended AS e ON e.queue = given.queue AND e.id = given.id AND e.id_until > moment
-    WHERE NOT given.n = ANY (answered)
+    SELECT given.*, e.id_until > moment AS held FROM unnest(queues, ids, seqs) WITH ORDINALITY AS given (queue, id, seq, n)
+    JOIN {schema}.ended AS e ON e.queue = given.queue AND e.id = given.id
+    JOIN {schema}.jobs AS j ON j.queue = given.queue AND j.id = given.id AND j.seq = given.seq
   LOOP
-    DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.seq = job.seq;
-    IF FOUND THEN
+    IF job.held THEN
+      DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.seq = job.seq;
       place := job.n; holder := job.id; conflict := false;
       RETURN NEXT;
+    ELSE
+      DELETE FROM {schema}.ended AS e WHERE e.queue = job.queue AND e.id = job.id;
     END IF;
   END LOOP;
-  -- An outcome is the last end's of its id.
-  DELETE FROM {schema}.ended AS e USING unnest(queues, ids, seqs) AS given (queue, id, seq)
-  WHERE e.queue = given.queue AND e.id = given.id AND EXISTS (
-    SELECT FROM {schema}.jobs AS j WHERE j.queue = given.queue AND j.id = given.id AND j.seq = given.seq
-  );
   IF grps IS NOT NULL THEN
     FOR line, name IN
       SELECT given.queue, given.grp FROM unnest(queues, grps) WITH ORDINALITY AS given (queue, grp, n)

@@ -7,6 +7,8 @@ import pytest
 
 from tests.e2e.harness import LONG
 from tests.servers import valkey
+from tests.servers.fixtures import own_postgres as own_postgres
+from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs

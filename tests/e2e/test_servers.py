@@ -2,7 +2,7 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -30,20 +30,6 @@ def runs_of(*jobs: str) -> Callable[[Started], bool]:
 def refusal(told: Settled) -> bool:
     """The lease that a worker wanted to end was not its own any more."""
     return not told.accepted
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Process]:
-    """A server that the test may end."""
-    (tmp_path / "redis").mkdir()
-    with valkey.single(tmp_path / "redis", aof="always") as server:
-        yield server
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Process]:
-    with postgresql.postgres() as server:
-        yield server
 
 
 def stop_at_once(server: Process) -> None:

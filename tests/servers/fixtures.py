@@ -89,6 +89,21 @@ def postgres15(running: list[Process]) -> Iterator[Process]:
     yield from shared_postgres(postgresql.postgres15_binaries(), running)
 
 
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[Process]:
+    """A server that the test may end."""
+    (tmp_path / "redis").mkdir()
+    with redis.single(tmp_path / "redis", aof="always") as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Process]:
+    """A server that the test may end."""
+    with postgresql.postgres() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def pgbouncer(postgres: Process, running: list[Process]) -> Iterator[Process]:
     """In transaction mode, before ``postgres``."""

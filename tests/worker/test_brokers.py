@@ -1,6 +1,5 @@
 """Several brokers in one app: each queue is on one of them, and one worker serves them all."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from taskq.errors import ConfigError, JobCancelled, PayloadTooLarge
 from taskq.events import BrokerLost, BrokerRegained, JobFinished
 from taskq.flow import BatchReport
 from taskq.job import JobRef
-from tests.servers import postgres as postgresql
-from tests.servers import valkey as redis
+from tests.servers.fixtures import own_postgres as own_postgres
+from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
 from tests.worker.moves import SOON, heard, wait_until
@@ -214,20 +213,6 @@ async def test_one_pool_of_queues_on_several_brokers_is_refused() -> None:
     async with app:
         with pytest.raises(ConfigError, match="queues near, far are on several brokers"):
             await app.run_worker(queues=["near", "far"])
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[Process]:
-    """A server that the test may end."""
-    (tmp_path / "redis").mkdir()
-    with redis.single(tmp_path / "redis", aof="always") as server:
-        yield server
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Process]:
-    with postgresql.postgres() as server:
-        yield server
 
 
 @pytest.mark.parametrize("ended", ["own_redis", "own_postgres"])

@@ -87,7 +87,10 @@ class _Delivery(Struct):
     returned: bool = False
     how: How | None = None
     settling: float = inf
+    tries: int = 0
+    """How often its end was asked for: again when there was no answer."""
     accepted: bool | None = None
+    """What was answered; None also when a later try was refused, which the first one may have been the reason for."""
     killed: float = inf
     """When its process was killed."""
 
@@ -167,8 +170,9 @@ class _Story:
                 delivery.ended, delivery.returned = at, returned
             case Settling(how=settlement):
                 delivery.how, delivery.settling = settlement, min(delivery.settling, at)
+                delivery.tries += 1
             case Settled(accepted=accepted):
-                delivery.accepted = accepted
+                delivery.accepted = None if delivery.tries > 1 and not accepted else accepted
 
     def _delivery(self, job: str, fence: int, process: str, at: float) -> _Delivery:
         found = self.deliveries.setdefault(job, {})

@@ -138,6 +138,21 @@ def test_a_run_beside_one_that_was_cut_off_for_a_lease_is_explained() -> None:
     assert verdict.causes == {"lease over": 1}
 
 
+@pytest.mark.parametrize(
+    ("tries", "losses", "offences"), [(1, 0, {"misnumbered": 1}), (1, 1, {}), (2, 0, {}), (2, 1, {})]
+)
+def test_of_an_end_asked_for_again_nobody_knows_whether_the_first_try_counted(
+    tries: int, losses: int, offences: dict[str, int]
+) -> None:
+    asked: Moments = [(1.5 + number, Settling("a", 1, "uncounted nack")) for number in range(tries)]
+    verdict = judged(
+        client=enqueued("a"),
+        one=[*began(1.0), (1.5, Ended("a", 1, returned=False)), *asked, (4.0, Settled("a", 1, accepted=False))],
+        two=[*began(9.0, fence=2, losses=losses), *ended(9.5, fence=2)],
+    )
+    assert broken(verdict) == offences
+
+
 def test_a_planted_late_ack_that_was_accepted_is_found() -> None:
     verdict = judged(
         client=enqueued("a"),

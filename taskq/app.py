@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+from msgspec.structs import replace
+
 from taskq.broker import Admin, Backend, Finding, Record
 from taskq.brokers import Sites
 from taskq.call import Call, Chain, Gather, Takes
@@ -91,6 +93,7 @@ class App:
     ) -> None:
         given = settings if url is None else {"url": url, **settings}
         self._given = given
+        self._presumed: dict[str, Any] = {}
         self.config: Config = load_config(given, os.environ, Path.cwd())
         self.settings = self.config.settings
         self.events = Events()
@@ -370,10 +373,18 @@ class App:
 
     # Working
 
+    def presume(self, **settings: Any) -> None:
+        """Let these count, where nobody has set them, instead of the defaults."""
+        self._presumed |= settings
+        self._adopt(self.config)
+
     def reread(self) -> None:
         """Read the settings again: they count for what is made from now on. Raises ConfigError, and keeps the old."""
-        self.config = load_config(self._given, os.environ, Path.cwd())
-        self.settings = self.config.settings
+        self._adopt(load_config(self._given, os.environ, Path.cwd()))
+
+    def _adopt(self, config: Config) -> None:
+        unset = {name: value for name, value in self._presumed.items() if config.sources[name] == "default"}
+        self.config, self.settings = config, replace(config.settings, **unset)
         self._working.adopt(self.settings)
 
     def worker_options(self, **options: Any) -> WorkerOptions:

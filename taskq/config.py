@@ -81,6 +81,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     history: NotNegative | None = None
     """How long it is kept what became of jobs, for ``taskq history``; 0: nothing is counted; None: 72 hours where
     ``taskq worker`` runs, nothing elsewhere."""
+    build: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    """What the running code calls itself, told with each attempt and worker; None: in ``taskq worker`` the version of
+    the app's package, if it has one."""
     schedules: tuple[dict[str, Any], ...] = ()
     """Tasks to run again and again: ``task``, ``when``, ``name``, ``args``, and the options of a schedule."""
 

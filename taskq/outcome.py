@@ -127,6 +127,8 @@ class Policy(Struct, frozen=True, kw_only=True):
     max_losses: int = 3
     on_dead: FollowUp | None = None
     redact: Redact | None = None
+    build: str = ""
+    """What the running code calls itself."""
 
 
 class Decision(Struct, frozen=True, gc=False):
@@ -227,7 +229,7 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
             delay = policy.retry.next_delay(error, delivery.attempt, chance, failing_for=failing_for)
     if delay is None:
         return _dead(delivery, policy, "failed", error=error)
-    errors = lengthened(history, delivery, error, policy.redact)
+    errors = lengthened(history, delivery, error, policy.redact, policy.build)
     history = History(errors=errors, uncounted=history.uncounted, failing_since=since)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
     return Decision(settlement, None, line_of(error))
@@ -235,7 +237,7 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
 
 def _put_off(history: History, delivery: Delivery, reason: str, policy: Policy) -> bytes:
     """The history with this run in it, which does not count."""
-    uncounted = put_off(history, delivery, reason, policy.redact)
+    uncounted = put_off(history, delivery, reason, policy.redact, policy.build)
     return msgspec.json.encode(msgspec.structs.replace(history, uncounted=uncounted))
 
 
@@ -261,7 +263,7 @@ def _unknown(version: int | None, delivery: Delivery, policy: Policy) -> Decisio
 def _ack(delivery: Delivery, policy: Policy, end: End, *, value: bytes | None = None, reason: str = "") -> Decision:
     if not policy.keep:
         return Decision(Ack(delivery.receipt), end, reason)
-    ended = Ended(end, msgspec.Raw(value or b"null"), reason)
+    ended = Ended(end, msgspec.Raw(value or b"null"), reason, build=policy.build)
     if delivery.attempt > 1 or delivery.losses or delivery.error is not None:
         ended = _with_past(ended, delivery, history_of(delivery))
     return Decision(Ack(delivery.receipt, msgspec.json.encode(ended), policy.keep), end, reason)
@@ -271,8 +273,11 @@ def _dead(
     delivery: Delivery, policy: Policy, end: End, *, error: Exception | None = None, reason: str = ""
 ) -> Decision:
     history = history_of(delivery)
-    errors = history.errors if error is None else lengthened(history, delivery, error, policy.redact)
-    outcome = msgspec.json.encode(_with_past(Ended(end, reason=reason, errors=errors), delivery, history))
+    errors = history.errors
+    if error is not None:
+        errors = lengthened(history, delivery, error, policy.redact, policy.build)
+    ended = Ended(end, reason=reason, errors=errors, build=policy.build)
+    outcome = msgspec.json.encode(_with_past(ended, delivery, history))
     effects: tuple[Job, ...] = ()
     # Who is told of deaths dies untold.
     if policy.on_dead is not None and delivery.job.id != f"{delivery.job.headers.get(FOLLOWS)}.dead":

@@ -33,15 +33,18 @@ class ErrorReport(Struct, frozen=True, omit_defaults=True):
     traceback: str = ""
     fingerprint: str = ""
     """Equal for errors raised alike: the class and the functions it passed through."""
+    build: str = ""
+    """The code that ran it, if that has a name."""
 
 
-class Uncounted(Struct, frozen=True):
+class Uncounted(Struct, frozen=True, omit_defaults=True):
     """A run that neither ended its job nor cost it an attempt: put off by its handler, or cut off with its worker."""
 
     reason: str
     attempt: int
     at: float
     """When it was fetched, in seconds since the epoch, by the backend's clock."""
+    build: str = ""
 
 
 class History(Struct, frozen=True, omit_defaults=True):
@@ -71,6 +74,8 @@ class Ended(Struct, frozen=True, omit_defaults=True):
     """The one it ended with."""
     losses: int = 0
     """Workers that died under it, or were cut off."""
+    build: str = ""
+    """The code that ended it, if that has a name."""
 
 
 class Death(Struct, frozen=True):
@@ -110,21 +115,23 @@ def read_outcome(data: bytes) -> Ended:
 
 
 def lengthened(
-    history: History, delivery: Delivery, error: Exception, redact: Redact | None = None
+    history: History, delivery: Delivery, error: Exception, redact: Redact | None = None, build: str = ""
 ) -> list[ErrorReport]:
     """The reports of a job's failed runs with this one's, the newest last."""
     earlier = [msgspec.structs.replace(report, traceback="") for report in history.errors[-HISTORY_LIMIT + 1 :]]
-    return [*earlier, report(error, attempt=delivery.attempt, at=delivery.now, redact=redact)]
+    return [*earlier, report(error, attempt=delivery.attempt, at=delivery.now, redact=redact, build=build)]
 
 
-def put_off(history: History, delivery: Delivery, reason: str, redact: Redact | None = None) -> list[Uncounted]:
+def put_off(
+    history: History, delivery: Delivery, reason: str, redact: Redact | None = None, build: str = ""
+) -> list[Uncounted]:
     """The runs that did not count with this one, the newest last."""
     text = reason if redact is None else redacted(redact, reason)
-    run = Uncounted(text[:REASON_LIMIT], delivery.attempt, delivery.now)
+    run = Uncounted(text[:REASON_LIMIT], delivery.attempt, delivery.now, build)
     return [*history.uncounted[-HISTORY_LIMIT + 1 :], run]
 
 
-def report(error: Exception, *, attempt: int, at: float, redact: Redact | None = None) -> ErrorReport:
+def report(error: Exception, *, attempt: int, at: float, redact: Redact | None = None, build: str = "") -> ErrorReport:
     """An error as bounded text: what fits in a message of 10,000 characters and a traceback of as many."""
     frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
@@ -139,6 +146,7 @@ def report(error: Exception, *, attempt: int, at: float, redact: Redact | None =
         at=at,
         traceback=_sendable(text[-MESSAGE_LIMIT:]),
         fingerprint=hashlib.sha256("\n".join([name, *frames]).encode()).hexdigest()[:16],
+        build=build,
     )
 
 

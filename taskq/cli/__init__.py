@@ -20,6 +20,7 @@ from taskq.cli.history import history
 from taskq.cli.job import job
 from taskq.cli.job_logs import logs_command
 from taskq.cli.jobs import jobs
+from taskq.cli.mark import mark_command
 from taskq.cli.migrate import migrate
 from taskq.cli.outbox import outbox
 from taskq.cli.pause import pause
@@ -53,6 +54,7 @@ COMMANDS = (
     sqs,
     stats,
     history,
+    mark_command,
     jobs,
     job,
     explain,

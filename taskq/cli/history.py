@@ -1,13 +1,14 @@
 """``taskq history``: what became of jobs, and how long they waited and ran."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import anyio
 import click
 
 from taskq.app import App
 from taskq.cli.durations import duration, readable
-from taskq.cli.output import json_option, url_option, write_json, write_table
+from taskq.cli.output import json_option, one_line, url_option, write_json, write_table
 from taskq.history import Past, look_back
 from taskq.history.tally import AGAIN, Counts, Key, quantile
 
@@ -28,14 +29,18 @@ def history(queue: str | None, task: str | None, since: float, url: str | None, 
     """Tell what became of jobs, by queue and task.
 
     failed: also quarantined and lost. other: discarded, cancelled, expired. again: runs that used up an attempt and
-    were not the last. Workers write once a minute.
+    were not the last. Workers write once a minute. ▲: what `taskq mark` noted, and rollouts.
     """
     past = anyio.run(_look, url, since, queue, task)
     if as_json:
         for key, counts in past.totals.items():
             write_json(_fields(past, key, counts))
-    elif past.totals:
-        write_table(TITLES, [_row(past, key, counts) for key, counts in past.totals.items()])
+        for mark in past.marks:
+            write_json({"mark": mark.label, "at": mark.at})
+    elif past.totals or past.marks:
+        write_table(TITLES, [*(_row(past, key, counts) for key, counts in past.totals.items()), *_marks(past)])
+        for mark in past.marks:
+            click.echo(f"▲ {time.strftime('%Y-%m-%d %H:%M', time.localtime(mark.at))}  {one_line(mark.label)}")
     else:
         click.echo(f"Nothing is known of the last {readable(since)}.")
 
@@ -50,6 +55,13 @@ def _row(past: Past, key: Key, counts: Counts) -> Sequence[object]:
     other = counts.ended - returned - failed
     times = [_times(histogram) for histogram in (counts.waits, counts.runs)]
     return (*key, returned, failed, other, counts.ends.get(AGAIN, 0), *times, bars(past.course(key, COLUMNS)))
+
+
+def _marks(past: Past) -> Iterator[Sequence[object]]:
+    """Where in the course of time something was noted."""
+    if past.marks:
+        there = {past.part_of(mark.at, COLUMNS) for mark in past.marks}
+        yield (*[""] * (len(TITLES) - 1), "".join("▲" if part in there else " " for part in range(COLUMNS)))
 
 
 def _times(histogram: Mapping[int, int]) -> str:

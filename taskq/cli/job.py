@@ -36,6 +36,7 @@ def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
             write_json({"id": id, "queue": queue, "state": "gone", **msgspec.structs.asdict(ended)})
         else:
             _write([("id", id), ("state", f"gone, {ended.end}"), ("value", bytes(ended.value).decode())])
+            _write([("build", ended.build)] if ended.build else [])
             _write_errors(ended.reason, ended.errors)
     else:
         hint = "" if queue else "; with --queue you also see how an ended one ended, as long as that is kept"
@@ -97,7 +98,8 @@ def _write_errors(reason: str, errors: list[ErrorReport]) -> None:
     if reason:
         _write([("reason", reason)])
     for error in errors:
-        _write([(f"attempt {error.attempt}", f"{error.type}: {error.message} [{error.fingerprint}]")])
+        build = f" build {error.build}" if error.build else ""
+        _write([(f"attempt {error.attempt}", f"{error.type}: {error.message} [{error.fingerprint}]{build}")])
     if errors and errors[-1].traceback:
         for line in errors[-1].traceback.splitlines():
             click.echo(f"  {one_line(line, 1000)}")

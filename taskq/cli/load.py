@@ -41,6 +41,20 @@ def load_app(target: str) -> App:
     raise click.UsageError(f"module {name!r}: {there} (apps in it: {apps or 'none'})")
 
 
+def version_of(target: str) -> str | None:
+    """The version of the package that an imported app is in, if it tells one."""
+    from importlib import metadata  # here: it takes a tenth of the time that importing taskq takes
+
+    package = target.partition(":")[0].partition(".")[0]
+    version: object = getattr(sys.modules[package], "__version__", None)
+    if isinstance(version, str):
+        return version
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def _imported(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:

@@ -4,25 +4,24 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from typing import Any, NoReturn, cast
 
 import anyio
 import click
-from msgspec.structs import replace
 
 from taskq.app import App
 from taskq.cli import logs
 from taskq.cli.durations import duration
 from taskq.cli.listen import Address, address, serve
-from taskq.cli.load import APP, load_app
+from taskq.cli.load import APP, load_app, version_of
 from taskq.cli.processes import Crew, processes_options, run_supervised
 from taskq.cli.reload import run_reloading
 from taskq.errors import ConfigError, TaskqError
 from taskq.events import WorkerStarted
-from taskq.history import KEPT
+from taskq.history import KEPT, mark
 from taskq.options import check_queue
 from taskq.worker.child import SUPERVISED
 from taskq.worker.notify import GRACE, notify
@@ -95,9 +94,8 @@ def worker(
         return run_reloading([argument for argument in sys.argv[1:] if argument != "--reload"])
     app = load_app(target)
     logs.follow(app.events)
-    if app.settings.history is None:
-        # The log has every end built as an event already: to count it, too, costs a microsecond.
-        app.settings = replace(app.settings, history=KEPT)
+    # The log has every end built as an event already: to count it, too, costs a microsecond.
+    app.presume(history=KEPT, build=version_of(target))
     given = {"pools": pools or None, "queues": queues, "slots": slots, "grace": grace}
     until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}
@@ -130,7 +128,10 @@ async def _work(
                 serving.enter_context(serve(app, worker, listen, next_free=SUPERVISED in os.environ))
             app.events.subscribe(WorkerStarted, lambda _: notify(READY=1, **{GRACE: worker.options.grace}))
             if SUPERVISED in os.environ:
-                _drain_with_supervisor(worker)
+                _heed_supervisor(worker, took_over)
+
+        def took_over() -> None:
+            group.start_soon(_mark, app)
 
         serving = ExitStack()
         try:
@@ -144,12 +145,28 @@ async def _work(
     return None
 
 
-def _drain_with_supervisor(worker: Worker) -> None:
-    """Our stdin ends when our supervisor has died: nobody would ever ask us to end."""
+async def _mark(app: App) -> None:
+    """Note that this code has taken over."""
+    label = app.settings.build or "rollout"
+    try:
+        await mark(app.store, label)
+    except TaskqError as error:
+        _log.warning("the rollout is not marked in the history: %s", error)
+    else:
+        _log.info("marked in the history: %s", label)
+
+
+def _heed_supervisor(worker: Worker, took_over: Callable[[], None]) -> None:
+    """What it writes to our stdin is that our code has taken over.
+
+    When that ends our supervisor has died: nobody would ever ask us to end.
+    """
     loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
 
     def readable() -> None:
-        if not os.read(stdin, 1024):
+        if os.read(stdin, 1024):
+            took_over()
+        else:
             loop.remove_reader(stdin)
             _log.warning("the supervisor is gone: finishing what runs")
             worker.drain()

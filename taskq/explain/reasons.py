@@ -92,7 +92,8 @@ def _leased(evidence: Evidence) -> Reason:
         for run in entry.jobs:
             if run.id == record.job.id and run.queue == record.job.queue:
                 began = Reason("began", f"attempt {run.attempt} has run there for {run.seconds:.0f} s")
-                return Reason("running", f"{entry.id} runs it; leased until", record.due, because=(began,))
+                text = f"{entry.id}{_of_build(entry.build)} runs it; leased until"
+                return Reason("running", text, record.due, because=(began,))
     text = (
         "a worker holds it that does not tell of running it: it waits there for a slot, or the worker has died, and it "
         "runs again when the lease is over"
@@ -224,8 +225,8 @@ def _past(
     attempt: int, losses: int, errors: Sequence[ErrorReport], uncounted: Sequence[Uncounted]
 ) -> tuple[Reason, ...]:
     """Every run before, with its cause; what is not kept of them is said so."""
-    runs = [Reason("error", f"attempt {one.attempt} failed: {_error(one)}", one.at) for one in errors]
-    runs += [Reason("uncounted", f"attempt {one.attempt} did not count: {one.reason}", one.at) for one in uncounted]
+    runs = [Reason("error", f"{_attempt(one)} failed: {_error(one)}", one.at) for one in errors]
+    runs += [Reason("uncounted", f"{_attempt(one)} did not count: {one.reason}", one.at) for one in uncounted]
     runs.sort(key=lambda run: run.at or 0.0)
     if losses:
         text = f"{losses} times its lease ended unsettled: its worker died, or was cut off from the broker"
@@ -233,6 +234,14 @@ def _past(
     if not runs:
         return ()
     return (Reason("past", f"it is at attempt {attempt}, and has run before", because=tuple(runs)),)
+
+
+def _attempt(run: ErrorReport | Uncounted) -> str:
+    return f"attempt {run.attempt}{_of_build(run.build)}"
+
+
+def _of_build(build: str | None) -> str:
+    return f" (build {build})" if build else ""
 
 
 def _error(error: ErrorReport) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from taskq.history.historian import SHELF, SLICE, shelf_key, slice_key
+from taskq.history.marks import Mark, marks_since
 from taskq.history.tally import Counts, Key, Tally, merged, read
 from taskq.store import Entry, Store
 
@@ -21,6 +22,8 @@ class Past(Struct, frozen=True):
     until: float
     slices: Mapping[int, Tally]
     """By their beginning; those in which nothing happened are left out."""
+    marks: Sequence[Mark] = ()
+    """What was noted meanwhile, the oldest first."""
 
     @property
     def totals(self) -> Mapping[Key, Counts]:
@@ -32,9 +35,13 @@ class Past(Struct, frozen=True):
         counts = [0] * parts
         for start, tally in self.slices.items():
             if key in tally:
-                part = (start - self.since) * parts // max(SLICE, int(self.until) - self.since)
-                counts[min(parts - 1, part)] += tally[key].ended
+                counts[self.part_of(start, parts)] += tally[key].ended
         return counts
+
+    def part_of(self, moment: int, parts: int) -> int:
+        """In which of so many equal parts of the time a moment is."""
+        part = (moment - self.since) * parts // max(SLICE, int(self.until) - self.since)
+        return min(parts - 1, max(0, part))
 
 
 async def look_back(store: Store, seconds: float, *, queue: str | None = None, task: str | None = None) -> Past:
@@ -52,7 +59,8 @@ async def look_back(store: Store, seconds: float, *, queue: str | None = None, t
                 if queue in (None, key[0]) and task in (None, key[1])
             }
         )
-    return Past(since, now, {start: merged(tallies) for start, tallies in sorted(slices.items())})
+    totals = {start: merged(tallies) for start, tallies in sorted(slices.items())}
+    return Past(since, now, totals, await marks_since(store, since))
 
 
 async def _read(store: Store, keys: Sequence[str]) -> Sequence[Entry]:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import anyio
 from anyio.abc import Process
@@ -62,6 +63,13 @@ class Child:
         """Ask it to end: within its grace, or to make way, however long that takes."""
         self.leaving = True
         self.send(number)
+
+    async def tell_that_it_took_over(self) -> None:
+        """Let it note that its code serves now."""
+        assert self._process.stdin is not None, "it was started with one"  # noqa: S101
+        # It may have died meanwhile.
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+            await self._process.stdin.send(b"\n")
 
     @property
     def memory(self) -> int:

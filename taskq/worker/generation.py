@@ -106,6 +106,11 @@ class Generation:
             await self._until(refuted)
         return not refuted()
 
+    async def tell_that_it_took_over(self) -> None:
+        """Let one of its processes, which know the Store, note that this code serves now."""
+        for child in [child for child in self.children.values() if child.ready.is_set() and not child.leaving][:1]:
+            await child.tell_that_it_took_over()
+
     def make_way(self) -> None:
         """Fill no place any more; what runs may finish, however long it takes."""
         self.stop(MAKE_WAY)

@@ -37,6 +37,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Whether to fire schedules. A worker that ends by itself never does: it is there for what is there."""
     dead: Caps = Caps()
     """What a queue keeps of dead letters."""
+    build: str | None = None
+    """What the code calls itself."""
     threads: bool = True
     """False under a virtual clock: everything happens in the loop, and nothing that only looks whether it should."""
 

@@ -68,6 +68,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     pid: int
     version: str
     """Of taskq."""
+    build: str | None = None
+    """What its code calls itself."""
     state: Literal["working", "quiet", "draining"]
     queues: Sequence[str]
     tasks: Mapping[str, int] | None = None
@@ -195,6 +197,7 @@ class Presence:
             host=socket.gethostname(),
             pid=os.getpid(),
             version=self._version,
+            build=self._worker.options.build,
             state="draining" if sight.draining else "quiet" if sight.quiet else "working",
             queues=self._worker.queues,
             tasks=self._worker.tasks,

@@ -64,6 +64,7 @@ class Recipe(Struct, frozen=True):
             "stall_warning": settings.stall_warning,
             "stall_limit": settings.stall_limit,
             "dead": Caps(settings.dead_count or inf, settings.dead_size or inf),
+            "build": settings.build,
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),
         }
         return WorkerOptions(**{**defaults, **rest})
@@ -139,7 +140,10 @@ class Recipe(Struct, frozen=True):
         """One task as a worker runs it."""
         definition = task.definition
         policy = msgspec.structs.replace(
-            task.policy(self.settings.keep_dead), on_dead=self.follow_up(definition), redact=self.redact
+            task.policy(self.settings.keep_dead),
+            on_dead=self.follow_up(definition),
+            redact=self.redact,
+            build=self.settings.build or "",
         )
         captured = 0 if recorder is None else self._captured(task)
         layers = [recorder.layer(captured), *self.middleware] if recorder is not None and captured else self.middleware

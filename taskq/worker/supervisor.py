@@ -152,6 +152,7 @@ class Supervisor:
             memory = sum(child.memory for each in (old, new) for child in each.children.values())
             _log.info("generation %d serves, %d makes way; together %d MiB", new.number, old.number, memory >> 20)
             old.make_way()
+            await new.tell_that_it_took_over()
         else:
             _log.error("generation %d failed: %s; %d goes on", new.number, new.failure, old.number)
             new.make_way()

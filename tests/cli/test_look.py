@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from tests.cli.shell import Shell, job
+from tests.cli.shell import APP, Shell, job
 
 
 def test_stats_counts_the_jobs_of_each_queue(shell: Shell) -> None:
@@ -57,6 +57,17 @@ def test_a_job_is_shown_with_its_arguments_and_errors(shell: Shell) -> None:
     text = shell.run("job", "1").out
     assert 'arguments     {"to":"ada"}' in text
     assert "OSError: disk [31m full [print-of-OSError]" in text
+
+
+def test_a_job_tells_which_builds_ran_it(shell: Shell) -> None:
+    (shell.directory / "shop.py").write_text(APP + '__version__ = "1.2"')
+    shell.enqueue(job("1", "bad", task="shop.fail", body=b'{"args":{"word":"no"}}'), job("2"))
+    shell.run("worker", "shop", "--until-idle", "--queues", "bad", TASKQ_BUILD="v42")
+    assert "ValueError: no [" in (text := shell.run("job", "1").out)
+    assert "] build v42\n" in text
+    assert "attempt 1 (build v42) failed" in shell.run("explain", "1").out
+    shell.run("worker", "shop", "--until-idle")
+    assert "build         1.2" in shell.run("job", "2", "--queue", "mail").out
 
 
 def test_an_ended_job_is_shown_as_long_as_its_outcome_is_kept(shell: Shell) -> None:

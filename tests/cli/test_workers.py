@@ -28,12 +28,12 @@ def until(shell: Shell, state: str) -> None:
 def test_a_worker_is_listed_with_what_it_runs_until_it_ends(shell: Shell) -> None:
     assert shell.run("workers").out == "No worker tells of itself here.\n"
     shell.enqueue(job("1", "slow", task="shop.wait_for", body=b'{"args":{"gate":"gate"}}'))
-    with shell.started("worker", "shop", "--slots", "7", "--log-level", "debug") as worker:
+    with shell.started("worker", "shop", "--slots", "7", "--log-level", "debug", TASKQ_BUILD="v42") as worker:
         worker.line("shop.wait_for started")
         entry = only(shell)
         assert (entry["state"], entry["slots"], entry["running"]) == ("working", 7, 1)
         assert [(one["id"], one["task"], one["attempt"]) for one in entry["jobs"]] == [("1", "shop.wait_for", 1)]
-        assert entry["pid"] == worker.pid
+        assert (entry["pid"], entry["build"]) == (worker.pid, "v42")
         assert entry["memory"] > 1 << 20
         assert "shop.wait_for" in shell.run("workers").out
         (shell.directory / "gate").touch()

@@ -104,11 +104,15 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
                 code.write_text("from tests.e2e.deployed import deploy\napp = deploy(version=2)\n")
                 assert "generation 3 serves" in (await roll_out(code=0)).out
                 memory = (await say(program, "makes way; together")).split("together ")[1].strip()
+                await say(program, "marked in the history: rollout")
                 await flows(fleet, 50)
                 await anyio.sleep_until(began + rounds(0, 300))
                 beside.cancel_scope.cancel()
             fleet.release.touch()
             await customer.drained()
+        assert [mark["mark"] for mark in await anyio.to_thread.run_sync(shell.json, "history") if "mark" in mark] == [
+            "rollout"
+        ]
         program.send(signal.SIGTERM)
         assert await anyio.to_thread.run_sync(program.code) == 0
         verdict = fleet.judge()

@@ -171,6 +171,19 @@ def test_an_end_tells_of_every_run_before_it() -> None:
         assert [error.message for error in ended.errors] == ["jam"]
 
 
+def test_every_attempt_tells_which_code_ran_it() -> None:
+    def by(build: str) -> Policy:
+        return msgspec.structs.replace(POLICY, build=build)
+
+    past = again(decided(Raised(Snooze(1, "no paper")), policy=by("v1")), 1.0, counted=False).error
+    past = again(decided(Raised(OSError("jam")), delivery(error=past), by("v2")), 7.0, counted=True).error
+    last = delivery(attempt=3, error=past)
+    ended = dead(decided(Raised(OSError("fire")), last, by("v3")))
+    assert ([run.build for run in ended.uncounted], [run.build for run in ended.errors]) == (["v1"], ["v2", "v3"])
+    assert ended.build == "v3"
+    assert acked(decided(Returned(b"1"), last, by("v4"))).build == "v4"
+
+
 def test_a_delivery_refused_by_a_limit_comes_back_for_its_turn_uncounted_and_forgets_nothing() -> None:
     before = msgspec.json.encode(History(failing_since=7.0))
     nack = again(decided(Limited(30.0, "limit:api"), delivery(error=before)), 30.0, counted=False)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskq import App, Discard, Snooze, current
-from taskq.history import KEPT, look_back
+from taskq.errors import ConfigError
+from taskq.history import KEPT, look_back, mark, marks
 from taskq.history.tally import Counts, bucket_of, merged, quantile, read, written
 from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle
@@ -206,3 +207,19 @@ def test_what_is_stored_is_read_again_and_what_cannot_be_read_is_nothing() -> No
     assert tally["mail", "send"].ends == {"returned": 2}
     assert quantile({}, 0.5) is None
     assert bucket_of(0.0) == bucket_of(-1.0)
+
+
+async def test_marks_lapse_after_ninety_days_and_more_than_are_kept_are_refused(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(marks, "MOST", 2)
+    async with App("memory://") as app:
+        first = await mark(app.store, "a")
+        assert await mark(app.store, "a") == first
+        await clock.advance(minutes=1)
+        second = await mark(app.store, "a")
+        assert (await look_back(app.store, HOUR)).marks == [first, second]
+        with pytest.raises(ConfigError, match="mark deploys, not jobs"):
+            await mark(app.store, "b")
+        await clock.advance(hours=24 * 90)
+        assert (await look_back(app.store, 100 * 24 * HOUR)).marks == []

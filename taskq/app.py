@@ -24,6 +24,7 @@ from taskq.checks import check_call, check_task
 from taskq.codec import Codec
 from taskq.config import Config, load_config
 from taskq.debounce import Debounce, in_its_burst
+from taskq.defaults import check_followers, inherited, unused
 from taskq.deferring import Deferring
 from taskq.definition import Definition
 from taskq.depends import Provider, Scoped
@@ -107,6 +108,7 @@ class App:
         """``@app.schedule("*/5 * * * *", tz="Europe/Berlin")`` above ``@app.task``"""
         self._configured = configured(self.settings.schedules)
         self.codec = codec or Codec()
+        self.on_dead = on_dead
         self.overrides: dict[Provider, Provider] = {}
         """Providers to use in place of others, for tests: ``app.overrides[get_pool] = lambda: fake``"""
         self._lifespan = lifespan
@@ -161,6 +163,7 @@ class App:
         self._schedule_configured()
         found = [each for task in self.registry.tasks.values() for each in self._check(task, sites, strict=strict)]
         found += warnings_of(self.settings.pools, self._working.recipe.queues)
+        found += unused(self.settings.defaults, self._working.recipe.queues)
         if sites is None:
             return found
         return found + [
@@ -179,7 +182,8 @@ class App:
         return check_task(task.definition, task.defaults, backend, strict=strict)
 
     def _join(self, task: Task[..., Any]) -> None:
-        task.join(self, self.codec, self.settings.keep)
+        told = inherited(task.queue, self.settings.defaults)
+        task.join(self, self.codec, self.settings.keep, {name: value for name, (value, _) in told.items()})
 
     def _schedule(self, scheduled: Scheduled) -> None:
         try:
@@ -219,6 +223,7 @@ class App:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[Live]:
+        check_followers(self.settings.defaults, self.registry.tasks)
         async with AsyncExitStack() as stack:
             sites = await stack.enter_async_context(open_sites(self.settings, self.events.emit))
             for task in self.registry.tasks.values():

@@ -8,13 +8,11 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta, Struct
 
+from taskq.defaults import Captured, NotNegative, Positive, QueueDefaults, check_defaults
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME
 from taskq.pools import DEFAULT, Count, PoolSettings, check_pools
 from taskq.webhook import Target
-
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +30,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parts of a worker, each with queues and slots of its own; none: one part for all ``queues``."""
     brokers: Mapping[str, str] = {}
     """Names and URLs of more brokers; the pools say which queues are on them."""
+    defaults: Mapping[str, QueueDefaults] = {}
+    """By queue, or under ``*`` for all: options of its tasks, for those that do not say them."""
     threads: Count = 32
     """Sync handlers a worker runs at once."""
     processes: Count | None = None
@@ -70,7 +70,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long its oldest job may wait before it takes no more."""
     outbox: str | None = None
     """The database, when it is not the broker's, in whose transactions jobs are deferred."""
-    capture: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    capture: Captured = 0
     """Bytes of what each job logs and prints that are kept, of tasks that do not say it themselves."""
     payloads: str | None = None
     """Where calls are kept that are too large for the broker; None: they are refused."""
@@ -91,6 +91,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def urls(self) -> Mapping[str, str]:
         """Of every broker, by its name."""
         return {DEFAULT: self.url, **self.brokers}
+
+
+_TABLES: Mapping[str, type[Struct]] = {"pools": PoolSettings, "defaults": QueueDefaults}
+"""Settings that are tables of tables, and what each of these may say."""
 
 
 class Config(Struct, frozen=True):
@@ -115,6 +119,7 @@ def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory:
             sources[name] = source
     settings = Settings(**values)
     check_pools(settings.pools, settings.brokers)
+    check_defaults(settings.defaults)
     if settings.pools and settings.queues:
         raise ConfigError(
             f"settings 'queues' ({sources['queues']}) and 'pools' ({sources['pools']}) both say what a worker fetches: "
@@ -124,14 +129,21 @@ def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory:
 
 
 def _checked(name: str, value: object, source: str) -> Any:
-    if name not in Settings.__struct_fields__:
-        close = difflib.get_close_matches(name, Settings.__struct_fields__, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(Settings.__struct_fields__)}"
-        raise ConfigError(f"unknown setting {name!r} ({source}){hint}")
+    _refuse_unknown(name, Settings, source)
     # Of a table each entry by itself first, or nothing would tell which one does not fit.
     for key, part in _entries(value).items():
+        for inner in _entries(part) if name in _TABLES else ():
+            _refuse_unknown(inner, _TABLES[name], source, f"{name}.{key}.")
         _converted(name, {key: part}, source, f".{key}")
     return getattr(_converted(name, value, source), name)
+
+
+def _refuse_unknown(name: str, known: type[Struct], source: str, table: str = "") -> None:
+    names = known.__struct_fields__
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+        raise ConfigError(f"unknown setting {table + name!r} ({source}); {hint}")
 
 
 def _entries(value: object) -> dict[str, object]:
@@ -178,7 +190,7 @@ def _read(name: str, text: str) -> object:
     """Text of the environment as what the other sources hold."""
     if name == "queues":
         return tuple(filter(None, text.split(",")))
-    if name in ("pools", "brokers"):
+    if name in ("pools", "brokers", "defaults"):
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError as error:

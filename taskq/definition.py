@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.collect import Collect
 from taskq.depends import Dependency
@@ -12,6 +13,7 @@ from taskq.limits.limit import Limit
 from taskq.middleware import Middleware
 from taskq.options import Executor, Idempotence
 from taskq.outcome import Policy
+from taskq.retry import Retry
 from taskq.versions import Upcast
 
 
@@ -36,9 +38,26 @@ class Definition(Struct, frozen=True, kw_only=True):
     version: int = 1
     upcast: Upcast | None = None
     capture: int | None = None
+    said: frozenset[str] = frozenset()
+    """Which options the task named."""
+
+
+_OWN = frozenset({"timeout", "keep", "keep_dead", "on_dead", "capture"})
 
 
 def refuse_retries(definition: Definition) -> None:
     """Raises ConfigError for a task that must never run twice."""
     if definition.policy.guarantee == "at_most_once":
         raise ConfigError(f"task {definition.name} runs at most once and cannot be retried: drop retry= and attempts=")
+
+
+def completed(definition: Definition, defaults: Mapping[str, Any]) -> Definition:
+    """The definition with these defaults where the task said nothing."""
+    missing = {name: value for name, value in defaults.items() if name not in definition.said}
+    policy = definition.policy
+    if "retry" in missing and policy.guarantee == "at_least_once":
+        policy = replace(policy, retry=Retry(missing["retry"]))
+    if "max_losses" in missing:
+        policy = replace(policy, max_losses=missing["max_losses"])
+    own = {name: value for name, value in missing.items() if name in _OWN}
+    return replace(definition, policy=policy, **own) if missing else definition

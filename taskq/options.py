@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from taskq.broker import Guarantee
 from taskq.debounce import Debounce
+from taskq.defaults import MOST_CAPTURED
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME, OnConflict
 from taskq.limits.limit import Limit, check_limits
@@ -24,9 +25,6 @@ Seconds = float | timedelta
 Executor = Literal["loop", "thread", "process"]
 Idempotence = Literal["guarded"] | bool
 
-MOST_CAPTURED = 1 << 20
-"""Bytes: they are written anew each second in which a job has something to say."""
-
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "on_conflict": get_args(OnConflict),
     "delivery": get_args(Guarantee),
@@ -35,6 +33,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "transaction": (True, False),
 }
 _DEBOUNCED = frozenset({"delay", "run_at", "on_conflict", "unique_until"})
+_FILLABLE = frozenset({"priority", "expires_in"})
 _TASK = re.compile(r"[A-Za-z_][\w.:<>-]{0,199}")
 
 
@@ -132,6 +131,8 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     attempts: int | None = None
     timeout: float | None = None
     tx: Any = None
+    said: frozenset[str] = frozenset()
+    """Which of these the task or the call named."""
 
 
 def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
@@ -153,7 +154,7 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
         changed.setdefault("unique", base.unique or True)
     if (base.debounce or "debounce" in given) and not _DEBOUNCED.isdisjoint(given):
         raise ConfigError(f"debounce says when a call runs and what the next one does: drop {', '.join(_DEBOUNCED)}")
-    merged = msgspec.structs.replace(base, **changed)
+    merged = msgspec.structs.replace(base, **changed, said=base.said.union(changed))
     if merged.expires_at is not None and merged.run_at is not None and merged.expires_at < merged.run_at:
         raise ConfigError("expires_at is before run_at: the job would expire before it is due")
     if ("on_conflict" in given or "unique_until" in given) and merged.unique is False:
@@ -161,6 +162,12 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
     if "group_limit" in given and merged.group is False:
         raise ConfigError("group_limit says how many of a group run at once: give group=, too")
     return merged
+
+
+def filled(options: CallOptions, defaults: Mapping[str, Any]) -> CallOptions:
+    """The options with these defaults where neither the task nor the call said anything."""
+    missing = {name: value for name, value in defaults.items() if name in _FILLABLE and name not in options.said}
+    return msgspec.structs.replace(options, **missing) if missing else options
 
 
 def refuse_unknown(name: str, known: type) -> None:

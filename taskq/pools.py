@@ -88,18 +88,24 @@ def in_turn(weights: Mapping[str, int], chance: Callable[[], float]) -> Sequence
 def check_pools(pools: Mapping[str, PoolSettings], brokers: Mapping[str, str]) -> None:
     """Raises ConfigError for pools and named brokers that make no sense, by themselves or together."""
     for name, pool in pools.items():
-        _check_name("pool", name)
+        check_name("pool", name)
         _check_pool(name, pool)
         if pool.broker not in (DEFAULT, *brokers):
             known = ", ".join([DEFAULT, *brokers])
             raise ConfigError(f"pool {name!r}: no broker is named {pool.broker!r} (known: {known}): add it to brokers")
     for name in brokers:
-        _check_name("broker", name)
+        check_name("broker", name)
         if name == DEFAULT:
             raise ConfigError("broker 'default' is the one that the setting 'url' names: give this one another name")
         if not any(pool.broker == name for pool in pools.values()):
             raise ConfigError(f"broker {name!r}: no queue is on it: say broker = {name!r} in the pool of its queues")
     check_takers(pools, [queue for pool in pools.values() for queue in pool.selection.names])
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises ConfigError for a name that is not made as a queue's is."""
+    if not re.match(QUEUE_NAME, name):
+        raise ConfigError(f"{what} {name!r}: its name is made of up to 64 letters, digits, '_', '.' and '-'")
 
 
 def check_takers(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> None:
@@ -148,11 +154,6 @@ def taker_of(queue: str, pools: Mapping[str, PoolSettings]) -> str | None:
             f"with '!{queue}' among the queues of the other if a glob takes it in"
         )
     return takers[0] if takers else None
-
-
-def _check_name(what: str, name: str) -> None:
-    if not re.match(QUEUE_NAME, name):
-        raise ConfigError(f"{what} {name!r}: its name is made of up to 64 letters, digits, '_', '.' and '-'")
 
 
 def _check_pool(name: str, pool: PoolSettings) -> None:

@@ -14,17 +14,13 @@ from taskq.call import Call
 from taskq.codec import Codec
 from taskq.collect import Collect, Item
 from taskq.debounce import Debounce, bounded
-from taskq.definition import Definition, refuse_retries
+from taskq.definition import Definition, completed, refuse_retries
 from taskq.errors import ConfigError, EncodeError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
 from taskq.making import make_job
-from taskq.options import (
-    CallOptions,
-    Options,
-    merge,
-)
+from taskq.options import CallOptions, Options, filled, merge
 from taskq.outcome import Policy
 from taskq.signature import Signature
 from taskq.unique import check_names
@@ -53,6 +49,8 @@ class Membership(Struct, frozen=True):
     """Bytes of a result to the result."""
     keep: float
     """Seconds the app keeps its outcomes."""
+    defaults: Mapping[str, Any]
+    """What its queue's tasks have in common."""
 
 
 class Home(Struct):
@@ -257,19 +255,27 @@ class Task(Generic[P, R]):
     def _made(self, arguments: Mapping[str, Any] | None, body: bytes) -> Job:
         member = self._member
         if self._options is not self._home.defaults:
-            # It may have been made before there was a broker to ask.
+            # It may have been made before there was a queue's word to heed, or a broker to ask.
+            self._options = filled(self._options, member.defaults)
             self._check(member)
         return make_job(self.definition, self._options, member.signature, member.codec, arguments, body)
 
-    def join(self, client: Client, codec: Codec, keep: float | None) -> Membership:
-        """Make the task an app's own; ``keep`` None: an hour for what a task returns, nothing without result."""
+    def join(self, client: Client, codec: Codec, keep: float | None, defaults: Mapping[str, Any]) -> Membership:
+        """Make the task an app's own, with the ``defaults`` of its queue's tasks.
+
+        ``keep`` None: an hour for what a task returns, nothing without result.
+        """
         if self._home.member is not None and self._home.member.client is not client:
             raise ConfigError(f"task {self.name} belongs to another app already")
+        if self.definition.collect is not None:
+            defaults = {name: value for name, value in defaults.items() if name != "expires_in"}
+        self.definition = completed(self.definition, defaults)
+        self._options = self._home.defaults = filled(self._options, defaults)
         signature = Signature(self.definition.function, codec, injected=frozenset(self.definition.dependencies))
         keep = self.definition.keep if self.definition.keep is not None else keep
         if keep is None:
             keep = 0.0 if signature.returns in (None, type(None)) else 3600.0
-        member = Membership(client, codec, signature, codec.decoder(signature.returns), keep)
+        member = Membership(client, codec, signature, codec.decoder(signature.returns), keep, defaults)
         self._check(member)
         self._home.member = member
         return member

@@ -206,6 +206,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         dependencies=dependencies_of(function),
         version=rest.get("version", 1),
         upcast=rest.get("upcast"),
+        said=frozenset(options),
     )
     if definition.upcast is not None and definition.version == 1:
         raise ConfigError(f"task {definition.name}: upcast= brings older calls up to date: give version=2 or more, too")

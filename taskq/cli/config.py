@@ -2,75 +2,60 @@
 
 import os
 import re
-from math import inf
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
 import click
 import msgspec
 
-from taskq.app import App
+from taskq.cli.effective import effective
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_json, write_table
 from taskq.config import Config, load_config
 
-LONGEST = 1.0 - 2**-53
-"""The chance that makes jittered waits as long as they get."""
-
 _PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
 
 
-@click.command()
-@click.argument("target", metavar=f"[{APP}]", required=False, envvar="TASKQ_APP")
-@click.option("--task", "task_name", metavar="NAME", help="Show what counts for this task of the app instead.")
+@click.group(invoke_without_command=True)
+@click.option("--app", "target", envvar="TASKQ_APP", show_envvar=True, metavar=APP, help="With what it says itself.")
 @json_option
-def config(target: str | None, task_name: str | None, as_json: bool) -> None:
-    """Show every setting and its source.
-
-    With MODULE:app also what the app itself says; with --task how a task's jobs are stored, run and retried.
-    """
-    if task_name is not None:
-        if target is None:
-            raise click.UsageError("--task needs the app: taskq config MODULE:app --task NAME")
-        _explain(load_app(target), task_name, as_json=as_json)
+@click.pass_context
+def config(context: click.Context, target: str | None, as_json: bool) -> None:
+    """Show every setting and its source."""
+    if context.invoked_subcommand is not None:
         return
     found: Config = load_config({}, os.environ, Path.cwd()) if target is None else load_app(target).config
     settings = {name: _shown(value) for name, value in msgspec.to_builtins(found.settings).items()}
     settings["notify"] = [target.name for target in found.settings.notify]
-    if as_json:
-        for name, value in settings.items():
-            write_json({"setting": name, "value": value, "source": found.sources[name]})
-    else:
-        rows = [(name, _text(value), found.sources[name]) for name, value in settings.items()]
-        write_table(("setting", "value", "from"), rows, widest=1000)
+    _write("setting", ((name, value, found.sources[name]) for name, value in settings.items()), as_json=as_json)
 
 
-def _explain(app: App, name: str, *, as_json: bool) -> None:
-    task = app.find_task(name)
-    definition, policy = task.definition, task.policy(app.settings.keep_dead)
-    waits = [policy.retry.next_delay(Exception(), n, LONGEST, failing_for=0.0) for n in range(1, policy.retry.attempts)]
-    shown = {
-        "queue": task.queue,
-        "executor": definition.executor,
-        "delivery": policy.guarantee,
-        "idempotent": definition.idempotent,
-        "transaction": definition.transaction,
-        "timeout": definition.timeout,
-        "attempts": 1 if policy.guarantee == "at_most_once" else policy.retry.attempts,
-        "longest waits": [round(wait, 1) for wait in waits if wait is not None],
-        "max_losses": policy.max_losses,
-        "keep": policy.keep,
-        "keep_dead": policy.keep_dead if policy.keep_dead != inf else None,
-        "on_dead": definition.on_dead,
-        **{
-            name: getattr(task.defaults, name)
-            for name in ("priority", "delay", "expires_in", "expires_at", "unique", "group")
-        },
-    }
+@config.command()
+@click.argument("task")
+@click.option("--app", "target", envvar="TASKQ_APP", show_envvar=True, metavar=APP, required=True)
+@json_option
+def explain(task: str, target: str, as_json: bool) -> None:
+    """Show how jobs of TASK are stored, run and retried, and who says so.
+
+    What a call says goes before what its task says, that before the defaults of the task's queue, these before the
+    defaults of all queues, and these before the settings of the app.
+    """
+    app = load_app(target)
+    found = effective(app, app.find_task(task))
+    _write("option", ((each.option, each.value, each.source) for each in found), as_json=as_json)
+
+
+def _write(what: str, rows: Iterable[tuple[str, object, str]], *, as_json: bool) -> None:
     if as_json:
-        write_json({"task": name, **shown})
+        for name, value, source in rows:
+            write_json({what: name, "value": value, "source": source})
     else:
-        write_table(("option", "value"), [(option, _text(value)) for option, value in shown.items()], widest=1000)
+        cells = [
+            (name, value if isinstance(value, str) else msgspec.json.encode(value).decode(), source)
+            for name, value, source in rows
+        ]
+        write_table((what, "value", "from"), cells, widest=1000)
 
 
 def _shown(value: object) -> object:
@@ -78,7 +63,3 @@ def _shown(value: object) -> object:
     if isinstance(value, dict):
         return {name: _shown(part) for name, part in cast("dict[str, object]", value).items()}
     return _PASSWORD.sub("***", value) if isinstance(value, str) and "://" in value else value
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

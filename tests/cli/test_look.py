@@ -139,16 +139,22 @@ def test_config_tells_each_value_and_where_it_came_from(shell: Shell) -> None:
     assert found["slots"] == (7, "taskq.toml")
     assert found["url"] == (shell.url, "environment")
     assert found["lease"] == (30.0, "default")
-    assert shell.run("config", "shop").out.splitlines()[1].split() == ["url", shell.url, "App(...)"]
+    assert shell.run("config", "--app", "shop").out.splitlines()[1].split() == ["url", shell.url, "App(...)"]
 
 
-def test_config_tells_what_counts_for_a_task(shell: Shell) -> None:
-    (told,) = shell.json("config", "shop", "--task", "shop.send")
-    assert (told["queue"], told["delivery"], told["idempotent"]) == ("mail", "at_least_once", True)
-    assert told["attempts"] == 15
-    assert told["longest waits"][:3] == [5.0, 10.0, 20.0]
-    assert told["longest waits"][-1] == 10_800.0
-    assert "needs the app" in shell.run("config", "--task", "shop.send", code=2).err
+def test_config_explain_tells_what_counts_for_a_task_and_who_said_it(shell: Shell) -> None:
+    (shell.directory / "taskq.toml").write_text("[defaults.mail]\ntimeout = 30\n")
+    lines = shell.json("config", "explain", "shop.send", "--app", "shop")
+    told = {line["option"]: (line["value"], line["source"]) for line in lines}
+    assert told["queue"] == ("mail", "task")
+    assert told["delivery"] == ("at_least_once", "default")
+    assert told["timeout"] == (30.0, "defaults.mail.timeout (taskq.toml)")
+    assert told["attempts"] == (15, "default")
+    waits = told["longest waits"][0]
+    assert (*waits[:3], waits[-1]) == (5.0, 10.0, 20.0, 10_800.0)
+    shown = shell.run("config", "explain", "shop.send", TASKQ_APP="shop").out
+    assert re.search(r"^timeout +30\.0 +defaults\.mail\.timeout \(taskq\.toml\)$", shown, re.MULTILINE)
+    assert "Missing option '--app'" in shell.run("config", "explain", "shop.send", code=2).err
 
 
 def test_config_shows_no_password(shell: Shell) -> None:

@@ -43,9 +43,6 @@ class Traits(Struct, frozen=True, kw_only=True):
     """``group`` and ``group_limit`` are kept (C-F7)."""
     max_group_limit: float = inf
     """The largest ``group_limit`` that is kept."""
-    lanes: bool = False
-    """Less than ``groups``: of a group one job at most is leased, the oldest, but one that is given back goes to the
-    end of its group."""
     fair: bool = False
     """Tenants of a queue take turns (C-F8)."""
     exclusive: bool

@@ -58,7 +58,6 @@ def _traits(chosen: Settings) -> Traits:
         ordered=False,
         bands=len(chosen.bands) > 1,
         groups=False,
-        lanes=chosen.fifo,
         exclusive=chosen.fifo,
         fenced=chosen.fifo,
         exact_attempts=False,

@@ -70,7 +70,7 @@ def _joined(carrier: Backend, keeper: Backend, broker: CompanionBroker, rows: Ro
         hints=keeper.hints,
         store=keeper.store,
         open_store=open_store,
-        admin=CompanionAdmin(rows, later, broker.sender, lanes=carrier.broker.traits.lanes),
+        admin=CompanionAdmin(rows, later, broker.sender),
         doctor=_doctor(carrier, keeper),
         setup=carrier.setup,
     )
@@ -98,8 +98,7 @@ def _traits(carrier: Backend, keeper: Backend) -> Traits:
         dedup_window=0.0,
         unique=True,
         ordered=False,
-        groups=carries.lanes,
-        max_group_limit=1,
+        groups=True,
         fair=False,
         exclusive=True,
         fenced=True,

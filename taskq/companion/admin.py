@@ -20,11 +20,10 @@ _OLDEST = 10
 class CompanionAdmin:
     """What an operator may see and do."""
 
-    def __init__(self, rows: Rows, later: Later, sender: Sender, *, lanes: bool) -> None:
+    def __init__(self, rows: Rows, later: Later, sender: Sender) -> None:
         self._rows = rows
         self._later = later
         self._sender = sender
-        self._lanes = lanes
 
     async def stats(self, queues: Sequence[str] = ()) -> list[QueueStats]:
         found = await asyncio.gather(*(self._stats(queue) for queue in queues or await self._rows.queues()))
@@ -82,7 +81,7 @@ class CompanionAdmin:
 
     async def _cancel(self, ref: JobRef) -> bool:
         def think(row: Row | None, now: float) -> tuple[Row | None, tuple[Row | None, Row | None]]:
-            wanted, before = moves.cancelled(row, now, lanes=self._lanes)
+            wanted, before = moves.cancelled(row, now)
             return wanted, (wanted, before)
 
         (row, before), now = await self._rows.change(ref, think)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from taskq.broker import Broker, Traits
 from taskq.companion import moves
 from taskq.companion.later import Later
-from taskq.companion.moves import Drop, End, Hide
+from taskq.companion.moves import Drop, End, Hide, Wait
 from taskq.companion.row import Row, time_to_live
 from taskq.companion.rows import Rows
 from taskq.companion.sender import Sender, carried_by
@@ -169,6 +169,13 @@ class CompanionBroker:
                 return verdict, now
             case Drop():
                 self._tell(message, job)
+                if job.group is not None:
+                    # Whoever ended it may have died before its place went to the next.
+                    await self.sender.give(job)
+                await self._carrier.settle([Ack(message.receipt)])
+            case Wait():
+                assert row is not None, "moves.admitted() answers it"  # noqa: S101
+                await self.sender.place(row, now)
                 await self._carrier.settle([Ack(message.receipt)])
             case Hide(seconds, copy):
                 if copy:
@@ -181,8 +188,7 @@ class CompanionBroker:
         if row is None:
             await self._carrier.settle([Nack(receipt, seconds, counted=False)])
             return
-        in_line = row.called.group is not None and self._traits.groups
-        if row.state == "sent" and ((seconds > _HIDDEN and not in_line) or deliveries >= _WORN):
+        if row.state == "sent" and (seconds > _HIDDEN or deliveries >= _WORN):
             await self.sender.put_off(row, now)
             await self._carrier.settle([Ack(receipt)])
             return
@@ -211,18 +217,32 @@ class CompanionBroker:
         dead = [end for end in ends if isinstance(end.settlement, DeadLetter)]
         steps: list[Awaitable[object]] = [self._rows.enter("dead", [end.after], _kept(end)) for end in dead]
         if over:
-            steps.append(self._carrier.settle([Ack(end.before.carrier) for end in over]))
+            steps += map(self._let_go, _by_group(over))
             steps.append(self._rows.leave("live", (end.before for end in over)))
         steps.append(self._rows.leave("leased", (end.before for end in ends)))
         for end in ends:
             before, after = end.before, end.after
             if isinstance(end.settlement, Nack):
-                steps.append(self._hide(after, before.carrier, before.worn, end.settlement.after, end.now))
+                lost_place = before.place and not after.place
+                hiding = partial(self._hide, after, before.carrier, before.worn, end.settlement.after, end.now)
+                steps.append(self._to_the_end(end) if lost_place else hiding())
             elif before.holds:
                 steps.append(self._rows.hold(after, end.now) if after.holds else self._rows.free(before))
         for failed in await asyncio.gather(*steps, return_exceptions=True):
             if isinstance(failed, BaseException):
                 raise failed
+
+    async def _to_the_end(self, end: End) -> None:
+        """It waits for its moment, and then for a place again."""
+        await self.sender.put_off(end.after, end.now)
+        await self._let_go([end])
+
+    async def _let_go(self, ends: Sequence[End]) -> None:
+        """Delete their messages; that of a group's job after its place has gone to the next: until then it reminds."""
+        job = ends[0].before.called
+        if job.group is not None:
+            await self.sender.give(job)
+        await self._carrier.settle([Ack(end.before.carrier) for end in ends])
 
 
 async def extend(
@@ -248,6 +268,15 @@ async def extend(
 async def ping(rows: Rows) -> None:
     """Raises BrokerError when the store cannot be reached: to call receipts void meanwhile would be a guess."""
     await rows.store.swap("companion:ping", None, None)
+
+
+def _by_group(ends: Sequence[End]) -> list[list[End]]:
+    """Those of no group together, too."""
+    groups: dict[tuple[str, str | None], list[End]] = {}
+    for end in ends:
+        job = end.before.called
+        groups.setdefault(("" if job.group is None else job.queue, job.group), []).append(end)
+    return list(groups.values())
 
 
 def _unseen(leased: Row, row: Row | None, _now: float) -> tuple[Row | None, bool]:

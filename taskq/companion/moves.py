@@ -18,8 +18,8 @@ LEDGER = 3600.0
 # Adding
 
 
-def begun(row: Row | None, job: Job, life: str, now: float) -> tuple[Row, bool]:
-    """A new life of the id; False where it is live or dead."""
+def begun(row: Row | None, job: Job, life: str, turn: str, now: float) -> tuple[Row, bool]:
+    """A new life of the id; False where it is live or dead. ``turn``: in its group, unless it comes later."""
     if row is not None and row.state != "ended":
         return row, False
     due = _due(job, now)
@@ -33,6 +33,7 @@ def begun(row: Row | None, job: Job, life: str, now: float) -> tuple[Row, bool]:
         expires_at=None if job.expires_in is None else due + job.expires_in,
         holds=job.unique is not None,
         key_until=inf if isinstance(until, str) else now + until,
+        turn="" if due > now else turn,
     )
     return new, True
 
@@ -43,14 +44,16 @@ def withdrawn(row: Row | None, life: str) -> tuple[Row | None, None]:
 
 
 def placed(row: Row | None, life: str, now: float) -> tuple[Row | None, None]:
-    """Known to be on its way, or noted for its moment."""
+    """Known to be on its way, or noted for its moment or among those who wait."""
     if row is None or row.life != life or row.state != "new":
         return row, None
-    return replace(row, state="later" if row.due > now else "sent", until=0.0), None
+    return replace(row, state="later" if row.due > now else "waiting" if row.waits else "sent", until=0.0), None
 
 
 def launched(row: Row | None, due: float, now: float) -> tuple[Row | None, bool | None]:
     """True: its moment has come, send it. None: somebody is at it. False: this was not its moment, or it is gone."""
+    if row is not None and row.state == "waiting":
+        return row, True
     if row is None or row.state not in ("later", "new") or row.due > due:
         return row, False
     if row.state == "new" and row.until > now:
@@ -72,6 +75,27 @@ def replaced(row: Row | None, life: str, job: Job, now: float) -> tuple[Row | No
     return (_resent(again, now) if anew else again), True
 
 
+# Places in groups
+
+
+def turn(now: float, position: int = 0) -> str:
+    """What sorts the jobs of a group by their moments, and those of one moment by their positions."""
+    return f"{now:017.6f}-{position:012}"
+
+
+def takes_a_place(row: Row) -> bool:
+    """Of one who is named as a holder: it has its place, or is about to be told of it."""
+    return row.place or row.state == "waiting"
+
+
+def given(waiting: Row, row: Row | None, now: float) -> tuple[Row | None, Row | None]:
+    """The row with its place, to be sent; None where it waits no longer."""
+    if row is None or row.life != waiting.life or row.state != "waiting":
+        return row, None
+    again = _resent(replace(row, place=True), now)
+    return again, again
+
+
 # Delivering
 
 
@@ -87,7 +111,11 @@ class Hide(Struct, frozen=True):
     """Somebody has its job in hand."""
 
 
-Verdict = Row | Drop | Hide
+class Wait(Struct, frozen=True):
+    """Its job needs a place in its group: noted for it, the message is one too many."""
+
+
+Verdict = Row | Drop | Hide | Wait
 
 
 def admitted(
@@ -117,6 +145,8 @@ def admitted(
         row = replace(row, losses=row.losses + 1, due=row.until)
     if row.due > now:
         return row, Hide(row.due - now)
+    if row.waits:
+        return replace(row, state="new", until=now + SENDING), Wait()
     leased = replace(
         row,
         state="leased",
@@ -170,9 +200,13 @@ def _settled(row: Row, settlement: Settlement, now: float) -> Row:
             kept = now + keep if outcome is not None else now
             return _ended(row, outcome if keep > 0 else None, kept, now)
         case Nack(after=after, counted=counted, error=error):
+            # The one place of a group is kept: its jobs run in order.
+            keeps = row.place and row.called.group_limit == 1
             return replace(
                 row,
                 state="sent",
+                place=keeps,
+                turn=row.turn if keeps else "",
                 due=now + after,
                 until=0.0,
                 nonce="",
@@ -182,9 +216,9 @@ def _settled(row: Row, settlement: Settlement, now: float) -> Row:
             )
         case DeadLetter(outcome=outcome, keep=keep):
             holds = row.holds and row.called.unique_until == "success"
-            return replace(
-                row, state="dead", nonce="", carrier="", due=now, until=now + keep, outcome=outcome, holds=holds
-            )
+            until = now + keep
+            dead = replace(row, state="dead", nonce="", carrier="", due=now, until=until, outcome=outcome, holds=holds)
+            return replace(dead, place=False, turn="")
 
 
 def extended(row: Row | None, nonce: str, lease: float, now: float) -> tuple[Row | None, tuple[Lease, Row | None]]:
@@ -197,15 +231,14 @@ def extended(row: Row | None, nonce: str, lease: float, now: float) -> tuple[Row
 # What operators ask for
 
 
-def cancelled(row: Row | None, now: float, *, lanes: bool) -> tuple[Row | None, Row | None]:
+def cancelled(row: Row | None, now: float) -> tuple[Row | None, Row | None]:
     """The row as it was, where there is a live one. Unless one is on its way, it needs a new message (``new``)."""
     if row is None or not row.live:
         return row, None
     marked = replace(row, cancelled=True)
     if row.state == "leased":
         return marked, row
-    # Others of its group may stand before its message.
-    coming = row.state == "sent" and row.due <= now and not (lanes and row.called.group is not None)
+    coming = row.state == "sent" and row.due <= now
     return (marked if coming else _resent(replace(marked, due=min(row.due, now)), now)), row
 
 

@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from taskq.job import Job, JobRef
 
-State = Literal["new", "later", "sent", "leased", "dead", "ended"]
-"""``new``: not known to have been sent · ``later``: its moment is to come, and no message is about · ``sent`` ·
+State = Literal["new", "later", "waiting", "sent", "leased", "dead", "ended"]
+"""``new``: not known to have been sent · ``later``: its moment is to come, and no message is about · ``waiting``: for
+a place in its group, and no message is about · ``sent`` ·
 ``leased`` · ``dead`` · ``ended``: remembered for a while, so that a message that comes again is known."""
 
 KEPT = 15 * 86_400.0
@@ -47,6 +48,10 @@ class Row(Struct, frozen=True, omit_defaults=True, kw_only=True):
     holds: bool = False
     """It holds its unique key."""
     key_until: float = inf
+    place: bool = False
+    """It has a place in its group."""
+    turn: str = ""
+    """Its turn among those who wait for one; empty: by its moment."""
     sent: int = 0
     """Messages sent for it so far."""
     astray: bool = False
@@ -58,6 +63,11 @@ class Row(Struct, frozen=True, omit_defaults=True, kw_only=True):
     def live(self) -> bool:
         """Not ended, and not set aside."""
         return self.state not in ("dead", "ended")
+
+    @property
+    def waits(self) -> bool:
+        """It needs a place in its group before it may run; one that is cancelled needs none."""
+        return self.called.group is not None and not self.place and not self.cancelled
 
     @property
     def called(self) -> Job:
@@ -75,7 +85,7 @@ def time_to_live(row: Row, now: float) -> float:
     """Seconds for which the store is to keep it."""
     if row.state in ("dead", "ended"):
         return min(row.until - now, FOREVER)
-    return max(row.due, row.until, now) - now + KEPT
+    return FOREVER if row.state == "waiting" else max(row.due, row.until, now) - now + KEPT
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -30,6 +30,10 @@ class Rows:
         entry = await self.store.get(_key(ref))
         return read(entry.value), entry.now
 
+    async def clock(self) -> float:
+        """The store's."""
+        return (await self.store.get(_QUEUES)).now
+
     async def change(self, ref: JobRef, think: Callable[[Row | None, float], tuple[Row | None, T]]) -> tuple[T, float]:
         """Make it as ``think`` says of what it is; its answer, and the store's clock."""
         key = _key(ref)

@@ -14,16 +14,19 @@ from msgspec.structs import replace
 
 from taskq.broker import Broker
 from taskq.companion import moves
+from taskq.companion.groups import Groups
 from taskq.companion.later import Later, Moment
 from taskq.companion.row import Row
 from taskq.companion.rows import Rows
-from taskq.errors import BrokerRejected, BrokerUnavailable, Conflict, PayloadTooLarge, TaskqError
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, Conflict, PayloadTooLarge, TaskqError
 from taskq.job import Delivery, Enqueued, Job, JobRef
 
 _log = logging.getLogger("taskq")
 
 CARRIED = "taskq-carried"
 """The header of a message that a companion sent: which life of which id it is of."""
+GROUP = "taskq-group"
+"""The header with its group, of which the carrier is to know nothing: it would keep its places in its own way."""
 
 
 class Sender:
@@ -32,37 +35,57 @@ class Sender:
     def __init__(self, rows: Rows, later: Later, carrier: Broker) -> None:
         self._rows = rows
         self._later = later
+        self._groups = Groups(rows)
         self._carrier = carrier
+        self._turns = count()
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """As :meth:`Broker.enqueue`."""
         answers: dict[int, Enqueued] = {}
-        for turn in _turns(jobs):
-            added = await asyncio.gather(*(self._add(jobs[at]) for at in turn), return_exceptions=True)
-            for at, answer in zip(turn, added, strict=True):
+        now = await self._rows.clock() if any(job.group is not None for job in jobs) else 0.0
+        for together in _turns(jobs):
+            adding = [self._add(jobs[at], moves.turn(now, next(self._turns))) for at in together]
+            added = await asyncio.gather(*adding, return_exceptions=True)
+            for at, answer in zip(together, added, strict=True):
                 if isinstance(answer, TaskqError):
                     answers[at] = Enqueued(jobs[at].id, False, answer)
                 elif isinstance(answer, BaseException):
                     raise answer
                 else:
                     answers[at] = answer
+        for at, error in (await self._fill(jobs)).items():
+            answers[at] = Enqueued(jobs[at].id, False, error)
         found = [answers[at] for at in range(len(jobs))]
         lost = [answer.error for answer in found if isinstance(answer.error, BrokerUnavailable)]
         if lost and len(lost) == len(jobs):
             raise lost[0]
         return found
 
-    async def _add(self, job: Job) -> Enqueued:
+    async def _fill(self, jobs: Sequence[Job]) -> dict[int, BrokerError]:
+        """Give the free places of the groups of these; which of them could not be sent."""
+        failed: dict[int, BrokerError] = {}
+        groups = {(job.queue, job.group): job for job in jobs if job.group is not None}
+        found = await asyncio.gather(*map(self.give, groups.values()), return_exceptions=True)
+        for group, refused in zip(groups, found, strict=True):
+            if not isinstance(refused, BrokerError | dict):
+                raise refused
+            for at, job in enumerate(jobs):
+                error = refused if isinstance(refused, BrokerError) else refused.get(job.id)
+                if error is not None and (job.queue, job.group) == group:
+                    failed[at] = error
+        return failed
+
+    async def _add(self, job: Job, turn: str) -> Enqueued:
         if len(job.body) > self._carrier.traits.max_size:
             most = self._carrier.traits.max_size
             return Enqueued(job.id, False, PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; {most} are taken"))
         while True:
-            (row, added), now = await self._rows.change(JobRef(job.queue, job.id), partial(_begin, job))
-            if not added and row.state != "new":
+            (row, added), now = await self._rows.change(JobRef(job.queue, job.id), partial(_begin, job, turn))
+            if not added and row.state not in ("new", "waiting"):
                 return Enqueued(job.id, False)
             holder = await self._rows.hold(row, now) if row.holds else None
             if holder is None:
-                await self.place(row, now)
+                await self._place(row, now)
                 return Enqueued(job.id, added)
             await self._withdraw(row)
             answer = await self._conflict(job, holder)
@@ -97,40 +120,69 @@ class Sender:
         return Enqueued(ref.id, False, Conflict(message, ref.id))
 
     async def place(self, row: Row, now: float, before: Row | None = None) -> None:
-        """Send it, or note when it is to be sent; raises BrokerRejected when it cannot be, and is gone then.
+        """Send it, or note when it is to be sent, or that it waits for a place in its group.
 
-        ``before`` is the row as it was: if a moment was noted for it, that is no more.
+        ``before`` is the row as it was: if a moment was noted for it, that is no more. Raises BrokerRejected when it
+        cannot be sent, and is gone then.
         """
+        await self._place(row, now, before)
+        if row.waits:
+            await self.give(row.called)
+
+    async def _place(self, row: Row, now: float, before: Row | None = None) -> None:
         ref = row.ref
         if before is not None and before.state == "later":
             await self._later.forget(ref.queue, [Moment(before.due, ref.id)])
         await asyncio.gather(self._rows.list_queue(ref.queue, now), self._rows.enter("live", [row]))
         if row.due > now:
             await self._later.note(ref.queue, Moment(row.due, ref.id), now)
+        elif row.waits:
+            await self._groups.wait(row)
         else:
-            try:
-                await self.send(row)
-            except BrokerRejected:
-                await self._withdraw(row)
-                await self._rows.leave("live", [row])
-                if row.holds:
-                    await self._rows.free(row)
-                raise
+            await self._send_or_withdraw(row)
         await self._rows.change(ref, lambda found, _: moves.placed(found, row.life, now))
+
+    async def give(self, job: Job) -> dict[str, BrokerRejected]:
+        """Give the free places of this job's group, and send those that got them; which of them were refused."""
+        refused: dict[str, BrokerRejected] = {}
+        while True:
+            given = await self._groups.give(job)
+            for row in given.unsent:
+                # Whoever sends it may have died over it.
+                await self._later.note(job.queue, Moment(max(row.until, row.due), row.called.id), given.now)
+            sent = await asyncio.gather(*(self._send_with_place(row, given.now) for row in given.fresh))
+            failed = {row.called.id: error for row, error in zip(given.fresh, sent, strict=True) if error is not None}
+            if not failed:
+                return refused
+            refused |= failed
+
+    async def _send_with_place(self, row: Row, now: float) -> BrokerRejected | None:
+        try:
+            await self._send_or_withdraw(row)
+        except BrokerRejected as error:
+            _log.error("job %s of queue %s could not be sent in its turn: %s", row.called.id, row.called.queue, error)
+            return error
+        await self._rows.change(row.ref, lambda found, _: moves.placed(found, row.life, now))
+        return None
+
+    async def _send_or_withdraw(self, row: Row) -> None:
+        try:
+            await self.send(row)
+        except BrokerRejected:
+            await self._withdraw(row)
+            await self._rows.leave("live", [row])
+            if row.holds:
+                await self._rows.free(row)
+            raise
 
     async def send(self, row: Row) -> None:
         """A message for it, of an id of its own: the same one again would be taken for a repetition."""
         job = row.called
-        carried = replace(
-            job,
-            id=f"{job.id}~{row.life}.{row.sent}",
-            delay=0.0,
-            run_at=None,
-            unique=None,
-            # One that is cancelled takes no turn in its group.
-            group=None if row.cancelled else job.group,
-            headers={**job.headers, CARRIED: f"{row.life} {job.id}"},
-        )
+        headers = {**job.headers, CARRIED: f"{row.life} {job.id}"}
+        if job.group is not None:
+            headers[GROUP] = job.group
+        sent = f"{job.id}~{row.life}.{row.sent}"
+        carried = replace(job, id=sent, delay=0.0, run_at=None, unique=None, group=None, headers=headers)
         (answer,) = await self._carrier.enqueue([carried])
         if answer.error is not None:
             raise answer.error
@@ -142,13 +194,17 @@ class Sender:
         """Send what is due by now."""
         past = await self._later.past(queue)
         done = await asyncio.gather(*(self._launch(queue, moment) for moment in past), return_exceptions=True)
-        await self._later.forget(queue, [moment for moment, over in zip(past, done, strict=True) if over is True])
+        groups = {job.group: job for job in done if isinstance(job, Job) and job.group is not None}
+        for job in groups.values():
+            await self.give(job)
+        over = [moment for moment, one in zip(past, done, strict=True) if one is True or isinstance(one, Job)]
+        await self._later.forget(queue, over)
         for error in done:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _launch(self, queue: str, moment: Moment) -> bool:
-        """Whether the moment has been dealt with."""
+    async def _launch(self, queue: str, moment: Moment) -> Job | bool:
+        """The job that was launched, or whether there was none to launch: False when somebody else is at it."""
         ref = JobRef(queue, moment.id)
 
         def think(row: Row | None, now: float) -> tuple[Row | None, tuple[Row | None, bool | None]]:
@@ -159,10 +215,10 @@ class Sender:
         if not mine or row is None:
             return mine is False
         try:
-            await self.place(row, max(now, row.due))
+            await self._place(row, max(now, row.due))
         except BrokerRejected as error:
             _log.error("job %s of queue %s could not be sent when it was due: %s", ref.id, queue, error)
-        return True
+        return row.called
 
     async def put_off(self, row: Row, now: float) -> None:
         """See to it that another message is sent for it when it is due."""
@@ -174,12 +230,14 @@ def carried_by(message: Delivery) -> tuple[str, Job]:
     """The life that a message is of, and its job; no life for one that was sent without a companion."""
     job = message.job
     headers = dict(job.headers)
-    life, _, name = headers.pop(CARRIED, "").partition(" ")
-    return life, replace(job, id=name, headers=headers) if life else job
+    if CARRIED not in headers:
+        return "", job
+    life, _, name = headers.pop(CARRIED).partition(" ")
+    return life, replace(job, id=name, group=headers.pop(GROUP, None), headers=headers)
 
 
-def _begin(job: Job, row: Row | None, now: float) -> tuple[Row | None, tuple[Row, bool]]:
-    wanted, added = moves.begun(row, job, token_hex(6), now)
+def _begin(job: Job, turn: str, row: Row | None, now: float) -> tuple[Row | None, tuple[Row, bool]]:
+    wanted, added = moves.begun(row, job, token_hex(6), turn, now)
     return wanted, (wanted, added)
 
 

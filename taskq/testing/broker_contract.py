@@ -23,8 +23,10 @@ from taskq.testing.deployment import Deployment
 from taskq.testing.enqueue_clauses import EnqueueClauses
 from taskq.testing.fetch_clauses import FetchClauses
 from taskq.testing.group_clauses import GroupClauses
+from taskq.testing.order_clauses import OrderClauses
 from taskq.testing.settle_clauses import SettleClauses
 from taskq.testing.tenant_clauses import TenantClauses
+from taskq.testing.transaction_clauses import TransactionClauses
 
 
 class Deployed:
@@ -60,11 +62,13 @@ class Deployed:
 class BrokerContract(
     EnqueueClauses,
     FetchClauses,
+    OrderClauses,
     GroupClauses,
     TenantClauses,
     SettleClauses,
     ConnectionClauses,
     CapabilityClauses,
+    TransactionClauses,
     Deployed,
 ):
     """Every clause from C-E1 to C-A4, and the optional parts a backend hands over."""

@@ -201,36 +201,6 @@ class FetchClauses:
         assert len(set(receipts)) == len(receipts)
         assert not any(await backend.broker.settle([Ack(receipt) for receipt in receipts[:5]]))
 
-    # C-F4: order
-
-    async def test_c_f4_larger_priority_comes_first(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "ordered")
-        priorities = {"low": -5, "none": 0, "high": 9, "mid": 3}
-        await add(backend.broker, *(a_job(queue, name, priority=priority) for name, priority in priorities.items()))
-        first = await take(backend.broker, queue)
-        await add(backend.broker, a_job(queue, "urgent", priority=10))
-        assert names([*first, *await take(backend.broker, queue, 4)]) == ["high", "urgent", "mid", "none", "low"]
-
-    async def test_c_f4_then_the_oldest_due_comes_first(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "ordered")
-        second, third = a_job(queue, "second", delay=SHORT / 2), a_job(queue, "third", delay=SHORT)
-        await add(backend.broker, third, second, a_job(queue, "first"))
-        await pass_lease(backend.broker, queue)
-        assert names(await take(backend.broker, queue, 3)) == ["first", "second", "third"]
-
-    async def test_c_f4_jobs_enqueued_one_after_another_come_in_that_order(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "ordered")
-        for n in range(9, -1, -1):
-            await add(backend.broker, a_job(queue, str(n)))
-        assert "".join(names(await take(backend.broker, queue, 10))) == "9876543210"
-
-    async def test_c_f4_queues_come_in_the_order_given(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "ordered")
-        one, two = f"{queue}-1", f"{queue}-2"
-        await add(backend.broker, a_job(one, "a", priority=100), a_job(two, "b"), a_job(two, "c"))
-        got = await backend.broker.fetch([two, one], 10, lease=LONG, wait=1)
-        assert names(got) == ["b", "c", "a"]
-
     # C-F5: a cancelled fetch
 
     async def test_c_f5_a_cancelled_fetch_withholds_no_job_past_one_lease(

@@ -67,25 +67,6 @@ class GroupClauses:
         assert sorted(names(await take(backend.broker, queue, 4))) == ["a", "b", "h", "plain"]
         assert await nothing(backend.broker, queue)
 
-    async def test_c_f7_a_fetch_is_greedy_in_order(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "groups")
-        needs(backend.broker, "ordered")
-        await add(backend.broker, a_job(queue, "low", priority=-1))
-        await add(backend.broker, *_members(queue, "ab", 1))
-        await add(backend.broker, a_job(queue, "urgent", group="g", group_limit=1, priority=5), a_job(queue, "plain"))
-        got = await backend.broker.fetch([queue], 10, lease=LONG, wait=1)
-        assert names(got) == ["urgent", "plain", "low"]
-        await ack(backend.broker, got[0])
-        assert names(await backend.broker.fetch([queue], 10, lease=LONG, wait=1)) == ["a"]
-
-    async def test_c_f7_one_fetch_keeps_the_order_of_those_it_lets_go(self, backend: Backend, queue: str) -> None:
-        needs(backend.broker, "groups")
-        needs(backend.broker, "ordered")
-        for name, priority in (("a", 5), ("c", 3)):
-            await add(backend.broker, a_job(queue, name, group="g", group_limit=2, priority=priority))
-        await add(backend.broker, a_job(queue, "b", priority=4), a_job(queue, "d"), a_job(queue, "e"))
-        assert names(await backend.broker.fetch([queue], 5, lease=LONG, wait=1)) == ["a", "b", "c", "d", "e"]
-
     async def test_c_f7_waiting_members_hold_nobody_else_up(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "groups")
         await add(backend.broker, *(a_job(queue, f"{n:04}", group="g") for n in range(1000)))

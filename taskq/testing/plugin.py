@@ -24,8 +24,11 @@ pytest.register_assert_rewrite(
             "enqueue_clauses",
             "fetch_clauses",
             "group_clauses",
+            "order_clauses",
             "settle_clauses",
             "store_contract",
+            "tenant_clauses",
+            "transaction_clauses",
         )
     )
 )

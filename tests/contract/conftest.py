@@ -1,6 +1,6 @@
 """The deployments under test: one fixture a backend."""
 
-from collections.abc import AsyncGenerator, Collection, Iterator
+from collections.abc import AsyncGenerator, Collection, Generator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -15,6 +15,15 @@ from tests.contract.redis_server import redis_deployment, redis_server
 from tests.contract.sqlite_file import sqlite_deployment
 from tests.servers.postgres import postgres
 from tests.servers.process import Process
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is marked ``unskipped`` fails when it is skipped."""
+    report = yield
+    if report.skipped and item.get_closest_marker("unskipped") is not None:
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
+    return report
 
 
 class Memory:

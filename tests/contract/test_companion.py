@@ -2,13 +2,12 @@
 
 import pytest
 
-from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
-from tests.contract.companions import paired
+from tests.contract.companions import CompanionContract, paired
 from tests.contract.conftest import Memory
 
 
-class TestCompanion(BrokerContract):
+class TestCompanion(CompanionContract):
     @pytest.fixture
     def deployment(self) -> Deployment:
         return paired(Memory().deployment, Memory().deployment)

@@ -11,6 +11,7 @@ from taskq.errors import BrokerUnavailable
 from taskq.events import JobRepeated
 from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Settlement
 from taskq.memory import connect
+from taskq.testing.clock import VirtualClock
 from taskq.testing.deployment import LONG, SHORT, a_job, ack, add, names, nothing, take, take_one
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,12 @@ class Pairs:
     @asynccontextmanager
     async def _bare(self) -> AsyncGenerator[Backend]:
         yield Backend(broker=self.carrier, extender=self._extender)
+
+
+@pytest.fixture
+def anyio_backend(taskq_clock: VirtualClock) -> tuple[str, dict[str, object]]:
+    """What is told here takes seconds, of which no test waits for one."""
+    return "asyncio", {"loop_factory": taskq_clock.make_loop}
 
 
 @pytest.fixture
@@ -132,3 +139,47 @@ async def test_a_message_from_elsewhere_becomes_a_job_like_any_other(pairs: Pair
     assert not (await backend.broker.enqueue([a_job("q")]))[0].added
     await ack(backend.broker, delivery)
     assert await backend.admin.lookup(JobRef("q", delivery.job.id)) is None
+
+
+async def test_the_place_of_a_job_whose_message_could_not_be_deleted_goes_to_the_next(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    await add(backend.broker, a_job("q", "a", group="g"), a_job("q", "b", group="g"))
+    first = await take_one(backend.broker, "q")
+    pairs.carrier.unreachable = {"settle"}
+    await ack(backend.broker, first)
+    assert names(await take(backend.broker, "q")) == ["b"]
+
+
+async def test_a_place_that_nobody_handed_on_goes_to_the_next_when_the_message_of_its_holder_comes_again(
+    pairs: Pairs,
+) -> None:
+    backend = await pairs.open()
+    await add(backend.broker, a_job("q", "a", group="g"), a_job("q", "b", group="g"))
+    first = await take_one(backend.broker, "q", lease=SHORT)
+    pairs.carrier.unreachable = {"enqueue", "settle"}
+    await ack(backend.broker, first)
+    pairs.carrier.unreachable = set()
+    assert names(await take(backend.broker, "q")) == ["b"]
+
+
+async def test_a_message_of_a_group_from_elsewhere_waits_for_its_place(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    await add(backend.broker, a_job("q", "a", group="g"))
+    first = await take_one(backend.broker, "q")
+    await pairs.carrier.enqueue([a_job("q", "b", group="g")])
+    assert await nothing(backend.broker, "q")
+    await ack(backend.broker, first)
+    assert names(await take(backend.broker, "q")) == ["b"]
+
+
+async def test_a_job_of_a_group_whose_row_was_lost_waits_for_its_place_again(pairs: Pairs) -> None:
+    before = await pairs.open()
+    await add(before.broker, a_job("q", "a", group="g"))
+    after = await pairs.open()
+    await add(after.broker, a_job("q", "b", group="g"))
+    taken = await take_one(after.broker, "q")
+    assert await nothing(after.broker, "q")
+    await ack(after.broker, taken)
+    other = await take_one(after.broker, "q")
+    assert sorted(names([taken, other])) == ["a", "b"]
+    assert {one.job.group for one in (taken, other)} == {"g"}

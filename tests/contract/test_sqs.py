@@ -12,7 +12,7 @@ from taskq.testing.capability_clauses import CapabilityClauses
 from taskq.testing.deployment import Deployment
 from taskq.testing.group_clauses import GroupClauses
 from tests.backends.sqs.deployment import Tenant
-from tests.contract.companions import paired
+from tests.contract.companions import CompanionContract, paired
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import sqs as sqs
@@ -44,21 +44,14 @@ class TestSqsFifoBroker(BrokerContract):
 
 
 @pytest.mark.anyio
-class TestPartsOfSqsWithCompanion(CapabilityClauses, Deployed):
+class TestPartsOfSqsWithCompanion(GroupClauses, CapabilityClauses, Deployed):
     @pytest.fixture
     def deployment(self, sqs: Process, sqlite_deployment: Deployment) -> Deployment:
         return paired(Tenant(sqs).deployment, sqlite_deployment)
 
 
-@pytest.mark.anyio
-class TestGroupsOfSqsWithCompanion(GroupClauses, Deployed):
-    @pytest.fixture
-    def deployment(self, sqs: Process, sqlite_deployment: Deployment) -> Deployment:
-        return paired(Tenant(sqs, fifo=True).deployment, sqlite_deployment)
-
-
 @pytest.mark.long
-class TestSqsWithCompanion(BrokerContract):
+class TestSqsWithCompanion(CompanionContract):
     __test__ = WHOLE
 
     @pytest.fixture
@@ -67,7 +60,7 @@ class TestSqsWithCompanion(BrokerContract):
 
 
 @pytest.mark.long
-class TestSqsFifoWithCompanion(BrokerContract):
+class TestSqsFifoWithCompanion(CompanionContract):
     __test__ = WHOLE
 
     @pytest.fixture

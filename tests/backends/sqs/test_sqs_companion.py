@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from taskq import App, Concurrency
+from taskq import App
 from taskq.config import Settings, load_config
 from taskq.errors import ConfigError, MissingCapability
 from taskq.opening import open_backend
 from tests.backends.sqs.deployment import Tenant
-from tests.flow import test_chains
+from tests.flow import test_batches, test_chains
 from tests.servers.process import Process
 from tests.worker import (
     test_control,
@@ -43,6 +43,10 @@ test_schedules = test_schedules_on_servers.test_three_workers_fire_each_tick_onc
 test_too_many_dead_letters = test_dead_caps.test_of_too_many_dead_letters_the_oldest_are_dropped_and_told_of
 test_large_calls = test_payloads.test_the_store_of_another_database_will_do
 test_as_24 = test_limit_servers.test_as_24_views_are_counted_once_a_reader_though_a_worker_dies_in_each_window
+test_groups = test_retries.test_groups_run_in_order_through_two_workers
+test_places = test_limit_servers.test_any_number_of_jobs_wait_for_one_place_without_being_refused_and_use_it_at_once
+office = test_batches.office
+test_a_batch = test_batches.test_of_a_batch_with_failures_the_first_is_told_and_the_end
 test_chains_with_failures = test_chains.test_a_job_that_fails_ends_its_chain_and_its_failure_is_told
 test_gathers = test_chains.test_a_gather_goes_on_with_the_results_of_all
 
@@ -70,13 +74,32 @@ async def test_a_companion_without_a_store_is_refused(sqs: Process) -> None:
             pass
 
 
-@pytest.mark.parametrize("needs", [{"group": ("key",), "group_limit": 2}, {"limits": Concurrency(2)}])
-async def test_a_group_has_one_place_on_fifo_queues(url: str, needs: dict[str, Any]) -> None:
-    app = App(f"{url}&fifo=1")
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ({"priority": 1}, "priorities, which CompanionBroker does not promise: use a queue for each priority"),
+        ({"transaction": True}, "transaction=True, which CompanionBroker does not promise: use PostgreSQL or SQLite"),
+    ],
+)
+async def test_what_is_not_promised_keeps_the_app_from_opening(url: str, needs: dict[str, Any], said: str) -> None:
+    app = App(url)
 
     async def note(key: str) -> None: ...
 
     app.task(**needs)(note)
-    with pytest.raises(MissingCapability, match="it needs 2 places in a group"):
+    with pytest.raises(MissingCapability, match=said):
         async with app:
             pass
+
+
+async def test_a_transaction_to_take_part_in_and_turns_of_tenants_are_not_promised(url: str) -> None:
+    app = App(url)
+
+    @app.task(tenant="ada", idempotent=True)
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with pytest.raises(MissingCapability, match=r"tx=, .*: use PostgreSQL or SQLite, or an outbox"):
+            await note.options(tx=object()).defer(1)
+        said = [finding.message for finding in app.check()]
+    assert any("lets no tenants take turns" in message for message in said)

@@ -41,8 +41,6 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Larger priority is asked for first, in so many steps as are configured; nothing is promised of the order."""
     groups: bool
     """``group`` and ``group_limit`` are kept (C-F7)."""
-    max_group_limit: float = inf
-    """The largest ``group_limit`` that is kept."""
     fair: bool = False
     """Tenants of a queue take turns (C-F8)."""
     exclusive: bool

@@ -13,13 +13,11 @@ from taskq.options import CallOptions
 def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:
     """What the task or this call of it needs and the backend does not promise, each with the remedy."""
     traits, broker = backend.broker.traits, type(backend.broker).__name__
-    wanted = max([options.group_limit, *(limit.n for limit in definition.limits if waits(limit))])
     companion = "pair the broker with a companion store, or choose another broker"
     needs = [
         (definition.policy.guarantee not in traits.delivery, f"delivery {definition.policy.guarantee}", companion),
         (options.unique is not False and not traits.unique, "unique keys", companion),
         (options.group is not False and not traits.groups, "groups", companion),
-        (wanted > traits.max_group_limit, f"{wanted} places in a group", "use one, or another broker"),
         (any(map(waits, definition.limits)) and not traits.groups, "groups for its Concurrency", companion),
         (bool(definition.limits) and backend.store is None, "a store for its limits", companion),
         (bounded(options.debounce) and backend.store is None, "a store for its debounce with at_most", companion),

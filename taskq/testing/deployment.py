@@ -117,13 +117,6 @@ def needs(broker: Broker, trait: str) -> None:
         pytest.skip(f"this broker does not promise to be {trait}")
 
 
-def needs_places(broker: Broker, count: int) -> None:
-    """Skip a test of groups, or of groups with more places than this broker gives them."""
-    needs(broker, "groups")
-    if count > broker.traits.max_group_limit:
-        pytest.skip(f"this broker gives a group {broker.traits.max_group_limit} place")
-
-
 def part(value: T | None, name: str) -> T:
     """A part of the backend, or a skip."""
     if value is None:

@@ -17,7 +17,6 @@ from taskq.testing.deployment import (
     add,
     names,
     needs,
-    needs_places,
     nothing,
     part,
     ref,
@@ -198,7 +197,7 @@ class EnqueueClauses:
 
     async def test_c_e4_replace_keeps_group_and_attempt(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "unique")
-        needs_places(backend.broker, 2)
+        needs(backend.broker, "groups")
         await add(backend.broker, a_job(queue, "a", unique="k", group="g", group_limit=2))
         await backend.broker.settle([Nack((await take_one(backend.broker, queue)).receipt, LONG)])
         await backend.broker.enqueue([a_job(queue, "b", unique="k", on_conflict="replace")])

@@ -16,7 +16,6 @@ from taskq.testing.deployment import (
     all_waiting,
     names,
     needs,
-    needs_places,
     nothing,
     part,
     pass_lease,
@@ -34,7 +33,7 @@ class GroupClauses:
     """Places, order and what a full group does not do to others."""
 
     async def test_c_f7_at_most_the_limit_is_leased(self, backend: Backend, other: Backend, queue: str) -> None:
-        needs_places(backend.broker, 2)
+        needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "abcde", 2))
         first, second = await take(backend.broker, queue, 2)
         assert await nothing(backend.broker, queue)
@@ -47,7 +46,7 @@ class GroupClauses:
         assert await nothing(backend.broker, queue)
 
     async def test_c_f7_racing_fetches_keep_the_limit(self, backend: Backend, other: Backend, queue: str) -> None:
-        needs_places(backend.broker, 3)
+        needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "abcdefghij", 3))
         taken: list[Delivery] = []
 
@@ -60,7 +59,7 @@ class GroupClauses:
         assert len(set(names(taken))) == len(taken) == 3
 
     async def test_c_f7_one_fetch_passes_over_a_full_group(self, backend: Backend, queue: str) -> None:
-        needs_places(backend.broker, 2)
+        needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "abc", 2))
         await add(backend.broker, a_job(queue, "h", group="h"), a_job(queue, "i", group="h"))
         await add(backend.broker, a_job(queue, "plain"))
@@ -121,7 +120,7 @@ class GroupClauses:
         assert names(await take(backend.broker, queue)) == ["a"]
 
     async def test_c_f7_with_more_places_a_nack_frees_one(self, backend: Backend, queue: str) -> None:
-        needs_places(backend.broker, 2)
+        needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "abc", 2))
         first, _ = await take(backend.broker, queue, 2)
         await backend.broker.settle([Nack(first.receipt, LONG)])
@@ -129,7 +128,7 @@ class GroupClauses:
         assert await nothing(backend.broker, queue)
 
     async def test_c_f7_with_more_places_a_loss_frees_one(self, backend: Backend, queue: str) -> None:
-        needs_places(backend.broker, 2)
+        needs(backend.broker, "groups")
         await add(backend.broker, *_members(queue, "abc", 2))
         await take(backend.broker, queue)
         await take(backend.broker, queue, lease=SHORT)

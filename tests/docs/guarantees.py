@@ -44,11 +44,6 @@ def order(column: Column) -> str:
     return "in bands" if column.traits.bands else "no"
 
 
-def groups(column: Column) -> object:
-    kept = column.traits.groups
-    return "one place each" if kept and column.traits.max_group_limit == 1 else kept
-
-
 ROWS: Sequence[tuple[str, Cell, str]] = [
     ("delivery", lambda column: "<br>".join(f"`{one}`" for one in sorted(column.traits.delivery)), ""),
     ("what was acknowledged survives (`durability`)", durability, "E1"),
@@ -56,7 +51,7 @@ ROWS: Sequence[tuple[str, Cell, str]] = [
     ("an ended id is refused for", trait("dedup_window"), "E3"),
     ("unique keys", trait("unique"), "E4"),
     ("priorities, and order within them", order, "F4"),
-    ("groups and their limits", groups, "F7"),
+    ("groups and their limits", trait("groups"), "F7"),
     ("tenants take turns", trait("fair"), "F8"),
     ("one delivery at a time", trait("exclusive"), "F1"),
     ("attempts and losses are exact", trait("exact_attempts"), "F2"),

@@ -290,7 +290,7 @@ class App:
         return self._deferring.each(calls)
 
     async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
-        """Defer many calls, a thousand to a round trip, and answer their handles.
+        """Defer many calls, up to a thousand to a round trip, and answer their handles.
 
         Raises PartlyEnqueued, after all the others were enqueued, when some were refused.
         """

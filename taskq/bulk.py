@@ -12,6 +12,9 @@ from taskq.job import Enqueued, Job
 PART = 1000
 """Jobs in one call: enough to make the round trip cheap, few enough to bound memory."""
 
+_LEAST = 250
+"""Jobs that go as soon as no call is under way: enough for the server to work on while the next ones are prepared."""
+
 _TURN = 100
 """Calls after which others have a turn, the part that is under way among them."""
 
@@ -20,13 +23,15 @@ Prepare = Callable[[Call[Any]], Awaitable[Job | TaskqError]]
 
 async def enqueue_in_parts(
     calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], backend: Backend, prepare: Prepare, joined: Any
-) -> AsyncIterator[Enqueued]:
-    """Enqueue what ``prepare`` lets pass; a call it refuses is answered with its error.
+) -> AsyncIterator[Sequence[Enqueued]]:
+    """Enqueue what ``prepare`` lets pass, and answer by parts; a call it refuses is answered with its error.
 
     Calls that name no transaction take part in ``joined``, if that is one. Outside of transactions one part is under
-    way while the next one is prepared, which is 1.3 times as fast as one after the other.
+    way while the next one is prepared, which is 1.3 times as fast as one after the other; so a part goes when it is
+    full, and sooner when nothing is under way.
     """
     size = min(PART, backend.broker.traits.max_batch)
+    least = min(_LEAST, size)
     part: list[tuple[str, Job | TaskqError]] = []
     transaction: Any = joined
     under_way: asyncio.Task[Sequence[Enqueued]] | None = None
@@ -34,10 +39,10 @@ async def enqueue_in_parts(
         async for call in each(calls):
             prepared = await prepare(call)
             own = joined if call.transaction is None else call.transaction
-            if len(part) >= size or own is not transaction:
+            idle = transaction is None and (under_way is None or under_way.done())
+            if len(part) >= (least if idle else size) or own is not transaction:
                 if under_way is not None:
-                    for answer in await under_way:
-                        yield answer
+                    yield await under_way
                 under_way = asyncio.create_task(_enqueue(part, backend, transaction))
                 if transaction is not None:
                     # Whoever makes the calls may need its connection meanwhile.
@@ -47,10 +52,8 @@ async def enqueue_in_parts(
                 await asyncio.sleep(0)
             part.append((call.job.id, prepared))
         if under_way is not None:
-            for answer in await under_way:
-                yield answer
-        for answer in await _enqueue(part, backend, transaction):
-            yield answer
+            yield await under_way
+        yield await _enqueue(part, backend, transaction)
     finally:
         if under_way is not None:
             await _end(under_way)

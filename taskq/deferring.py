@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from taskq.broker import Backend
 from taskq.bulk import enqueue_in_parts
-from taskq.call import Call, each
+from taskq.call import Call
 from taskq.collect import Item
 from taskq.context import running
 from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, TaskqError, Vetoed
@@ -75,13 +75,21 @@ class Deferring:
     async def each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
         """``app.defer_each``."""
         transaction, sending = self._open_transaction(self._lives.here())
-        async for answer in enqueue_in_parts(calls, sending, self._prepared, transaction):
-            yield answer
+        async for answers in enqueue_in_parts(calls, sending, self._prepared, transaction):
+            for answer in answers:
+                yield answer
 
     async def many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], desk: Desk) -> Sequence[JobHandle[R]]:
         """``app.defer_many``."""
         kept: list[Call[R]] = []
-        answers = [answer async for answer in self.each(_remember(calls, kept))]
+
+        async def prepare(call: Call[R]) -> Job | TaskqError:
+            kept.append(call)
+            return await self._prepared(call)
+
+        transaction, sending = self._open_transaction(self._lives.here())
+        parts = enqueue_in_parts(calls, sending, prepare, transaction)
+        answers = [answer async for part in parts for answer in part]
         errors = {index: answer.error for index, answer in enumerate(answers) if answer.error is not None}
         if errors:
             first = next(iter(errors.values()))
@@ -132,9 +140,3 @@ def _refuse_oversize(job: Job, backend: Backend) -> None:
             f"task {job.task}: the call takes {len(job.body):,} bytes, the broker {limit:,}; "
             "store the content elsewhere and pass where it is, or let App(payloads=...) do so"
         )
-
-
-async def _remember(calls: Iterable[R] | AsyncIterable[R], kept: list[R]) -> AsyncIterator[R]:
-    async for call in each(calls):
-        kept.append(call)
-        yield call

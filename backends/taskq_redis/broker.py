@@ -19,6 +19,7 @@ from taskq_redis.rows import (
     Decoders,
     Line,
     delivery_of,
+    is_plain,
     line_of,
     microseconds,
     refusal,
@@ -51,6 +52,8 @@ class RedisBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        if len(jobs) == 1 and await self._added_alone(jobs[0]):
+            return [Enqueued(jobs[0].id, True)]
         answers: list[Enqueued] = [Enqueued(job.id, True) for job in jobs]
         chunks: list[Coroutine[Any, Any, None]] = []
         for partition, lines in self._lines(jobs, answers).items():
@@ -104,6 +107,18 @@ class RedisBroker:
 
     # Steps
 
+    async def _added_alone(self, job: Job) -> bool:
+        """Add a plain job at the least cost; False where there is more to say, and nothing has changed."""
+        if not is_plain(job) or len(job.body) > self._tools.settings.max_size:
+            return False
+        keys = self._tools.keys
+        try:
+            call, known_keys = self._encode.encode((job.task, job.body)), keys.plain(keys.partition(job))
+            name = job.id.encode()
+        except (UnicodeEncodeError, BrokerRejected):
+            return False
+        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, name, call) == 1
+
     def _lines(self, jobs: Sequence[Job], answers: list[Enqueued]) -> dict[str, list[tuple[int, Line]]]:
         """The jobs as the script takes them, by partition; what is refused gets its answer here."""
         lines: dict[str, list[tuple[int, Line]]] = {}
@@ -130,7 +145,8 @@ class RedisBroker:
     ) -> None:
         scripts, keys = self._tools.scripts, self._tools.keys
         plain = [part for _, line in lines if len(line) == 2 for part in line]
-        all_plain = len(plain) == 2 * len(lines) and len({*plain[::2]}) == len(lines)
+        # One that came by itself has been tried already.
+        all_plain = len(jobs) > 1 and len(plain) == 2 * len(lines) and len({*plain[::2]}) == len(lines)
         if all_plain and await self._adding(scripts.enqueue_plain, keys.plain(partition), *plain) == 1:
             return
         packed = self._encode.encode([(name, text_of(call), *rest) for _, (name, call, *rest) in lines])

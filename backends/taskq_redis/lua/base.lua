@@ -9,10 +9,11 @@ local now = time[1] * 1000000 + time[2]
 -- Most jobs are plain, so what happens to each of them is done on the bytes: unpacking a row costs 2 µs.
 local HEAD = '>c1c1c16I4I4I8'
 local RANKED = '>I8I8I8I2'
-local NONE = string.rep('-', 16) -- in place of a token: it was settled, or has never been leased
+local NONE = '----------------' -- in place of a token: it was settled, or has never been leased
 local BEFORE, RANK = 34, 26 -- bytes of a row before its rank, and of the rank
 local MIDDLE = 4503599627370496
-local FRESH = struct.pack('>c1c16I4I4I8', '-', NONE, 1, 0, 0) -- a plain row that has never been leased, after the first byte
+-- A plain row that has never been leased, after the first byte: the end of HEAD with '-', NONE, 1, 0, 0.
+local FRESH = '-' .. NONE .. '\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0'
 
 -- Channels of a cluster are heard on any of its nodes, and a node counts its own listeners only.
 local function tell(member)

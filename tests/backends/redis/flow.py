@@ -22,6 +22,8 @@ class Flow:
         self.done: Counter[str] = Counter()
         self.unsure: set[str] = set()
         """Whether their end was told before the server went is known to nobody."""
+        self.repeated: set[str] = set()
+        """Enqueued again as the first answer was lost: such a job may have ended before, and then it is a new one."""
         self.enough = False
 
     async def produce(self) -> None:
@@ -32,6 +34,7 @@ class Flow:
                 try:
                     await self._backend.broker.enqueue([a_job(self._queue, str(n))])
                 except BrokerUnavailable:
+                    self.repeated.add(str(n))
                     await anyio.sleep(0.05)
                 else:
                     self.answered.add(str(n))

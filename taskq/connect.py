@@ -1,6 +1,7 @@
 """From a URL to a backend: the scheme names an entry point, the entry point is the backend's ``connect``."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -53,4 +54,15 @@ def _load(group: str, url: str) -> Any:
     try:
         return found[scheme].load()
     except ImportError as error:
-        raise ConfigError(f"the backend of {scheme}:// needs a package that is not installed: {error}") from error
+        package = found[scheme].dist
+        remedy = "" if package is None else _remedy(package.name, package.requires or (), error.name or "")
+        raise ConfigError(
+            f"the backend of {scheme}:// needs a package that is not installed: {error}{remedy}"
+        ) from error
+
+
+def _remedy(package: str, requires: Sequence[str], module: str) -> str:
+    """How to install the extra that brings a module, if the package's requirements tell it."""
+    names = re.compile(rf"\b{re.escape(module)}\b[^;]*; *extra *== *['\"]([\w-]+)['\"]")
+    extra = next((match[1] for match in map(names.search, requires) if match), None)
+    return "" if extra is None else f"; pip install '{package}[{extra}]'"

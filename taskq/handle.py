@@ -91,7 +91,9 @@ class JobHandle(Generic[R]):
                 return read_outcome(found)
             left -= wait
             if left <= 0:
-                raise ResultNotReady(f"job {self.id} has not ended within {timeout} s")
+                raise ResultNotReady(
+                    f"job {self.id} has not ended within {timeout} s; `taskq explain {self.id}` tells why"
+                )
 
     def result_sync(self, timeout: float | timedelta | None = None) -> R:
         """As :meth:`result`, from code without an event loop."""

@@ -107,7 +107,7 @@ async def check(connection: Connection, schema: str, shown: str) -> None:
     if lacking := await plan(connection, schema):
         names = ", ".join(step.name for step in lacking)
         url = shown if schema == Settings().schema else f"{shown}?schema={schema}"
-        raise SchemaOutdated(f"{shown}: schema {schema} lacks {names}: run `taskq migrate {url}`")
+        raise SchemaOutdated(f"{shown}: schema {schema} lacks {names}: run `taskq migrate '{url}'`, as a user who may")
 
 
 def _step(name: str, sql: str) -> Migration:

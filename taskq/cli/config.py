@@ -1,7 +1,6 @@
 """``taskq config``: every setting in force and where it came from, or all that counts for one task."""
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -11,10 +10,8 @@ import msgspec
 
 from taskq.cli.effective import effective
 from taskq.cli.load import APP, load_app
-from taskq.cli.output import json_option, write_json, write_table
+from taskq.cli.output import json_option, without_password, write_json, write_table
 from taskq.config import Config, load_config
-
-_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
 
 
 @click.group(invoke_without_command=True)
@@ -62,4 +59,4 @@ def _shown(value: object) -> object:
     """Without the passwords of URLs."""
     if isinstance(value, dict):
         return {name: _shown(part) for name, part in cast("dict[str, object]", value).items()}
-    return _PASSWORD.sub("***", value) if isinstance(value, str) and "://" in value else value
+    return without_password(value) if isinstance(value, str) and "://" in value else value

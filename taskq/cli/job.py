@@ -39,8 +39,9 @@ def job(id: str, queue: str | None, url: str | None, as_json: bool) -> None:
             _write([("build", ended.build)] if ended.build else [])
             _write_errors(ended.reason, ended.errors)
     else:
-        hint = "" if queue else "; with --queue you also see how an ended one ended, as long as that is kept"
-        raise click.ClickException(f"there is no job {id!r}{hint}")
+        kept = "how an ended one ended is known for as long as its task keeps outcomes (keep=)"
+        hint = kept if queue else f"{kept}, and shown with --queue"
+        raise click.ClickException(f"there is no job {id!r}; {hint}")
 
 
 async def _find(url: str | None, id: str, queue: str | None) -> tuple[Record | None, Ended | None, Progress | None]:

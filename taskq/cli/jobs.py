@@ -10,7 +10,7 @@ import click
 from taskq.app import App
 from taskq.broker import Record
 from taskq.cli.durations import from_now
-from taskq.cli.output import json_option, url_option, write_json, write_table
+from taskq.cli.output import json_option, place_of, url_option, write_json, write_table
 from taskq.cli.record import arguments_text, record_json, trouble_of
 from taskq.job import State
 
@@ -33,14 +33,15 @@ def jobs(queue: str, state: str | None, after: str | None, limit: int, url: str 
     if after is not None and state is None:
         raise click.UsageError("--after goes on in one state: give --state, too")
     states: Sequence[State] = STATES if state is None else [cast("State", state)]
-    found = anyio.run(_list, url, queue, states, after, limit)
+    app = App(url)
+    found = anyio.run(_list, app, queue, states, after, limit)
     write_records(found, as_json=as_json)
     if not found and not as_json:
-        click.echo(f"Queue {queue!r} holds no {f'{state} ' if state else ''}jobs.")
+        click.echo(f"Queue {queue!r} holds no {f'{state} ' if state else ''}jobs at {place_of(app.config)}.")
 
 
-async def _list(url: str | None, queue: str, states: Sequence[State], after: str | None, limit: int) -> list[Record]:
-    async with App(url) as app:
+async def _list(app: App, queue: str, states: Sequence[State], after: str | None, limit: int) -> list[Record]:
+    async with app:
         return [
             record for state in states for record in await app.admin.list_jobs(queue, state, after=after, limit=limit)
         ]

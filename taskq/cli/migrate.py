@@ -17,6 +17,8 @@ def migrate(url: str | None, what: str | None) -> None:
 
     Of the broker that URL names, or else the settings. All of it is done, or nothing; workers may go on meanwhile.
     """
+    if url is not None and "://" not in url:
+        raise click.UsageError("URL is that of a broker, such as postgresql://me@localhost/shop; none: the settings'")
     anyio.run(_migrate, url or App().settings.url, what)
 
 

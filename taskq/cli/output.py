@@ -1,5 +1,6 @@
 """What commands print: tables with colour on a terminal, plain columns elsewhere, JSON when asked for."""
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -8,6 +9,7 @@ import click
 import msgspec
 
 from taskq.broker import Finding
+from taskq.config import Config
 
 STYLES: Mapping[str, str] = {
     "ready": "cyan",
@@ -26,6 +28,8 @@ STYLES: Mapping[str, str] = {
 }
 """Words that mean the same colour wherever they stand in a table."""
 
+_PASSWORD = re.compile(r"(?<=:)[^:@/]+(?=@)")
+
 WIDEST = 80
 """Characters of a cell: an error's first line is enough to tell which one it is."""
 
@@ -40,6 +44,18 @@ def json_option(command: F) -> F:
 def url_option(command: F) -> F:
     """``--url``."""
     return click.option("--url", help="The broker to talk to; default: what the settings say.")(command)
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    return _PASSWORD.sub("***", url)
+
+
+def place_of(config: Config) -> str:
+    """Which broker was asked, and who said so: the answer to "why is nothing there?"."""
+    source = config.sources["url"]
+    said = "--url" if source == "App(...)" else source
+    return f"{without_password(config.settings.url)} ({said})"
 
 
 def styled(word: str) -> str:

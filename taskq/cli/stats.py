@@ -10,7 +10,7 @@ import msgspec
 from taskq.app import App
 from taskq.broker import QueueStats
 from taskq.cli.durations import readable
-from taskq.cli.output import json_option, url_option, write_json, write_table
+from taskq.cli.output import json_option, place_of, url_option, write_json, write_table
 from taskq.worker.control import Paused, is_queue, what_is_paused
 
 TITLES = ("queue", "ready", "leased", "later", "dead", "oldest", "")
@@ -26,7 +26,8 @@ def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
     ready: due, waiting for a worker. leased: in a worker's hands. later: scheduled, or waiting to be tried again.
     dead: set aside. oldest: how long the longest-waiting ready job has waited.
     """
-    found, paused = anyio.run(_look, url, queues)
+    app = App(url)
+    found, paused = anyio.run(_look, app, queues)
     if as_json:
         for queue in found:
             paused_now = {"paused": queue.queue in paused, "resumes_at": paused.get(queue.queue)}
@@ -34,13 +35,13 @@ def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
     elif found:
         write_table(TITLES, [row(queue, paused) for queue in found])
     else:
-        click.echo("No queue holds a job.")
+        click.echo(f"No queue holds a job at {place_of(app.config)}.")
     if not as_json and (others := [name.replace(":", " ", 1) for name in paused if not is_queue(name)]):
         click.echo(f"Paused besides: {', '.join(sorted(others))}.")
 
 
-async def _look(url: str | None, queues: Sequence[str]) -> tuple[Sequence[QueueStats], Paused]:
-    async with App(url) as app:
+async def _look(app: App, queues: Sequence[str]) -> tuple[Sequence[QueueStats], Paused]:
+    async with app:
         store = app.backend.store
         paused = await what_is_paused(store) if store is not None else {}
         found = list(await app.admin.stats(queues))

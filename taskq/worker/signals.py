@@ -76,10 +76,10 @@ class Signals:
                 worker.drain(inf)
             case signal.SIGHUP, Worker():
                 self._reread(worker)
-            case ((signal.SIGTSTP | signal.SIGUSR1), Worker()):
+            case ((signal.SIGTSTP | signal.SIGUSR1), Worker()) if not self._asked:
                 _log.info("%s: fetching no more; CONT goes on", number.name)
                 worker.quiet(True)
-            case signal.SIGCONT, Worker():
+            case signal.SIGCONT, Worker() if not self._asked:
                 _log.info("%s: fetching again", number.name)
                 worker.quiet(False)
             case signal.SIGTTIN, Worker():

@@ -10,7 +10,7 @@ from tests.cli.shell import APP, Shell, job
 
 
 def test_stats_counts_the_jobs_of_each_queue(shell: Shell) -> None:
-    assert shell.run("stats").out == "No queue holds a job.\n"
+    assert shell.run("stats").out == f"No queue holds a job at {shell.url} (environment).\n"
     shell.bury(job("dead", "bad"))
     shell.enqueue(job("1"), job("2"), job("later", "news", delay=3600.0))
     counted = {queue["queue"]: (queue["ready"], queue["later"], queue["dead"]) for queue in shell.json("stats")}
@@ -45,7 +45,10 @@ def test_jobs_lists_a_queue_by_state_and_goes_on_behind_an_id(shell: Shell) -> N
     ]
     listed = shell.json("jobs", "mail", "--state", "ready", "--after", "1", "--limit", "1")
     assert [each["id"] for each in listed] == ["2"]
-    assert shell.run("jobs", "none", "--state", "ready").out == "Queue 'none' holds no ready jobs.\n"
+    assert (
+        shell.run("jobs", "none", "--state", "ready").out
+        == f"Queue 'none' holds no ready jobs at {shell.url} (environment).\n"
+    )
     assert "give --state, too" in shell.run("jobs", "mail", "--after", "1", code=2).err
 
 

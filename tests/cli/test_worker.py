@@ -146,6 +146,21 @@ def test_a_quiet_worker_fetches_nothing_until_told_to_go_on(shell: Shell, signal
         assert worker.code() == 0
 
 
+def test_a_worker_that_drains_is_not_told_to_go_on(shell: Shell) -> None:
+    """Whoever ends a process group sends CONT behind TERM, so that stopped ones see it."""
+    shell.enqueue(waiting(shell.directory, "1"))
+    with shell.started("worker", "shop", "--log-level", "debug") as worker:
+        worker.line("shop.wait_for started")
+        worker.send(SIGTERM)
+        worker.line("worker draining")
+        worker.send(SIGCONT)
+        worker.send(SIGTTIN)
+        worker.line("1 jobs run")
+        (shell.directory / "gate").touch()
+        assert worker.code() == 0
+    assert not any("fetching again" in line for line in worker.said)
+
+
 def test_ttin_tells_where_each_running_job_waits(shell: Shell) -> None:
     shell.enqueue(waiting(shell.directory, "1"))
     with shell.started("worker", "shop", "--log-format", "json", "--log-level", "debug") as worker:

@@ -24,15 +24,18 @@ def test_a_backend_whose_driver_is_missing_says_which(tmp_path: Path, monkeypatc
     """As an installed package of somebody else's would be: its metadata says where, its module asks for a driver."""
     metadata = tmp_path / "taskq_elsewhere-1.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: taskq-elsewhere\nVersion: 1\n", encoding="utf-8")
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: taskq-elsewhere\nVersion: 1\n"
+        "Requires-Dist: a_driver_nobody_has[fast]>=2; extra == 'far'\n",
+        encoding="utf-8",
+    )
     (metadata / "entry_points.txt").write_text(
         "[taskq.backends]\nelsewhere = taskq_elsewhere:connect\n", encoding="utf-8"
     )
     (tmp_path / "taskq_elsewhere.py").write_text("import a_driver_nobody_has\n", encoding="utf-8")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
 
-    with pytest.raises(
-        ConfigError, match=r"elsewhere:// needs a package that is not installed: .*a_driver_nobody_has"
-    ) as caught:
+    said = r"elsewhere:// needs a package .*a_driver_nobody_has.*; pip install 'taskq-elsewhere\[far\]'"
+    with pytest.raises(ConfigError, match=said) as caught:
         connect("elsewhere://there")
     assert isinstance(caught.value.__cause__, ImportError)

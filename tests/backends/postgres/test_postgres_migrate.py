@@ -32,7 +32,7 @@ def test_the_command_plans_prints_and_carries_out(shell: Shell, postgres: Proces
     again = shell.run("migrate", url)
     assert (again.out, again.err) == ("", "the schema is up to date\n")
     assert shell.run("migrate", url, "--plan").out == ""
-    assert shell.run("stats", "--url", url).out == "No queue holds a job.\n"
+    assert shell.run("stats", "--url", url).out == f"No queue holds a job at {url} (--url).\n"
 
 
 def test_a_backend_that_keeps_itself_up_to_date_needs_no_migrations(shell: Shell) -> None:
@@ -47,7 +47,7 @@ def test_a_server_that_is_not_there_may_be_there_later(shell: Shell) -> None:
 def test_a_worker_on_an_old_schema_names_the_command_that_helps(shell: Shell, postgres: Process, schema: str) -> None:
     url = f"{postgres.url}?schema={schema}"
     said = shell.run("stats", "--url", url, code=1).err
-    assert f"run `taskq migrate {url}`" in said
+    assert f"run `taskq migrate '{url}'`" in said
 
 
 @pytest.mark.anyio

@@ -74,7 +74,7 @@ class TestSchema:
             assert await direct.prepare(getattr(sql, name))
 
     async def test_a_schema_that_is_not_there_names_the_remedy(self, opened: Opener) -> None:
-        with pytest.raises(SchemaOutdated, match=r"lacks 001_jobs, .*: run `taskq migrate postgresql://postgres@127"):
+        with pytest.raises(SchemaOutdated, match=r"lacks 001_jobs, .*: run `taskq migrate 'postgresql://postgres@127"):
             async with opened(migrate=False):
                 pass
 

@@ -37,7 +37,8 @@ class Profile(Struct, frozen=True):
     """How much is measured."""
 
     name: str
-    rounds: int
+    asides: int
+    """Rounds of a question without a bar; one with a bar has ROUNDS."""
     slow: bool
     """Also the peers that take long."""
     paced: int
@@ -50,14 +51,16 @@ class Profile(Struct, frozen=True):
     """Jobs that one worker runs."""
 
 
-SHORT = Profile("short", 3, False, 100, 1.0, (1_000, 50_000), 50_000)
-FULL = Profile("full", 5, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
+ROUNDS = 5
+
+SHORT = Profile("short", 2, False, 100, 1.0, (1_000, 50_000), 50_000)
+FULL = Profile("full", ROUNDS, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
 
 
 def core(profile: Profile) -> Section:
     """The core on memory and SQLite."""
     modules = (startup, worker_line, sleepers, sqlite, executor)
-    found = [comparison for module in modules for comparison in module.run(profile.rounds)]
+    found = [comparison for module in modules for comparison in module.run(ROUNDS)]
     return Section(now(), profile.name, machine(), {}, found)
 
 
@@ -91,28 +94,28 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
     fast = [side for side in sides if side.kind in ("taskq", "asyncio")]
     others = [side for side in sides if side.kind == "foreign"]
     ours = [side for side in sides if side.kind == "taskq"]
-    noop = processing.ask(ground, sides, "noop", profile.rounds)
-    defers = [defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS]
+    noop = processing.ask(ground, sides, "noop", ROUNDS)
+    defers = [defer.ask(ground, sides, how, ROUNDS) for how in defer.WAYS]
     rates = {side.name: half_load(noop, defers[1], side.name) for side in fast}
     return [
         noop,
-        processing.ask(ground, sides if profile.slow else ours, "nap", profile.rounds),
-        *(processing.ask(ground, fast if profile.slow else ours, kind, profile.rounds) for kind in ("payload", "cpu")),
+        processing.ask(ground, sides if profile.slow else ours, "nap", ROUNDS),
+        *(processing.ask(ground, fast if profile.slow else ours, kind, profile.asides) for kind in ("payload", "cpu")),
         *defers,
-        latency.idle(ground, [*fast, *others], profile.rounds, profile.paced),
-        latency.loaded(ground, fast if profile.slow else ours, profile.rounds, profile.loaded, rates),
-        features.ask(ground, profile.rounds),
-        waiting.ask(ground, profile.waiting, profile.rounds),
+        latency.idle(ground, [*fast, *others], ROUNDS, profile.paced),
+        latency.loaded(ground, fast if profile.slow else ours, profile.asides, profile.loaded, rates),
+        features.ask(ground, profile.asides),
+        waiting.ask(ground, profile.waiting, profile.asides),
         waiting.growth(ground, profile.growth, 1),
-        recovery.ask(ground, profile.rounds),
-        *(scaling.ask(ground, kind, profile.rounds) for kind in scaling.KINDS),
+        recovery.ask(ground, profile.asides),
+        *(scaling.ask(ground, kind, rounds) for kind, rounds in (("cpu", ROUNDS), ("noop", profile.asides))),
     ]
 
 
 def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
     """What is asked of an emulator."""
-    defers = [defer.ask(ground, sides, how, profile.rounds) for how in defer.WAYS]
-    return [processing.ask(ground, sides, "noop", profile.rounds), *defers]
+    defers = [defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS]
+    return [processing.ask(ground, sides, "noop", ROUNDS), *defers]
 
 
 def half_load(noop: Table, flight: Table, side: str) -> float:
@@ -141,7 +144,7 @@ def main() -> None:
     parser.add_argument(
         "sections", nargs="*", choices=[*SECTIONS, []], help=f"of {', '.join(SECTIONS)}; all by default"
     )
-    parser.add_argument("--full", action="store_true", help="five rounds instead of three, and the slow peers, too")
+    parser.add_argument("--full", action="store_true", help="larger sizes, more rounds, and the slow peers, too")
     parser.add_argument("--dry", action="store_true", help="write nothing down")
     said = parser.parse_args()
     profile = FULL if said.full else SHORT

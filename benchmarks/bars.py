@@ -76,6 +76,14 @@ BARS: Sequence[Bar] = (
     Bar(table="postgres/noop", beside="procrastinate", sides=("procrastinate",), least=15),
     Bar(table="postgres/noop", beside="graphile-worker in batches", sides=("graphile-worker",), least=1),
     Bar(table="postgres/noop", beside="the same verbs in a bare loop", kinds=("limit",), least=0.5),
+    Bar(
+        table="postgres/noop",
+        figure="wal",
+        unit="bytes of WAL",
+        beside="the leanest peer of any language",
+        kinds=ANY,
+        most=1.0,
+    ),
     Bar(table="postgres/nap", beside="the ideal", ideal=10_000, least=0.8),
     Bar(table="postgres/one", beside="the best peer of any language", kinds=ANY, least=1),
     Bar(table="postgres/flight", beside="the best peer of any language", kinds=ANY, least=6),
@@ -115,20 +123,27 @@ def _judge(bar: Bar, table: Table) -> list[Comparison]:
     ours = table.row(bar.ours)
     if ours is None:
         return []
-    if bar.ideal:
-        share = ours.median(bar.figure) / bar.ideal
-        others = [Series(bar.beside.removeprefix("the "), [bar.ideal])]
-    else:
-        asked = [row for row in table.rows if row.kind in bar.kinds or row.side in bar.sides]
-        best = _best(bar, [row for row in asked if row.side not in bar.without])
-        if best is None:
-            return []
-        share, others = ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
+    share, others = _beside(bar, table, ours)
     sides = [Series(bar.ours, ours.figures(bar.figure)), *others]
     wanted = f"at least {bar.least:g} ×" if bar.least else f"at most {bar.most:g} ×"
+    met = share is not None and bar.least <= share <= bar.most
+    return [Comparison(_question(bar, table), bar.unit, sides, share, wanted, met)]
+
+
+def _beside(bar: Bar, table: Table, ours: Row) -> tuple[float | None, list[Series]]:
+    """The ratio, and what it is a ratio to."""
+    if bar.ideal:
+        return ours.median(bar.figure) / bar.ideal, [Series(bar.beside.removeprefix("the "), [bar.ideal])]
+    asked = [row for row in table.rows if row.kind in bar.kinds or row.side in bar.sides]
+    best = _best(bar, [row for row in asked if row.side not in bar.without])
+    if best is None:
+        return None, []
+    return ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
+
+
+def _question(bar: Bar, table: Table) -> str:
     name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL").replace("sqs", "SQS")
-    question = f"{name}: {table.title}, beside {bar.beside}"
-    return [Comparison(question, bar.unit, sides, share, wanted, bar.least <= share <= bar.most)]
+    return f"{name}: {table.title}, beside {bar.beside}"
 
 
 def _best(bar: Bar, rows: Sequence[Row]) -> Row | None:

@@ -32,8 +32,8 @@ class Comparison(Struct, frozen=True):
     question: str
     unit: str
     sides: list[Series]
-    ratio: float
-    """The first side to the best of the others, the median of the rounds' own ratios."""
+    ratio: float | None
+    """The first side to the best of the others, the median of the rounds' own ratios; None: there was no other."""
     bar: str
     met: bool
 

@@ -52,8 +52,9 @@ def bars_of(sections: Mapping[str, Section]) -> str:
         for result in section.comparisons:
             ours, *others = result.sides
             beside = "; ".join(f"{series.name} {spread(series, result.unit)}" for series in others)
-            met = "yes" if result.met else "**no**"
-            cells = (result.question, spread(ours, result.unit), beside, f"{result.ratio:.2f} ×", result.bar, met)
+            told = "not measured" if result.ratio is None else f"{result.ratio:.2f} ×"
+            met = "yes" if result.met else "–" if result.ratio is None else "**no**"
+            cells = (result.question, spread(ours, result.unit), beside or "–", told, result.bar, met)
             lines.append(f"| {' | '.join(cells)} |")
     taken = "; ".join(f"{name}: {one.profile} profile, {one.taken}" for name, one in sections.items())
     return "\n".join([*lines, "", f"Median (least–most) of the rounds. {taken}.", ""])

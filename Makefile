@@ -36,7 +36,7 @@ demo: $(VENV)/.demo  ## a newsletter whose worker is killed in the middle: each 
 	$(PY) -m examples.newsletter
 
 docs: $(VENV)/.docs  ## the documentation site, in site/
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	$(PY) -m zensical build --strict --clean
 
 bench: $(VENV)/.bench $(SQS)/.made  ## the benchmarks beside the peers, in less than 15 minutes; SECTION=redis for one part
 	$(PY) -m benchmarks $(SECTION)

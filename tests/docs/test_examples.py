@@ -57,3 +57,10 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     ]
 
     assert not missing
+
+
+def test_every_page_can_be_reached_from_the_navigation() -> None:
+    """The builder warns of links that lead nowhere, not of pages that nothing leads to."""
+    linked = set(re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
+
+    assert linked == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}

@@ -1,7 +1,6 @@
 """Asks the limits of a task before a job of it runs."""
 
 import asyncio
-from contextlib import suppress
 from math import inf
 
 from taskq.errors import BrokerError, ConfigError, Discard
@@ -44,10 +43,7 @@ class Admission:
 
     async def release(self, run: Run) -> None:
         """The run has ended, or did not begin, and its places are free."""
-        run.fiber = None
-        with suppress(asyncio.CancelledError):
-            # A request to end that came after the end.
-            await asyncio.sleep(0)
+        await run.close()
         await self._keeper.free(run.delivery.receipt)
 
     async def _ask(self, run: Run, limit: Limit, key: str) -> Outcome | None:

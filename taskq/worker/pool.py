@@ -101,9 +101,13 @@ class Pool:
         paused, draining, allowance = self._link.control.paused, self.fetcher.stopped, self._allowance()
         if paused or draining or len(deliveries) > allowance:
             # What was under way when the queue was paused, the drain began, or another pool took the last run.
-            wanted = [d for d in deliveries if not draining and paused.keys().isdisjoint(pauses_on(d.job))]
-            wanted = wanted[: int(min(len(wanted), allowance))]
-            refused = [Run(delivery) for delivery in deliveries if delivery not in wanted]
+            wanted: list[Delivery] = []
+            refused: list[Run] = []
+            for delivery in deliveries:
+                if draining or len(wanted) >= allowance or not paused.keys().isdisjoint(pauses_on(delivery.job)):
+                    refused.append(Run(delivery))
+                else:
+                    wanted.append(delivery)
             self._hold(refused)
             for run in refused:
                 self.settler.finish(run, _resting(run.delivery.job, paused) or Interrupted(begun=False))

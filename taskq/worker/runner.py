@@ -130,6 +130,13 @@ class Run:
         if self.fiber is not None and self.started is not None:
             self.fiber.cancel()
 
+    async def close(self) -> None:
+        """Heed no request to end any more: what follows is not the handler's."""
+        self.fiber = None
+        with suppress(asyncio.CancelledError):
+            # One that came after the end.
+            await asyncio.sleep(0)
+
     def ask_timeout(self) -> None:
         """Cancel the run because its time is over."""
         self.deadline = None
@@ -235,6 +242,7 @@ class Runner:
             outcome = Raised(RuntimeError(f"the handler raised {type(error).__name__}: {error}"))
             outcome.error.__cause__ = error
         if current.notes is not None:
+            await run.close()
             await current.notes.leave(lost=run.lost)
         return outcome
 

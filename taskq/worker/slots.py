@@ -1,16 +1,19 @@
 """Runs deliveries, so many at once, each in an asyncio task and a context of its own."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from taskq.events import Events, JobStarted
 from taskq.job import Delivery
 from taskq.limits.limit import Limits
-from taskq.outcome import Decision, Interrupted, Outcome
+from taskq.outcome import Decision, Interrupted, Outcome, Raised
 from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines
 from taskq.worker.runner import Run, Runner, job_fields
+
+_log = logging.getLogger("taskq")
 
 SUSPICIOUS = 2
 """A job under which so many workers died runs alone, so that it takes no healthy neighbour with it."""
@@ -116,7 +119,7 @@ class Slots:
 
     def running_in(self, fiber: asyncio.Task[object] | None) -> Run | None:
         """The run of an asyncio task; may be asked from another thread."""
-        return next((run for run in list(self.running.values()) if run.fiber is fiber), None)
+        return next((run for run in list(self.running.values()) if fiber is not None and run.fiber is fiber), None)
 
     def advance(self) -> None:
         """Begin what may begin now; called whenever something has been settled.
@@ -152,11 +155,16 @@ class Slots:
 
     async def _run(self, run: Run) -> None:
         limits = None if run.runnable is None else run.runnable.limits
-        if limits is None or self._admission is None:
-            self._begin(run)
-            outcome = await self._runner.run(run)
-        else:
-            outcome = await self._run_limited(run, limits, self._admission)
+        outcome: Outcome | Decision
+        try:
+            if limits is None or self._admission is None:
+                self._begin(run)
+                outcome = await self._runner.run(run)
+            else:
+                outcome = await self._run_limited(run, limits, self._admission)
+        except BaseException as error:  # noqa: BLE001 - a job that nobody ends would be held, and extended, for ever
+            _log.exception("job %s: its run broke off outside of its handler", run.delivery.job.id)
+            outcome = Raised(error if isinstance(error, Exception) else RuntimeError(f"broken off by {error!r}"))
         del self.running[run.delivery.receipt]
         self.ended += 1
         self._finish(run, outcome)

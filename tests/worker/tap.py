@@ -38,7 +38,10 @@ class Tap:
         self.answering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
-        self.store_is_away = self.store_loses_answers = False
+        self.store_is_away = self.store_loses_answers = self.notes_are_faulty = False
+        self.swapping = anyio.Event()
+        """Swaps wait for it."""
+        self.swapping.set()
         self.held: set[str] = set()
         self.most_held = 0
 
@@ -121,6 +124,9 @@ class TappedStore:
 
     async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
         self._tap.swapped.append(key)
+        await self._tap.swapping.wait()
+        if self._tap.notes_are_faulty and key.startswith("notes:"):
+            raise RuntimeError("the store does not keep its contract")
         if self._tap.store_is_away:
             raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
         swapped = await self._store.swap(key, old, new, ttl=ttl)

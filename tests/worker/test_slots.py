@@ -7,9 +7,11 @@ from contextvars import ContextVar
 import anyio
 import pytest
 
-from taskq import App, current
+from taskq import App, Retry, current
+from taskq.events import JobAgain
 from taskq.testing import run_until_idle
 from tests.worker.moves import SOON, lose, wait_until
+from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +100,47 @@ async def test_what_the_lifespan_set_is_seen_by_every_job() -> None:
         job = await look.defer()
         await run_until_idle(app)
         assert await job.result() == "open"
+
+
+async def test_a_run_asked_to_end_while_its_notes_are_written_ends_as_it_did(url: str, tap: Tap) -> None:
+    app = App(url, slots=1)
+
+    @app.task(retry=Retry.never())
+    async def fail() -> None:
+        await current().checkpoint(1)
+        tap.swapping = anyio.Event()
+        raise ValueError("by itself")
+
+    async with app:
+        job = await fail.defer()
+        async with app.working() as worker:
+            await wait_until(lambda: any(key.startswith("notes:") for key in tap.swapped))
+            (run,) = worker.running
+            await job.cancel()
+            await wait_until(lambda: run.asked)
+            tap.swapping.set()
+            await wait_until(lambda: not worker.look().held)
+        assert (await job.outcome()).errors[-1].type == "ValueError"
+
+
+async def test_whatever_breaks_around_a_run_its_slot_and_its_job_are_free_again(url: str, tap: Tap) -> None:
+    app = App(url, slots=1)
+
+    @app.task(retry=Retry.fixed(2, 0), idempotent=True)
+    async def note() -> int:
+        await current().checkpoint(1)
+        if current().attempt == 1:
+            tap.notes_are_faulty = True
+            raise ConnectionError
+        return current().attempt
+
+    def mend(_: JobAgain) -> None:
+        tap.notes_are_faulty = False
+
+    app.events.subscribe(JobAgain, mend)
+    async with app, app.working():
+        job = await note.defer()
+        assert await job.result(SOON) == 2
 
 
 @pytest.mark.usefixtures("clock")

@@ -21,6 +21,7 @@ from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
 from taskq.ledger.values import remembered, returned_type
 from taskq.ownbatch import OwnBatch, Prepare
 from taskq.sequel import FLOW, plan_of
+from taskq.signs import Signs
 from taskq.store import Store
 
 P = ParamSpec("P")
@@ -46,6 +47,8 @@ class Means(Struct, frozen=True):
     """Whether the whole run is one transaction."""
     prepare: Prepare | None = None
     """What a job passes that the handler adds to its batch."""
+    apart: bool = False
+    """Whether the run is in a process of its own, which has nothing of the above."""
 
 
 _NONE = Means()
@@ -54,7 +57,18 @@ _NONE = Means()
 class Current:
     """The running job. One of these lives for one run."""
 
-    __slots__ = ("_means", "arguments", "connection", "deadline", "delivery", "notes", "stopping", "used_batch")
+    __slots__ = (
+        "_means",
+        "_stop",
+        "arguments",
+        "connection",
+        "deadline",
+        "delivery",
+        "heard_at",
+        "notes",
+        "signs",
+        "used_batch",
+    )
 
     def __init__(
         self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]], means: Means = _NONE
@@ -71,9 +85,30 @@ class Current:
         """When the run will be cancelled, by the event loop's clock; None: never."""
         self.connection: Any = None
         """The transaction's connection, in a task with ``transaction=True`` and inside :meth:`transaction`."""
-        self.stopping = False
-        """True once the run has been asked to end: time-out, cancellation, or a worker that drains. Code in threads,
-        which nothing can interrupt, should look at it now and then."""
+        self._stop = ""
+        self.heard_at = 0.0
+        """When the run last gave a sign of life, by the event loop's clock; inf while it waits for a place."""
+        self.signs: Signs | None = None
+        """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
+
+    @property
+    def stopping(self) -> bool:
+        """True once the run has been asked to stop: its soft time-out, another time-out, cancellation, or a worker that
+        drains. Code in threads, which nothing can interrupt, should look at it now and then."""
+        return bool(self._stop) or (self.signs is not None and self.signs.stopping)
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to stop; the first reason counts. For workers."""
+        self._stop = self._stop or reason
+        if self.signs is not None:
+            self.signs.stop()
+
+    @property
+    def heard(self) -> float:
+        """When the run last gave a sign of life, wherever it is, by the event loop's clock."""
+        if self.signs is None or self._means.loop is None:
+            return self.heard_at
+        return self._means.loop.time() - self.signs.silence
 
     @property
     def job(self) -> Job:
@@ -129,6 +164,7 @@ class Current:
     @property
     def batch(self) -> OwnBatch | None:
         """The batch that the job is a member of, to add others to it; None when it is in none."""
+        self._refuse_apart("the job's batch")
         if self.used_batch is None and FLOW in self.delivery.job.headers:
             plan = plan_of(self.delivery.job)
             if plan is not None and plan.place is not None:
@@ -220,6 +256,14 @@ class Current:
         """The last checkpoint of this job, None when there is none."""
         return await self._notes().mark(f"checkpoint {name}", type)
 
+    def heartbeat(self) -> None:
+        """Say that the run is alive, for ``idle_timeout``; in any thread, and in a process of its own. What notes how
+        far the job is (a step, a checkpoint, an item, progress) says so, too."""
+        if self.signs is not None:
+            self.signs.beat()
+        elif self._means.loop is not None:
+            self.heard_at = self._means.loop.time()
+
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far this job is, to whoever asks its handle or ``taskq job``. Written every five seconds."""
         self._notes().set_progress(Progress(done, total))
@@ -255,6 +299,7 @@ class Current:
 
         Raises MissingCapability where the broker is no database.
         """
+        self._refuse_apart("a transaction")
         if self.connection is not None:
             yield self.connection
             return
@@ -266,7 +311,12 @@ class Current:
             finally:
                 self.connection = None
 
+    def _refuse_apart(self, what: str) -> None:
+        if self._means.apart:
+            raise ConfigError(f"{what} cannot be reached from another process: return it, or use executor='thread'")
+
     def _store(self, what: str) -> Store:
+        self._refuse_apart(what)
         if self._means.in_transaction or self.connection is not None:
             raise ConfigError(
                 f"{what} would remember what this transaction may yet undo: inside one, write your own row instead"
@@ -277,16 +327,18 @@ class Current:
 
     def _notes(self) -> Notes:
         store = self._store("what the job has done")
+        self.heartbeat()
         if self.notes is None:
             loop = self._means.loop or asyncio.get_running_loop()
             self.notes = Notes(store, self._means.codec, self.delivery, loop)
         return self.notes
 
     async def _pause(self) -> None:
+        self.heartbeat()
         if self.stopping and self._means.resumes and self.notes is not None:
             # So that the next run, which begins at once, knows.
             await self.notes.write()
-            raise Snooze(0.0, "the worker is shutting down")
+            raise Snooze(0.0, self._stop)
 
 
 def current() -> Current:

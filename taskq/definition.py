@@ -14,6 +14,7 @@ from taskq.middleware import Middleware
 from taskq.options import Executor, Idempotence
 from taskq.outcome import Policy
 from taskq.retry import Retry
+from taskq.timeouts import Timeouts, check_timeouts
 from taskq.versions import Upcast
 
 
@@ -25,7 +26,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
     keep: float | None = None
     keep_dead: float | None = None
-    timeout: float | None = None
+    timeouts: Timeouts = Timeouts()
     idempotent: Idempotence | None = None
     executor: Executor = "loop"
     transaction: bool = False
@@ -42,7 +43,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     """Which options the task named."""
 
 
-_OWN = frozenset({"timeout", "keep", "keep_dead", "on_dead", "capture"})
+_OWN = frozenset({"keep", "keep_dead", "on_dead", "capture"})
 
 
 def refuse_retries(definition: Definition) -> None:
@@ -59,5 +60,8 @@ def completed(definition: Definition, defaults: Mapping[str, Any]) -> Definition
         policy = replace(policy, retry=Retry(missing["retry"]))
     if "max_losses" in missing:
         policy = replace(policy, max_losses=missing["max_losses"])
+    timeouts = definition.timeouts
+    if "timeout" in missing:
+        timeouts = check_timeouts(definition.name, replace(timeouts, run=missing["timeout"]))
     own = {name: value for name, value in missing.items() if name in _OWN}
-    return replace(definition, policy=policy, **own) if missing else definition
+    return replace(definition, policy=policy, timeouts=timeouts, **own) if missing else definition

@@ -89,6 +89,10 @@ class TaskOptions(Options, total=False):
     keep: Seconds
     """How long outcomes are kept."""
     keep_dead: Seconds
+    soft_timeout: Seconds
+    """Seconds after which a run is asked to stop: ``current().stopping``, heeded by its next checkpoint."""
+    idle_timeout: Seconds
+    """Seconds that a run may go without a sign of life, such as ``current().heartbeat()`` or ``progress()``."""
     executor: Executor
     """Where it runs: coroutines in the loop, sync functions in a thread unless ``process`` is said."""
     transaction: bool
@@ -209,7 +213,7 @@ def check_option(name: str, value: Any) -> Any:
             return check_queue(value)
         case "name" | "on_dead":
             return check_task(value)
-        case "delay" | "expires_in" | "timeout" | "keep" | "keep_dead":
+        case "delay" | "expires_in" | "timeout" | "soft_timeout" | "idle_timeout" | "keep" | "keep_dead":
             return seconds(value, name)
         case "run_at" | "expires_at":
             if not isinstance(value, datetime) or value.tzinfo is None:

@@ -23,6 +23,7 @@ from taskq.making import make_job
 from taskq.options import CallOptions, Options, filled, merge
 from taskq.outcome import Policy
 from taskq.signature import Signature
+from taskq.timeouts import check_timeouts
 from taskq.unique import check_names
 
 P = ParamSpec("P")
@@ -133,6 +134,8 @@ class Task(Generic[P, R]):
         merged = merge(self._options, options)
         if "attempts" in options:
             refuse_retries(self.definition)
+        if "timeout" in options:
+            check_timeouts(self.name, msgspec.structs.replace(self.definition.timeouts, run=merged.timeout))
         variant = Task[P, R](self.definition, merged, self._home)
         if self._home.member is not None:
             variant._check(self._home.member)

@@ -25,6 +25,7 @@ from taskq.outcome import Policy
 from taskq.retry import Retry
 from taskq.schedule import ScheduleOptions, Timetable, make_timetable
 from taskq.task import Home, Task
+from taskq.timeouts import Timeouts, check_timeouts
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -193,7 +194,11 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         policy=policy,
         keep=rest.get("keep"),
         keep_dead=rest.get("keep_dead"),
-        timeout=check_option("timeout", call.pop("timeout")) if "timeout" in call else None,
+        timeouts=Timeouts(
+            run=check_option("timeout", call.pop("timeout")) if "timeout" in call else None,
+            soft=rest.get("soft_timeout"),
+            idle=rest.get("idle_timeout"),
+        ),
         idempotent=rest.get("idempotent"),
         executor=executor,
         transaction=rest.get("transaction", False),
@@ -211,6 +216,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
     if definition.upcast is not None and definition.version == 1:
         raise ConfigError(f"task {definition.name}: upcast= brings older calls up to date: give version=2 or more, too")
     _check_precondition(definition)
+    check_timeouts(definition.name, definition.timeouts)
     if "retry" in rest:
         refuse_retries(definition)
     defaults = merge(CallOptions(), call)

@@ -5,7 +5,7 @@ fetcher      asks the broker for as many jobs as there is room for
 slots        runs each in an asyncio task and context of its own
 runner       decodes a delivery, runs its handler, and tells how that went
 handlers     how a handler is called: in the loop, in a thread, in another process
-deadlines    one timer for all time-outs
+deadlines    one timer for all time-outs: asks runs to stop, or to end
 settler      decides what follows, and tells the broker in as few calls as load allows
 effects      what an end brings about, before it is settled
 leases       extends what is held, from a thread of its own

@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import traceback
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from importlib import import_module
 from math import inf
 from typing import Any, Literal
@@ -12,11 +13,13 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from taskq.context import Current
+from taskq.context import Current, Means, running
 from taskq.definition import Definition
 from taskq.depends import Dependency, Scoped
 from taskq.errors import Discard
+from taskq.job import Delivery
 from taskq.middleware import Handler, Middleware, compose
+from taskq.signs import joined_signs, shared_signs
 from taskq.task import Task
 
 
@@ -75,7 +78,7 @@ def _in_loop(function: Callable[..., Coroutine[Any, Any, Any]], provided: Mappin
 def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], executors: Executors) -> Handler:
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
-        async with executors.threads:
+        async with _place(executors.threads, current):
             inner = asyncio.ensure_future(
                 anyio.to_thread.run_sync(lambda: function(*args, **{**provided, **kwargs}), limiter=executors.free)
             )
@@ -84,7 +87,7 @@ def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], execut
                 try:
                     await asyncio.wait({inner})
                 except asyncio.CancelledError:
-                    current.stopping = True
+                    current.stop("it was cancelled")
             return inner.result()
 
     return call
@@ -95,30 +98,54 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
 
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
-        # Cancelling kills the child process.
-        return await anyio.to_process.run_sync(
-            _run_in_child,
-            function.__module__,
-            function.__qualname__,
-            args,
-            {**provided, **kwargs},
-            cancellable=True,
-            limiter=executors.processes,
-        )
+        async with _place(executors.processes, current):
+            with shared_signs() as (path, current.signs):
+                if current.stopping:
+                    current.signs.stop()
+                try:
+                    # Cancelling kills the child process.
+                    return await anyio.to_process.run_sync(
+                        _run_in_child,
+                        *(function.__module__, function.__qualname__),
+                        args,
+                        {**provided, **kwargs},
+                        current.delivery,
+                        path,
+                        cancellable=True,
+                        limiter=executors.free,
+                    )
+                finally:
+                    current.signs = None
 
     return call
 
 
-def _run_in_child(module: str, qualname: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+@asynccontextmanager
+async def _place(limiter: CapacityLimiter, current: Current) -> AsyncGenerator[None]:
+    """Room to run; who waits for it is not silent."""
+    current.heard_at = inf
+    async with limiter:
+        current.heartbeat()
+        yield
+
+
+def _run_in_child(
+    module: str, qualname: str, args: tuple[Any, ...], kwargs: dict[str, Any], delivery: Delivery, path: str
+) -> Any:
     found: Any = import_module(module)
     for name in qualname.split("."):
         found = getattr(found, name)
     function = found.definition.function if isinstance(found, Task) else found
+    current = Current(delivery, (args, kwargs), Means(apart=True))
+    token = running.set(current)
     try:
-        return function(*args, **kwargs)
+        with joined_signs(path) as current.signs:
+            return function(*args, **kwargs)
     except Exception as error:
         error.add_note("".join(traceback.format_exception(error)))
         raise
+    finally:
+        running.reset(token)
 
 
 def _if(precondition: Callable[..., Any], handler: Handler, executors: Executors) -> Handler:

@@ -25,6 +25,7 @@ from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, warnings_of
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
 from taskq.task import Task
+from taskq.timeouts import Timeouts
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.options import PoolOptions, WorkerOptions
 from taskq.worker.runner import Runnable
@@ -155,7 +156,7 @@ class Recipe(Struct, frozen=True):
             decode=task.signature.decode,
             encode=self.codec.encode,
             handler=handler,
-            timeout=definition.timeout,
+            timeouts=None if definition.timeouts == Timeouts() else definition.timeouts,
             transaction=definition.transaction,
             version=definition.version,
             upcast=definition.upcast,

@@ -13,7 +13,7 @@ from msgspec import Struct, field
 from taskq.broker import Transactions
 from taskq.codec import Codec
 from taskq.context import Current, Means, running
-from taskq.errors import ConfigError, DecodeError, JobTimeout
+from taskq.errors import ConfigError, DecodeError
 from taskq.expiry import EXPIRES_AT, dated
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
@@ -39,6 +39,7 @@ from taskq.payloads import not_here
 from taskq.schedule import LIFE
 from taskq.sequel import FLOW, FOLLOWS, KEPT, plan_of
 from taskq.store import Store
+from taskq.timeouts import Timeouts
 from taskq.versions import VERSION, Upcast, brought_up, version_of
 
 _NOTHING = Returned()
@@ -55,7 +56,7 @@ class Runnable(Struct, frozen=True):
     decode: Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]
     encode: Callable[[Any], bytes]
     handler: Handler
-    timeout: float | None
+    timeouts: Timeouts | None
     transaction: bool
     version: int = 1
     upcast: Upcast | None = None
@@ -84,17 +85,17 @@ class Run:
         "again",
         "asked",
         "current",
-        "deadline",
         "delivery",
         "fiber",
         "held_since",
+        "look_at",
         "lost",
         "policy",
         "runnable",
         "said",
         "settled",
         "started",
-        "timeout",
+        "timeouts",
     )
 
     def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
@@ -117,16 +118,16 @@ class Run:
         self.settled = False
         """Its end was accepted, by its own transaction or by the broker."""
         self.started: float | None = None
-        self.timeout: float | None = None
-        self.deadline: float | None = None
-        """When it will be asked to end, by the event loop's clock; None once it was, or if never."""
+        self.timeouts: Timeouts | None = None
+        self.look_at = inf
+        """When its time-outs are looked at next, by the event loop's clock."""
 
     def ask(self, outcome: Outcome) -> None:
         """Cancel the run; the first request names the outcome. A handler that returns all the same has returned."""
         if self.asked is None:
             self.asked = outcome
         if self.current is not None:
-            self.current.stopping = True
+            self.current.stop(outcome.reason if isinstance(outcome, Interrupted) else "it was asked to end")
         if self.fiber is not None and self.started is not None:
             self.fiber.cancel()
 
@@ -136,11 +137,6 @@ class Run:
         with suppress(asyncio.CancelledError):
             # One that came after the end.
             await asyncio.sleep(0)
-
-    def ask_timeout(self) -> None:
-        """Cancel the run because its time is over."""
-        self.deadline = None
-        self.ask(Raised(JobTimeout(f"ran past its time-out of {self.timeout:g} s")))
 
 
 class JobFields(TypedDict):
@@ -195,10 +191,10 @@ class Runner:
             run = Run(delivery)
             return run, screen(delivery, run.policy) or Unknown()
         run = Run(delivery, runnable.policy)
-        run.timeout = runnable.timeout
+        run.timeouts = runnable.timeouts
         if said:
             run.said = said
-            run.policy, run.timeout = _overridden(runnable, delivery.job)
+            run.policy, run.timeouts = _overridden(runnable, delivery.job)
             run.again = run.again or not _RECALLING.isdisjoint(said)
         refused = screen(delivery, run.policy)
         if refused is not None:
@@ -281,9 +277,9 @@ def _returned(run: Run, runnable: Runnable, value: object) -> Returned:
     return Returned(runnable.encode(value) if run.policy.keep else None, added)
 
 
-def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, float | None]:
-    """Policy and time-out with what the call itself said; a header that makes no sense says nothing."""
-    policy, timeout, headers = runnable.policy, runnable.timeout, job.headers
+def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, Timeouts | None]:
+    """Policy and time-outs with what the call itself said; a header that makes no sense says nothing."""
+    policy, timeouts, headers = runnable.policy, runnable.timeouts, job.headers
     if ATTEMPTS in headers:
         with suppress(ValueError, ConfigError):
             retry = msgspec.structs.replace(policy.retry, attempts=int(headers[ATTEMPTS]))
@@ -294,5 +290,6 @@ def _overridden(runnable: Runnable, job: Job) -> tuple[Policy, float | None]:
             policy = msgspec.structs.replace(policy, keep=max(policy.keep, KEPT))
     if TIMEOUT in headers:
         with suppress(ValueError, ConfigError):
-            timeout = check_option("timeout", float(headers[TIMEOUT]))
-    return policy, timeout
+            own = check_option("timeout", float(headers[TIMEOUT]))
+            timeouts = msgspec.structs.replace(timeouts or Timeouts(), run=own)
+    return policy, timeouts

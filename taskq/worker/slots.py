@@ -184,9 +184,8 @@ class Slots:
 
     def _begin(self, run: Run) -> None:
         run.started = self._loop.time()
-        if run.timeout is not None and run.current is not None:
-            run.deadline = run.current.deadline = run.started + run.timeout
-            self._deadlines.watch(run.deadline)
+        if run.timeouts is not None:
+            self._deadlines.watch(run)
         if JobStarted in self._events.listeners:
             wait = run.delivery.now - run.delivery.due
             self._events.emit(JobStarted(**job_fields(run), wait=wait, losses=run.delivery.losses))

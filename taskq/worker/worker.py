@@ -225,7 +225,7 @@ class Worker:
             self._events.emit(WorkerDraining(running=len(running)))
         for run in running:
             if run.current is not None:
-                run.current.stopping = True
+                run.current.stop("the worker is shutting down")
         with self._grace:
             await self._until_nothing_runs()
         for slots in self._slots:

@@ -85,6 +85,10 @@ def test_conflicting_options_are_refused(given: dict[str, Any], says: str) -> No
         ({"limits": [Concurrency(1), Concurrency(2)]}, "waits in the queue for one Concurrency at most"),
         ({"executor": "thread"}, "coroutines run in the loop, sync functions in a thread or process"),
         ({"executor": "process"}, "coroutines run in the loop"),
+        ({"timeout": 30, "soft_timeout": 30}, "soft_timeout=30 asks a run to stop that timeout=30 has cancelled"),
+        ({"timeout": 30, "idle_timeout": 60}, "timeout=30 is over before idle_timeout=60 could be"),
+        ({"idle_timeout": 0}, "would cancel every run at once"),
+        ({"soft_timeout": -1}, "soft_timeout=-1: give seconds of at least 0"),
         (
             {"delivery": "at_most_once", "retry": 3},
             "cannot be retried: drop retry= and attempts=",
@@ -103,6 +107,13 @@ def test_a_sync_function_runs_in_a_thread_or_a_process_and_not_in_the_loop() -> 
         make_task(sync_handler, {"executor": "loop"})
     with pytest.raises(ConfigError, match="a transaction cannot be handed to another process"):
         make_task(sync_handler, {"executor": "process", "transaction": True})
+
+
+def test_a_calls_own_time_out_leaves_room_for_its_tasks_soft_one() -> None:
+    patient = task(timeout=60, soft_timeout=30)
+    assert patient.options(timeout=31).name == patient.name
+    with pytest.raises(ConfigError, match="soft_timeout=30 asks a run to stop that timeout=20 has cancelled"):
+        patient.options(timeout=20)
 
 
 def test_a_call_of_a_task_that_runs_at_most_once_cannot_have_attempts() -> None:

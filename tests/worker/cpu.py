@@ -4,7 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from taskq import Tasks
+from taskq import Tasks, current
+from taskq.errors import TaskqError
 
 declared = Tasks()
 
@@ -33,3 +34,26 @@ def stay(note: str) -> int:
 
 def die() -> int:
     os._exit(9)
+
+
+def heed(note: str) -> str:
+    """Show signs of life until told to stop; leave a file at the first."""
+    while not current().stopping:
+        current().heartbeat()
+        Path(note).touch()
+        time.sleep(0.01)
+    return f"{current().id} {current().attempt}"
+
+
+def reach_out() -> list[str]:
+    """What a process of its own cannot do."""
+    refused = list[str]()
+    try:
+        current().progress(1)
+    except TaskqError as error:
+        refused.append(str(error))
+    try:
+        assert current().batch is None
+    except TaskqError as error:
+        refused.append(str(error))
+    return refused

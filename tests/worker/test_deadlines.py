@@ -1,19 +1,29 @@
-"""Deadlines: one timer for all, each run asked in its time and only once."""
+"""Time-outs: one timer for all, each run asked in its time; to stop, to end, or to give a sign of life."""
+
+import asyncio
+import time
 
 import pytest
 
+from taskq import App, Retry, current
+from taskq.context import Current, Means
+from taskq.errors import JobTimeout
+from taskq.events import JobAgain
 from taskq.outcome import Raised
-from taskq.testing import VirtualClock
-from taskq.worker.deadlines import Deadlines
+from taskq.testing import VirtualClock, run_until_idle
+from taskq.timeouts import Timeouts
+from taskq.worker.deadlines import STOOD_STILL, Deadlines
 from taskq.worker.runner import Run
-from tests.worker.moves import a_delivery
+from tests.worker.moves import a_delivery, heard, wait_until
 
 pytestmark = pytest.mark.anyio
 
 
-def _run(name: str, deadline: float | None) -> Run:
-    run = Run(a_delivery(name))
-    run.timeout = run.deadline = deadline
+def _run(name: str, **timeouts: float) -> Run:
+    delivery = a_delivery(name)
+    run = Run(delivery)
+    run.timeouts, run.started = Timeouts(**timeouts), asyncio.get_running_loop().time()
+    run.current = Current(delivery, ((), {}), Means(loop=asyncio.get_running_loop()))
     return run
 
 
@@ -22,11 +32,10 @@ def _asked(runs: list[Run]) -> list[str]:
 
 
 async def test_each_run_is_asked_at_its_own_deadline(clock: VirtualClock) -> None:
-    runs = [_run("late", 300), _run("early", 10), _run("middle", 60), _run("never", None)]
+    runs = [_run("late", run=300), _run("early", run=10), _run("middle", run=60), _run("never")]
     deadlines = Deadlines(runs)
     for run in runs:
-        if run.deadline is not None:
-            deadlines.watch(run.deadline)
+        deadlines.watch(run)
     await clock.advance(9)
     assert _asked(runs) == []
     await clock.advance(1)
@@ -38,21 +47,22 @@ async def test_each_run_is_asked_at_its_own_deadline(clock: VirtualClock) -> Non
 
 
 async def test_an_earlier_deadline_moves_the_timer(clock: VirtualClock) -> None:
-    runs = [_run("late", 300)]
+    runs = [_run("late", run=300)]
     deadlines = Deadlines(runs)
-    deadlines.watch(300)
+    deadlines.watch(runs[0])
     await clock.advance(5)
-    runs.append(_run("early", 10))
-    deadlines.watch(10)
+    runs.append(_run("early", run=5))
+    deadlines.watch(runs[1])
     await clock.advance(5)
     assert _asked(runs) == ["early"]
 
 
 async def test_a_run_that_has_ended_is_not_asked(clock: VirtualClock) -> None:
-    runs = [_run("ended", 10), _run("running", 20)]
+    runs = [_run("ended", run=10), _run("running", run=20)]
     ended, _ = runs
     deadlines = Deadlines(runs)
-    deadlines.watch(10)
+    for run in runs:
+        deadlines.watch(run)
     del runs[0]
     await clock.advance(30)
     assert ended.asked is None
@@ -60,9 +70,106 @@ async def test_a_run_that_has_ended_is_not_asked(clock: VirtualClock) -> None:
 
 
 async def test_after_closing_nobody_is_asked(clock: VirtualClock) -> None:
-    runs = [_run("a", 10)]
+    runs = [_run("a", run=10)]
     deadlines = Deadlines(runs)
-    deadlines.watch(10)
+    deadlines.watch(runs[0])
     deadlines.close()
     await clock.advance(60)
     assert _asked(runs) == []
+
+
+async def test_a_run_is_asked_to_stop_at_its_soft_time_out_and_to_end_at_the_hard_one(clock: VirtualClock) -> None:
+    run = _run("a", run=30, soft=20)
+    assert run.current is not None
+    Deadlines([run]).watch(run)
+    await clock.advance(19)
+    assert not run.current.stopping
+    await clock.advance(1)
+    assert run.current.stopping
+    assert run.asked is None
+    await clock.advance(10)
+    assert _asked([run]) == ["a"]
+
+
+async def test_a_silent_run_is_asked_to_end_and_one_that_is_heard_goes_on(clock: VirtualClock) -> None:
+    silent, alive, waiting = runs = [_run(name, idle=10) for name in ("silent", "alive", "waiting")]
+    deadlines = Deadlines(runs)
+    for run in runs:
+        deadlines.watch(run)
+    assert alive.current is not None
+    assert waiting.current is not None
+    waiting.current.heard_at = float("inf")
+    for _ in range(4):
+        await clock.advance(9)
+        alive.current.heartbeat()
+    assert _asked(runs) == ["silent"]
+    assert str(silent.asked) == str(Raised(JobTimeout("was silent for 10 s")))
+    waiting.current.heartbeat()
+    await clock.advance(10)
+    assert _asked(runs) == ["silent", "alive", "waiting"]
+
+
+async def test_a_coroutine_that_goes_silent_is_cut_off_and_one_that_tells_of_itself_is_not(clock: VirtualClock) -> None:
+    app = App("memory://")
+
+    @app.task(idle_timeout=60, retry=Retry.never(), keep=600)
+    async def talk(way: str) -> str:
+        for number in range(5):
+            await asyncio.sleep(50)
+            match way:
+                case "heartbeat":
+                    current().heartbeat()
+                case "progress":
+                    current().progress(number)
+                case "checkpoint":
+                    await current().checkpoint(number)
+                case _:
+                    pass
+        return way
+
+    @app.task(idle_timeout=60, retry=Retry.never())
+    async def walk() -> int:
+        async for _ in current().iterate(range(5)):
+            await asyncio.sleep(50)
+        return 5
+
+    async with app, app.working():
+        jobs = {way: await talk.defer(way) for way in ("heartbeat", "progress", "checkpoint", "nothing")}
+        walked = await walk.defer()
+        await clock.advance(260)
+        assert [await jobs[way].result() for way in list(jobs)[:3]] == ["heartbeat", "progress", "checkpoint"]
+        assert await walked.result() == 5
+        with pytest.raises(JobTimeout, match="was silent for 60 s"):
+            await jobs["nothing"].result()
+
+
+async def test_a_job_that_knows_how_far_it_is_hands_itself_back_at_its_soft_time_out(clock: VirtualClock) -> None:
+    app = App("memory://")
+    again = heard(app, JobAgain)
+    runs: list[list[int]] = []
+
+    @app.task(soft_timeout=60, timeout=600, idempotent=True)
+    async def walk() -> int:
+        runs.append([])
+        async for number in current().iterate(range(5)):
+            await asyncio.sleep(25)
+            runs[-1].append(number)
+        return current().attempt
+
+    async with app:
+        job = await walk.defer()
+        await run_until_idle(app)
+        assert await job.result() == 1
+    assert runs == [[0, 1, 2], [3, 4]]
+    assert [(event.reason, event.counted) for event in again] == [("its soft time-out is over", False)]
+    assert clock.time() < 600
+
+
+async def test_a_loop_that_stood_still_heard_nobody_and_listens_anew() -> None:
+    run = _run("a", idle=0.5)
+    Deadlines([run]).watch(run)
+    time.sleep(STOOD_STILL + 1)  # noqa: ASYNC251 - the loop stands still
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert run.asked is None
+    await wait_until(lambda: run.asked)

@@ -12,7 +12,7 @@ import pytest
 from taskq import App, Retry, current
 from taskq.errors import JobCancelled, JobFailed, JobTimeout
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.cpu import declared, declared_here, die, fail, square, stay
+from tests.worker.cpu import declared, declared_here, die, fail, heed, reach_out, square, stay
 from tests.worker.moves import SOON, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +167,44 @@ async def test_a_time_out_kills_the_child(tmp_path: Path) -> None:
         with pytest.raises(JobTimeout):
             await job.result()
     assert not _lives(note)
+
+
+async def test_a_child_that_goes_silent_is_killed(tmp_path: Path) -> None:
+    app = App("memory://")
+    task = app.task(executor="process", idle_timeout=3, retry=Retry.never())(stay)
+    note = tmp_path / "pid"
+    async with app:
+        job = await task.defer(str(note))
+        await run_until_idle(app)
+        with pytest.raises(JobTimeout, match="was silent"):
+            await job.result()
+    assert not _lives(note)
+
+
+async def test_a_child_is_heard_and_stops_when_its_worker_asks_it_to(tmp_path: Path) -> None:
+    app = App("memory://")
+    task = app.task(executor="process", timeout=SOON, idle_timeout=SOON - 1)(heed)
+    note = tmp_path / "heard"
+    async with app:
+        job = await task.defer(str(note))
+        async with app.working() as worker:
+            await wait_until(note.exists)
+            (run,) = worker.running
+            assert run.current is not None
+            first = run.current.heard
+            await wait_until(lambda: run.current and run.current.heard > first)
+            worker.drain()
+        assert await job.result() == f"{job.id} 1"
+
+
+async def test_what_a_child_cannot_reach_is_refused_in_words() -> None:
+    app = App("memory://")
+    task = app.task(executor="process")(reach_out)
+    async with app:
+        job = await task.defer()
+        await run_until_idle(app)
+        refused = await job.result()
+    assert [text.partition(" cannot")[0] for text in refused] == ["what the job has done", "the job's batch"]
 
 
 async def test_cancelling_kills_the_child(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ async def test_headers_that_make_no_sense_change_nothing() -> None:
     delivery = a_delivery()
     job = type(delivery.job)(id="x", task="task", body=b"{}", headers={"taskq-attempts": "many", "taskq-timeout": "-"})
     run, refused = _runner().prepare(a_delivery(job=job))
-    assert (refused, run.timeout, run.policy.retry.attempts) == (None, None, Policy().retry.attempts)
+    assert (refused, run.timeouts, run.policy.retry.attempts) == (None, None, Policy().retry.attempts)
 
 
 @pytest.mark.parametrize("leave", [sys.exit, KeyboardInterrupt, asyncio.CancelledError])

@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a worker's event loop may stand still before that is reported."""
     stall_limit: Positive = 600.0
     """How long before its leases are let go."""
+    growth_warning: Annotated[int, Meta(ge=0)] = 10_000
+    """Runs over which a worker's memory may grow all along until that is reported; 0: nobody looks."""
     spool: str | None = None
     """A file in which deferred jobs wait while the broker is out of reach; None: deferring fails then."""
     spool_size: Count = 64 << 20

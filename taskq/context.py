@@ -64,8 +64,10 @@ class Current:
         "connection",
         "deadline",
         "delivery",
+        "grown",
         "heard_at",
         "notes",
+        "peak",
         "signs",
         "used_batch",
     )
@@ -90,6 +92,10 @@ class Current:
         """When the run last gave a sign of life, by the event loop's clock; inf while it waits for a place."""
         self.signs: Signs | None = None
         """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
+        self.peak = 0
+        """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
+        self.grown = 0
+        """Bytes by which the worker's highest memory rose while it ran in a thread, whatever else ran meanwhile."""
 
     @property
     def stopping(self) -> bool:

@@ -41,6 +41,10 @@ class JobFinished(JobEvent, frozen=True, kw_only=True):
     wait: float = 0.0
     """Seconds between becoming due and being fetched, that last time."""
     error: BaseException | None = None
+    peak: int = 0
+    """Bytes of resident memory that the handler's own process held at most; 0 of handlers that have none."""
+    grown: int = 0
+    """Bytes by which the worker's highest memory rose while it ran in a thread, whatever else ran meanwhile."""
 
 
 class JobAgain(JobEvent, frozen=True, kw_only=True):
@@ -55,6 +59,8 @@ class JobAgain(JobEvent, frozen=True, kw_only=True):
     wait: float = 0.0
     """Seconds between becoming due and being fetched."""
     error: BaseException | None = None
+    peak: int = 0
+    grown: int = 0
 
 
 class SettlementRefused(JobEvent, frozen=True, kw_only=True):
@@ -111,6 +117,17 @@ class LoopStalled(Event, frozen=True, kw_only=True):
     """The job whose code was running, when it is known."""
     task: str | None
     stack: str
+
+
+class MemoryGrown(Event, frozen=True, kw_only=True):
+    """The worker's memory grew all along over a number of runs, as it does when something leaks."""
+
+    jobs: int
+    """Runs."""
+    grown: int
+    """Bytes of resident memory gained meanwhile."""
+    memory: int
+    """Bytes of it now."""
 
 
 class BrokerLost(Event, frozen=True, kw_only=True):

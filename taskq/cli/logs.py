@@ -26,6 +26,7 @@ from taskq.events import (
     JobVetoed,
     LeaseLost,
     LoopStalled,
+    MemoryGrown,
     SettlementRefused,
     WorkerDraining,
     WorkerStarted,
@@ -46,6 +47,7 @@ _LOGGED: Sequence[type[Event]] = (
     SettlementRefused,
     LeaseLost,
     LoopStalled,
+    MemoryGrown,
     DeadLettersDropped,
     BrokerLost,
     BrokerRegained,
@@ -91,7 +93,16 @@ def _write(event: Event) -> None:
 def _fields(event: Event) -> dict[str, object]:
     match event:
         case JobEvent():
-            return {"job": event.id, "task": event.task, "queue": event.queue, "attempt": event.attempt}
+            fields: dict[str, object] = {
+                "job": event.id,
+                "task": event.task,
+                "queue": event.queue,
+                "attempt": event.attempt,
+            }
+            peak = event.peak if isinstance(event, JobFinished | JobAgain) else 0
+            return {**fields, "peak": peak} if peak else fields
+        case MemoryGrown():
+            return {"runs": event.jobs, "grown": event.grown, "memory": event.memory}
         case LoopStalled(id=id, task=task) if id is not None:
             return {"job": id, "task": task}
         case DeadLettersDropped():
@@ -137,6 +148,9 @@ def _line_of_worker(event: Event) -> Line:
             where = f"in {event.task}" if event.task is not None else "outside of jobs"
             words = f"the event loop has stood still for {event.seconds:.1f} s {where}\n{event.stack.rstrip()}"
             return logging.WARNING, words, None
+        case MemoryGrown():
+            words = f"memory grew all along over the last {event.jobs:,} runs, to {event.memory >> 20} MiB"
+            return logging.WARNING, f"{words}: {event.grown // event.jobs:,} bytes a run", None
         case BrokerLost():
             return logging.ERROR, f"the broker{_named(event.broker)} does not answer: {event.error}", None
         case BrokerRegained():

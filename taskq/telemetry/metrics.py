@@ -20,16 +20,20 @@ from taskq.events import (
     JobVetoed,
     LeaseLost,
     LoopStalled,
+    MemoryGrown,
     SettlementRefused,
 )
+from taskq.worker.memory import memory_of
 from taskq.worker.sight import Sight
 
 SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+BYTES = tuple(2**exponent for exponent in range(24, 36))
 JOBS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 NAMES = {
     "taskq.job.wait": ("s", "From the moment a job was due to its fetch"),
     "taskq.job.run": ("s", "How long a job's handler ran"),
+    "taskq.job.memory": ("By", "The most memory that a handler's own process held during a run"),
     "taskq.jobs.finished": ("{job}", "Jobs that ended for good, by how"),
     "taskq.jobs.again": ("{run}", "Runs after which the job runs again, by whether they counted as attempts"),
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
@@ -48,6 +52,8 @@ NAMES = {
     "taskq.broker.lost": ("{outage}", "Times the broker stopped answering"),
     "taskq.loop.stalls": ("{stall}", "Times the event loop was reported to stand still"),
     "taskq.loop.lag": ("s", "How long the event loop last took to answer"),
+    "taskq.memory": ("By", "Resident memory of the worker"),
+    "taskq.memory.growths": ("{growth}", "Times the worker's memory was found to grow all along"),
     "taskq.slots": ("{slot}", "Jobs that may run at once"),
     "taskq.slots.used": ("{slot}", "Jobs that run"),
     "taskq.jobs.held": ("{job}", "Jobs fetched and not yet settled"),
@@ -67,6 +73,7 @@ class Metrics:
         self._meter = metrics.get_meter("taskq", meter_provider=provider)
         self._wait = self._histogram("taskq.job.wait", SECONDS)
         self._run = self._histogram("taskq.job.run", SECONDS)
+        self._memory = self._histogram("taskq.job.memory", BYTES)
         self._settle = self._histogram("taskq.settle.duration", SECONDS)
         self._fetched = self._histogram("taskq.fetch.jobs", JOBS)
         self._settled = self._histogram("taskq.settle.jobs", JOBS)
@@ -81,6 +88,7 @@ class Metrics:
         self._empty = self._counter("taskq.fetch.empty")
         self._outages = self._counter("taskq.broker.lost")
         self._stalls = self._counter("taskq.loop.stalls")
+        self._growths = self._counter("taskq.memory.growths")
         self._runs: dict[str, tuple[int, float]] = {}
         """Of each queue: how many runs, and how long they took together."""
 
@@ -98,12 +106,14 @@ class Metrics:
         events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))
         events.subscribe(LoopStalled, lambda event: self._stalls.add(1, {"taskq.task": event.task or ""}))
+        events.subscribe(MemoryGrown, lambda _: self._growths.add(1))
 
     def watch(self, look: Callable[[], Sight]) -> None:
         """Measure a worker whenever somebody collects."""
         self._gauge("taskq.slots", lambda: [Observation(look().slots)])
         self._gauge("taskq.slots.used", lambda: [Observation(look().running)])
         self._gauge("taskq.jobs.held", lambda: [Observation(look().held)])
+        self._gauge("taskq.memory", lambda: [Observation(memory_of("self"))])
         self._gauge("taskq.loop.lag", lambda: [Observation(max(look().lag, look().stalled - 1.0))])
 
     def count(self, stats: Callable[[], Sequence[QueueStats]]) -> None:
@@ -125,17 +135,19 @@ class Metrics:
     def _on_finished(self, event: JobFinished) -> None:
         attributes = _job(event)
         self._finished.add(1, {**attributes, "taskq.end": event.end})
-        self._note_run(event, event.run)
+        self._note_run(event)
 
     def _on_again(self, event: JobAgain) -> None:
         self._again.add(1, {**_job(event), "taskq.counted": "yes" if event.counted else "no"})
-        self._note_run(event, event.run)
+        self._note_run(event)
 
-    def _note_run(self, event: JobEvent, seconds: float) -> None:
-        if seconds:
-            self._run.record(seconds, _job(event))
+    def _note_run(self, event: JobFinished | JobAgain) -> None:
+        if event.run:
+            self._run.record(event.run, _job(event))
             runs, total = self._runs.get(event.queue, (0, 0.0))
-            self._runs[event.queue] = (runs + 1, total + seconds)
+            self._runs[event.queue] = (runs + 1, total + event.run)
+        if event.peak:
+            self._memory.record(event.peak, _job(event))
 
     def _on_fetched(self, event: JobsFetched) -> None:
         self._fetched.record(event.jobs)

@@ -8,8 +8,8 @@ from contextlib import suppress
 import anyio
 from anyio.abc import Process
 
+from taskq.worker.memory import memory_of
 from taskq.worker.notify import GRACE, SOCKET
-from taskq.worker.sight import memory_of
 
 SUPERVISED = "TASKQ_SUPERVISED"
 """Set in the environment of a worker whose stdin ends with its supervisor."""

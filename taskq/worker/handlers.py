@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import asynccontextmanager
 from importlib import import_module
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -21,6 +21,7 @@ from taskq.job import Delivery
 from taskq.middleware import Handler, Middleware, compose
 from taskq.signs import joined_signs, shared_signs
 from taskq.task import Task
+from taskq.worker.memory import Peak, highest
 
 
 class Executors:
@@ -79,6 +80,7 @@ def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], execut
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
         async with _place(executors.threads, current):
+            before = highest()
             inner = asyncio.ensure_future(
                 anyio.to_thread.run_sync(lambda: function(*args, **{**provided, **kwargs}), limiter=executors.free)
             )
@@ -88,6 +90,7 @@ def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], execut
                     await asyncio.wait({inner})
                 except asyncio.CancelledError:
                     current.stop("it was cancelled")
+            current.grown = highest() - before
             return inner.result()
 
     return call
@@ -104,7 +107,7 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
                     current.signs.stop()
                 try:
                     # Cancelling kills the child process.
-                    return await anyio.to_process.run_sync(
+                    told = await anyio.to_process.run_sync(
                         _run_in_child,
                         *(function.__module__, function.__qualname__),
                         args,
@@ -116,8 +119,20 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
                     )
                 finally:
                     current.signs = None
+        current.peak = told.peak
+        if told.error is not None:
+            raise told.error
+        return told.value
 
     return call
+
+
+class _Told(NamedTuple):
+    """How a call in another process went."""
+
+    value: Any
+    error: Exception | None
+    peak: int
 
 
 @asynccontextmanager
@@ -131,21 +146,22 @@ async def _place(limiter: CapacityLimiter, current: Current) -> AsyncGenerator[N
 
 def _run_in_child(
     module: str, qualname: str, args: tuple[Any, ...], kwargs: dict[str, Any], delivery: Delivery, path: str
-) -> Any:
+) -> _Told:
     found: Any = import_module(module)
     for name in qualname.split("."):
         found = getattr(found, name)
     function = found.definition.function if isinstance(found, Task) else found
     current = Current(delivery, (args, kwargs), Means(apart=True))
-    token = running.set(current)
+    token, peak = running.set(current), Peak()
     try:
         with joined_signs(path) as current.signs:
-            return function(*args, **kwargs)
-    except Exception as error:
+            value, failure = function(*args, **kwargs), None
+    except Exception as error:  # noqa: BLE001 - raised again by whoever is told of it
         error.add_note("".join(traceback.format_exception(error)))
-        raise
+        value, failure = None, error
     finally:
         running.reset(token)
+    return _Told(value, failure, peak.read())
 
 
 def _if(precondition: Callable[..., Any], handler: Handler, executors: Executors) -> Handler:

@@ -29,6 +29,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     on_lost_contact: Literal["cancel", "finish"] = "cancel"
     stall_warning: float = 2.0
     stall_limit: float = 600.0
+    growth_warning: int = 0
     until: Literal["asked", "idle", "empty"] = "asked"
     """When to end: when asked to; also when nothing is due or runs; also when nothing is scheduled either."""
     max_jobs: int | None = None

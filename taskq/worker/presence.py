@@ -21,8 +21,8 @@ from msgspec import Struct
 from taskq.broker import Backend, Hints
 from taskq.errors import BrokerError, BrokerUnavailable
 from taskq.store import Store
+from taskq.worker.memory import memory_of
 from taskq.worker.runner import job_fields
-from taskq.worker.sight import memory_of
 from taskq.worker.signals import log_running
 from taskq.worker.worker import Worker
 

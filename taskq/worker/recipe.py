@@ -64,6 +64,7 @@ class Recipe(Struct, frozen=True):
             "on_lost_contact": settings.on_lost_contact,
             "stall_warning": settings.stall_warning,
             "stall_limit": settings.stall_limit,
+            "growth_warning": settings.growth_warning,
             "dead": Caps(settings.dead_count or inf, settings.dead_size or inf),
             "build": settings.build,
             "threads": not getattr(asyncio.get_running_loop(), "is_virtual", False),

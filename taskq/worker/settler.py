@@ -151,8 +151,11 @@ class Settler:
         error = outcome.error if isinstance(outcome, Raised | Undecodable) else None
         seconds = asyncio.get_running_loop().time() - run.started if run.started is not None else 0.0
         fields, wait = job_fields(run), run.delivery.now - run.delivery.due
+        peak, grown = (0, 0) if run.current is None else (run.current.peak, run.current.grown)
         if decision.end is not None:
-            self._events.emit(JobFinished(**fields, end=decision.end, run=seconds, wait=wait, error=error))
+            self._events.emit(
+                JobFinished(**fields, end=decision.end, run=seconds, wait=wait, error=error, peak=peak, grown=grown)
+            )
         elif isinstance(decision.settlement, Nack):
             nack = decision.settlement
             again = JobAgain(
@@ -163,6 +166,8 @@ class Settler:
                 run=seconds,
                 wait=wait,
                 error=error,
+                peak=peak,
+                grown=grown,
             )
             self._events.emit(again)
 

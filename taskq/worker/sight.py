@@ -1,8 +1,5 @@
 """What a worker is doing right now, as one value that any thread may ask for."""
 
-import os
-from pathlib import Path
-
 from msgspec import Struct
 
 
@@ -40,12 +37,3 @@ def trouble_ready(sight: Sight, lease: float) -> str | None:
     if sight.out_of_contact > lease:
         return f"the broker has not answered for {sight.out_of_contact:.1f} s"
     return None
-
-
-def memory_of(process: str) -> int:
-    """Bytes of resident memory of a process, or of ``self``; 0 when it has ended, or where the system does not tell."""
-    try:
-        pages = Path("/proc", process, "statm").read_text().split()[1]
-    except (OSError, IndexError):
-        return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")

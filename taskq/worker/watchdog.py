@@ -1,4 +1,4 @@
-"""Notices that the worker's loop stands still, and says what it is busy with."""
+"""Notices that the worker's loop stands still, and says what it is busy with; and that its memory grows."""
 
 import asyncio
 import sys
@@ -10,7 +10,8 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 
-from taskq.events import Events, LoopStalled
+from taskq.events import Events, LoopStalled, MemoryGrown
+from taskq.worker.memory import Growth, memory_of
 from taskq.worker.runner import Run
 
 
@@ -22,11 +23,16 @@ class Watchdog:
         events: Events,
         *,
         running_in: Callable[[asyncio.Task[object] | None], Run | None],
+        ended: Callable[[], int],
         warning: float,
         limit: float,
+        growth: int,
     ) -> None:
         self._events = events
         self._running_in = running_in
+        self._ended = ended
+        """How many runs there have been."""
+        self._growth = Growth(growth) if growth else None
         self._warning = warning
         self._limit = limit
         self._loop = asyncio.get_running_loop()
@@ -65,10 +71,17 @@ class Watchdog:
                 report_at *= 2
             elif self.stalled < self._warning:
                 report_at = self._warning
+            if self._growth is not None:
+                self._weigh(self._growth)
             try:
                 self._loop.call_soon_threadsafe(self._beat, time.monotonic())
             except RuntimeError:
                 return  # The loop is closed: nobody is left to watch.
+
+    def _weigh(self, growth: Growth) -> None:
+        found = growth.note(self._ended(), memory_of("self"))
+        if found is not None:
+            self._events.emit(MemoryGrown(jobs=found.jobs, grown=found.grown, memory=found.memory))
 
     def _beat(self, asked: float) -> None:
         self._beaten = time.monotonic()

@@ -45,7 +45,12 @@ class Worker:
         """How long what runs at a drain may go on."""
         self._slots: list[Slots] = []
         self._watchdog = Watchdog(
-            events, running_in=self._running_in, warning=options.stall_warning, limit=options.stall_limit
+            events,
+            running_in=self._running_in,
+            ended=lambda: sum(slots.ended for slots in self._slots),
+            warning=options.stall_warning,
+            limit=options.stall_limit,
+            growth=options.growth_warning,
         )
         self._links = {
             broker: Link(

@@ -9,7 +9,7 @@ import sys
 
 from taskq import App
 from taskq.events import JobFinished
-from taskq.worker.sight import memory_of
+from taskq.worker.memory import memory_of
 
 WAVE = 1_000
 """So many wait at once: a queue in memory must not be what grows."""

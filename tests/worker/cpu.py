@@ -32,6 +32,13 @@ def stay(note: str) -> int:
     return 0
 
 
+def hold(size: int, fails: bool = False) -> None:
+    """Touch so many bytes for a moment."""
+    held = b"x" * size
+    if fails:
+        raise MemoryError(f"after {len(held)} bytes")
+
+
 def die() -> int:
     os._exit(9)
 

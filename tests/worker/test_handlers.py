@@ -11,9 +11,11 @@ import pytest
 
 from taskq import App, Retry, current
 from taskq.errors import JobCancelled, JobFailed, JobTimeout
+from taskq.events import JobFinished
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.cpu import declared, declared_here, die, fail, heed, reach_out, square, stay
-from tests.worker.moves import SOON, wait_until
+from taskq.worker.memory import highest, memory_of
+from tests.worker.cpu import declared, declared_here, die, fail, heed, hold, reach_out, square, stay
+from tests.worker.moves import SOON, heard, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -123,6 +125,37 @@ async def test_cpu_work_runs_in_another_process(url: str) -> None:
         results = [await job.result() for job in jobs]
     assert [value for value, _ in results] == [0, 1, 4, 9]
     assert os.getpid() not in {process for _, process in results}
+
+
+async def test_the_peak_of_a_run_in_another_process_is_its_own() -> None:
+    app = App("memory://", processes=1)
+    task = app.task(executor="process", retry=Retry.never())(hold)
+    ends, loop = heard(app, JobFinished), app.task(retry=Retry.never())(in_the_loop)
+    async with app:
+        for size, fails in ((64 << 20, False), (0, False), (64 << 20, True)):
+            await task.defer(size, fails=fails)
+            await run_until_idle(app)
+        await loop.defer()
+        await run_until_idle(app)
+    large, small, failed, shared = (end.peak for end in ends)
+    assert large > small + (48 << 20)
+    assert failed > small + (48 << 20)
+    assert small > 0
+    assert shared == 0
+
+
+async def test_a_run_in_a_thread_tells_by_how_much_it_raised_the_worker() -> None:
+    app = App("memory://")
+    ends, task = heard(app, JobFinished), app.task(hold)
+    size = highest() - memory_of("self") + (32 << 20)
+    async with app:
+        await task.defer(size)
+        await run_until_idle(app, raise_failures=True)
+    assert ends[0].grown > 16 << 20
+    assert ends[0].peak == 0
+
+
+async def in_the_loop() -> None: ...
 
 
 async def test_a_child_finds_a_task_where_it_is_declared() -> None:

@@ -27,6 +27,7 @@ from taskq.events import (
     JobVetoed,
     LeaseLost,
     LoopStalled,
+    MemoryGrown,
     SettlementRefused,
 )
 from taskq.telemetry import OpenTelemetry
@@ -171,9 +172,11 @@ async def page_of_a_day() -> str:
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),
                 LoopStalled(seconds=3.0, id="1", task="send", stack=""),
+                MemoryGrown(jobs=10_000, grown=50 << 20, memory=200 << 20),
+                JobFinished(**fields, end="returned", run=0.0, peak=100 << 20),
             ):
                 app.events.emit(event)
-            await wait_until(lambda: len(ends) == 4 and not worker.look().held)
+            await wait_until(lambda: len(ends) == 5 and not worker.look().held)
             return (await asyncio.to_thread(page)).text.decode()
 
 
@@ -190,12 +193,15 @@ def samples(page: str) -> dict[tuple[str, ...], float]:
 
 async def test_prometheus_reads_what_happened() -> None:
     found = samples(await page_of_a_day())
-    assert found["taskq_jobs_finished_total", "mail", "returned", "send"] == 3.0
+    assert found["taskq_jobs_finished_total", "mail", "returned", "send"] == 4.0
     assert found["taskq_jobs_finished_total", "mail", "failed", "send"] == 1.0
     assert found["taskq_jobs_again_total", "mail", "yes", "send"] == 2.0
     assert found["taskq_jobs_rescued_total", "mail", "send"] == 1.0
     assert found["taskq_job_wait_seconds_count", "mail", "send"] == 6.0
     assert found["taskq_job_run_seconds_count", "mail", "send"] == 6.0
+    assert found["taskq_job_memory_bytes_sum", "mail", "send"] == 100 << 20
+    assert found["taskq_memory_bytes",] > 1 << 20
+    assert found["taskq_memory_growths_total",] == 1.0
     assert found["taskq_slots",] == 100.0
     assert found["taskq_fetch_jobs_sum",] == 6.0
     assert found["taskq_settle_jobs_sum",] == 6.0

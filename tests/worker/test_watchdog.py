@@ -3,10 +3,11 @@
 import asyncio
 import time
 
+import anyio
 import pytest
 
 from taskq import App
-from taskq.events import LoopStalled
+from taskq.events import LoopStalled, MemoryGrown
 from taskq.testing import run_until_idle
 from tests.worker.moves import SOON, heard, wait_until
 
@@ -92,3 +93,19 @@ async def test_a_loop_that_turns_is_not_reported() -> None:
         await run_until_idle(app)
         assert await job.result(SOON) == 1
     assert stalls == []
+
+
+async def test_memory_that_grows_with_the_jobs_is_reported() -> None:
+    app = App("memory://", stall_warning=0.02, growth_warning=10)
+    grown, leaked = heard(app, MemoryGrown), list[bytes]()
+
+    @app.task(keep=60)
+    async def leak() -> None:
+        leaked.append(b"x" * (128 << 10))
+
+    async with app, app.working():
+        with anyio.fail_after(SOON):
+            while not grown:
+                await (await leak.defer()).result(SOON)
+    assert grown[0].grown > 4 << 20
+    assert grown[0].memory > grown[0].grown

@@ -355,18 +355,26 @@ class App:
             await self.admin.cancel(refs[first : first + 1000])
 
     async def pause(
-        self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = (), seconds: float | None = None
+        self,
+        *queues: str,
+        tasks: Sequence[str] = (),
+        tenants: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        seconds: float | None = None,
     ) -> None:
-        """Start no more jobs of these queues, tasks and tenants, on any worker, for so long or until resumed.
+        """Start no more jobs of these queues, tasks, tenants and tags, on any worker, for so long or until resumed.
 
-        Workers know within a second. A paused queue costs nothing; of a task or tenant each job that waits is fetched
-        and put back every five seconds, as the others of its queue go on.
+        Workers know within a second. A paused queue costs nothing; of the others each job that waits is fetched and put
+        back every five seconds, as the rest of its queue goes on.
         """
-        await pause(self.store, self.backend.hints, pauses_of(queues, tasks, tenants), seconds)
+        names = pauses_of(queues, task=tasks, tenant=tenants, tag=tags)
+        await pause(self.store, self.backend.hints, names, seconds)
 
-    async def resume(self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = ()) -> None:
-        """Go on with these: within a second with queues, within five more with tasks and tenants."""
-        await resume(self.store, self.backend.hints, pauses_of(queues, tasks, tenants))
+    async def resume(
+        self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = (), tags: Sequence[str] = ()
+    ) -> None:
+        """Go on with these: within a second with queues, within five more with tasks, tenants and tags."""
+        await resume(self.store, self.backend.hints, pauses_of(queues, task=tasks, tenant=tenants, tag=tags))
 
     def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a coroutine function of this app from code without an event loop; raises RuntimeError inside one."""

@@ -3,7 +3,16 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
@@ -23,6 +32,7 @@ from taskq.ownbatch import OwnBatch, Prepare
 from taskq.sequel import FLOW, plan_of
 from taskq.signs import Signs
 from taskq.store import Store
+from taskq.tags import tags_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,6 +155,11 @@ class Current:
     def headers(self) -> Mapping[str, str]:
         """What the caller sent beside the arguments."""
         return self.delivery.job.headers
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Those of the task and of the call."""
+        return tags_of(self.delivery.job)
 
     @property
     def tick(self) -> datetime | None:

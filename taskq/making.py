@@ -11,6 +11,7 @@ from taskq.job import Job
 from taskq.limits.limit import key_text, waits
 from taskq.options import CallOptions
 from taskq.signature import Signature
+from taskq.tags import TAGS, joined
 from taskq.unique import derive_key
 from taskq.versions import VERSION
 
@@ -64,7 +65,8 @@ def make_job(
 
 
 def _headers(options: CallOptions, version: int) -> Mapping[str, str]:
-    if options.attempts is None and options.timeout is None and options.expires_at is None and version == 1:
+    plain = options.attempts is None and options.timeout is None and options.expires_at is None
+    if plain and not options.tags and version == 1:
         return options.headers
     headers = dict(options.headers)
     if options.attempts is not None:
@@ -73,6 +75,8 @@ def _headers(options: CallOptions, version: int) -> Mapping[str, str]:
         headers[TIMEOUT] = str(options.timeout)
     if options.expires_at is not None:
         headers[EXPIRES_AT] = str(options.expires_at)
+    if options.tags:
+        headers[TAGS] = joined(options.tags)
     if version > 1:
         headers[VERSION] = str(version)
     return headers

@@ -18,6 +18,7 @@ from taskq.job import QUEUE_NAME, OnConflict
 from taskq.limits.limit import Limit, check_limits
 from taskq.middleware import Middleware
 from taskq.retry import Retry
+from taskq.tags import check_tags
 from taskq.unique import KeySpec
 from taskq.versions import Upcast
 
@@ -67,6 +68,8 @@ class Options(TypedDict, total=False):
     """1: one at a time, in order."""
     tenant: str
     """Whose job it is: the tenants of a queue take turns."""
+    tags: Sequence[str] | str
+    """Words to find and to pause jobs by; a call's are added to its task's."""
     headers: Mapping[str, str]
     attempts: int
     """Overrides the task's ``retry.attempts``."""
@@ -131,6 +134,7 @@ class CallOptions(Struct, frozen=True, kw_only=True):
     group: KeySpec = False
     group_limit: int = 1
     tenant: str | None = None
+    tags: tuple[str, ...] = ()
     headers: Mapping[str, str] = {}
     attempts: int | None = None
     timeout: float | None = None
@@ -153,6 +157,8 @@ def merge(base: CallOptions, given: Mapping[str, Any]) -> CallOptions:
         changed.setdefault("run_at", None)
     elif changed.get("run_at") is not None:
         changed["delay"] = 0.0
+    if "tags" in changed:
+        changed["tags"] = check_tags((*base.tags, *changed["tags"]))
     if "debounce" in changed:
         changed |= {"delay": changed["debounce"].seconds[0], "on_conflict": "replace", "unique_until": "start"}
         changed.setdefault("unique", base.unique or True)
@@ -232,6 +238,8 @@ def check_option(name: str, value: Any) -> Any:
             if not isinstance(value, Sequence) or not all(map(callable, value)):  # pyright: ignore[reportUnknownArgumentType] - checked here
                 raise ConfigError(f"middleware={value!r}: give a list of functions of (current, handler)")
             return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType] - checked above
+        case "tags":
+            return check_tags(value)
         case "limits":
             return check_limits(value)
         case "precondition":

@@ -35,6 +35,7 @@ _SELECTION = (
     click.option("--fingerprint", help="Whose last error has this fingerprint."),
     click.option("--older-than", type=duration, metavar="30d", help="Set aside longer ago than this."),
     click.option("--tenant", help="Of this tenant."),
+    click.option("--tag", help="Of this tag."),
     click.option("--after", metavar="ID", help="Go on behind this id."),
 )
 

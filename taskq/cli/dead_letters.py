@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from taskq.broker import Admin, Record
 from taskq.cli.record import ended_of, errors_of
+from taskq.tags import tags_of
 
 PAGE = 500
 """Dead letters in one call: small beside a broker's own limits, large beside a round trip."""
@@ -22,6 +23,7 @@ class Selection(Struct, frozen=True, kw_only=True):
     fingerprint: str | None = None
     older_than: float | None = None
     tenant: str | None = None
+    tag: str | None = None
     after: str | None = None
     limit: int | None = None
 
@@ -43,6 +45,7 @@ class Selection(Struct, frozen=True, kw_only=True):
             and (not self.queues or job.queue in self.queues)
             and self.task in (None, job.task)
             and self.tenant in (None, job.tenant)
+            and self.tag in (None, *tags_of(job))
             and (self.after is None or job.id > self.after)
             and (self.error is None or any(self.error in text for text in texts))
             and (self.fingerprint is None or any(self.fingerprint == error.fingerprint for error in errors[-1:]))

@@ -34,6 +34,7 @@ def moment(text: str) -> datetime:
 @click.option("--expires-in", type=duration, metavar="10m", help="It may start so long after it became due.")
 @click.option("--expires-at", type=moment, metavar="MOMENT", help="It must not start after this moment.")
 @click.option("--priority", type=int, help="Larger first.")
+@click.option("--tag", "tags", multiple=True, help="A word to find and to pause it by; may be given more than once.")
 @click.option("--id", help="The job's id; deferring it again while it lives adds nothing.")
 @click.option("--unique", is_flag=True, default=None, help="Add nothing while a job of equal arguments lives.")
 @click.option("--unique-key", metavar="KEY", help="Add nothing while a job of this key lives.")
@@ -44,7 +45,7 @@ def defer(task: str, json: str, target: str, as_json: bool, **options: Any) -> N
     JSON is an object of arguments by name (default: {}), or an array of positional ones; "-" reads it from stdin. It
     is checked against the task's signature before anything is sent.
     """
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
     if "unique_key" in given:
         given["unique"] = given.pop("unique_key")
     args, kwargs = _arguments(sys.stdin.read() if json == "-" else json)

@@ -14,7 +14,10 @@ from taskq.task import Task
 LONGEST = 1.0 - 2**-53
 """The chance that makes jittered waits as long as they get."""
 
-_OF_CALLS = ("priority", "delay", "run_at", "expires_in", "expires_at", "unique", "group", "group_limit", "tenant")
+_OF_CALLS = (
+    *("priority", "delay", "run_at", "expires_in", "expires_at"),
+    *("unique", "group", "group_limit", "tenant", "tags"),
+)
 
 
 class Effective(Struct, frozen=True):

@@ -16,6 +16,7 @@ from taskq.expiry import expiry
 from taskq.job import JobRef
 from taskq.ledger.notes import Progress
 from taskq.report import Ended, ErrorReport, read_outcome
+from taskq.tags import TAGS, tags_of
 
 
 @click.command()
@@ -62,8 +63,7 @@ def _show(record: Record, progress: Progress | None) -> None:
     if progress is not None:
         _write([("progress", f"{progress.done:g}" + ("" if progress.total is None else f" of {progress.total:g}"))])
     _write_errors("" if ended is None else ended.reason, errors_of(record))
-    for name, text in job.headers.items():
-        _write([(f"header {name}", text)])
+    _write([(f"header {name}", text) for name, text in job.headers.items() if name != TAGS])
 
 
 def _facts(record: Record, now: float) -> Iterator[tuple[str, object]]:
@@ -81,7 +81,8 @@ def _facts(record: Record, now: float) -> Iterator[tuple[str, object]]:
     expires_at = expiry(job.headers, record.expires_at)
     if expires_at is not None:
         yield "expires", _moment(expires_at, now)
-    for name, text in (("unique key", job.unique), ("group", job.group), ("tenant", job.tenant)):
+    tags = ", ".join(tags_of(job)) or None
+    for name, text in (("unique key", job.unique), ("group", job.group), ("tenant", job.tenant), ("tags", tags)):
         if text is not None:
             yield name, text
 

@@ -1,7 +1,7 @@
-"""``taskq pause``: let workers leave queues, tasks or tenants alone."""
+"""``taskq pause``: let workers leave queues, tasks, tenants or tags alone."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import anyio
 import click
@@ -10,13 +10,15 @@ from taskq.app import App
 from taskq.cli.durations import duration, readable
 from taskq.cli.output import json_option, url_option, write_json
 from taskq.options import check_queue, check_task
+from taskq.tags import check_tags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def selection(command: F) -> F:
-    """``[QUEUE...] [--task NAME]... [--tenant NAME]...``"""
+    """``[QUEUE...] [--task NAME]... [--tenant NAME]... [--tag NAME]...``"""
     for option in (
+        click.option("--tag", "tags", multiple=True, metavar="NAME", help="Of this tag."),
         click.option("--tenant", "tenants", multiple=True, metavar="NAME", help="Of this tenant."),
         click.option("--task", "tasks", multiple=True, metavar="NAME", help="Of this task."),
         click.argument("queues", metavar="[QUEUE...]", nargs=-1),
@@ -25,14 +27,23 @@ def selection(command: F) -> F:
     return command
 
 
-def checked(queues: Sequence[str], tasks: Sequence[str], tenants: Sequence[str]) -> Sequence[tuple[str, str]]:
+class Selected(TypedDict):
+    """What is paused or resumed, as the app is told it."""
+
+    tasks: Sequence[str]
+    tenants: Sequence[str]
+    tags: Sequence[str]
+
+
+def checked(queues: Sequence[str], selected: Selected) -> Sequence[tuple[str, str]]:
     """What was selected, each with what it is. Raises UsageError for nothing, ConfigError for what cannot be."""
-    if not (queues or tasks or tenants):
-        raise click.UsageError("name a queue, a --task or a --tenant")
+    if not (queues or any(selected.values())):
+        raise click.UsageError("name a queue, a --task, a --tenant or a --tag")
     return [
         *(("queue", check_queue(name)) for name in queues),
-        *(("task", check_task(name)) for name in tasks),
-        *(("tenant", name) for name in tenants),
+        *(("task", check_task(name)) for name in selected["tasks"]),
+        *(("tenant", name) for name in selected["tenants"]),
+        *(("tag", tag) for name in selected["tags"] for tag in check_tags(name)),
     ]
 
 
@@ -51,23 +62,18 @@ def tell(selected: Sequence[tuple[str, str]], words: str, facts: dict[str, objec
 @url_option
 @json_option
 def pause(
-    queues: Sequence[str],
-    tasks: Sequence[str],
-    tenants: Sequence[str],
-    seconds: float | None,
-    url: str | None,
-    as_json: bool,
+    queues: Sequence[str], seconds: float | None, url: str | None, as_json: bool, **selected: Unpack[Selected]
 ) -> None:
-    """Let all workers leave queues, tasks or tenants alone.
+    """Let all workers leave queues, tasks, tenants or tags alone.
 
     They know within a second. What runs goes on.
     """
-    selected = checked(queues, tasks, tenants)
+    named = checked(queues, selected)
 
     async def act() -> None:
         async with App(url) as app:
-            await app.pause(*queues, tasks=tasks, tenants=tenants, seconds=seconds)
+            await app.pause(*queues, **selected, seconds=seconds)
 
     anyio.run(act)
     words = f"paused {'until resumed' if seconds is None else f'for {readable(seconds)}'}"
-    tell(selected, words, {"paused": True, "seconds": seconds}, as_json=as_json)
+    tell(named, words, {"paused": True, "seconds": seconds}, as_json=as_json)

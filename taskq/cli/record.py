@@ -7,6 +7,7 @@ import msgspec
 from taskq.broker import Record
 from taskq.expiry import expiry
 from taskq.report import Ended, ErrorReport, History
+from taskq.tags import tags_of
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ def record_json(record: Record) -> dict[str, object]:
         "unique": job.unique,
         "group": job.group,
         "tenant": job.tenant,
+        "tags": tags_of(job),
         "headers": job.headers,
         "end": ended.end if ended is not None else None,
         "reason": ended.reason if ended is not None else None,

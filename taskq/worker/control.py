@@ -9,6 +9,7 @@ from taskq.broker import Backend, Hints
 from taskq.errors import BrokerError, BrokerUnavailable
 from taskq.job import Job
 from taskq.store import Entry, Store
+from taskq.tags import tags_of
 
 PAUSED_KEY = "taskq:paused"
 CANCEL, PAUSE = "taskq:cancel", "taskq:pause"
@@ -21,21 +22,21 @@ An idle worker on Redis then sends less than one command a second, all told.
 """
 
 AGAIN = 5.0
-"""Seconds after which a job of a paused task or tenant comes for another look, as its queue goes on."""
+"""Seconds after which a job of a paused task, tenant or tag comes for another look, as its queue goes on."""
 
 Paused = dict[str, float | None]
 """What is paused to the moment it resumes by itself, None: when somebody says so. Queues stand there by their names,
-which have no colon, tasks as ``task:NAME``, tenants as ``tenant:NAME``."""
+which have no colon, the others as ``task:NAME``, ``tenant:NAME``, ``tag:NAME``."""
 
 
-def pauses_of(queues: Iterable[str], tasks: Iterable[str], tenants: Iterable[str]) -> Sequence[str]:
-    """What pausing these is called."""
-    return [*queues, *(f"task:{name}" for name in tasks), *(f"tenant:{name}" for name in tenants)]
+def pauses_of(queues: Iterable[str], **others: Iterable[str]) -> Sequence[str]:
+    """What pausing these is called: ``pauses_of(["mail"], tag=["bulk"])``."""
+    return [*queues, *(f"{kind}:{name}" for kind, names in others.items() for name in names)]
 
 
 def pauses_on(job: Job) -> Sequence[str]:
     """What a job rests by, if that is paused."""
-    return pauses_of([job.queue], [job.task], [] if job.tenant is None else [job.tenant])
+    return pauses_of([job.queue], task=[job.task], tenant=[] if job.tenant is None else [job.tenant], tag=tags_of(job))
 
 
 def is_queue(name: str) -> bool:

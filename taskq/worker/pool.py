@@ -133,4 +133,4 @@ def _resting(job: Job, paused: Paused) -> Interrupted | None:
     """Why it is to rest although its queue goes on."""
     if job.queue in paused or paused.keys().isdisjoint(pauses_on(job)):
         return None
-    return Interrupted(begun=False, reason="its task or tenant is paused", after=AGAIN)
+    return Interrupted(begun=False, reason="its task, tenant or a tag of it is paused", after=AGAIN)

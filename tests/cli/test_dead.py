@@ -14,7 +14,7 @@ from tests.cli.shell import Shell, bury, job
 
 REPORT = ErrorReport("ConnectionError", "smtp is away", attempt=3, at=0.0, fingerprint="cafe")
 RECORD = Record(
-    job=job("5", "mail", tenant="acme"),
+    job=job("5", "mail", tenant="acme", headers={"taskq-tags": "eu,bulk"}),
     state="dead",
     attempt=3,
     losses=0,
@@ -34,6 +34,7 @@ RECORD = Record(
         (Selection(fingerprint="cafe"), Selection(fingerprint="caf")),
         (Selection(older_than=50.0), Selection(older_than=150.0)),
         (Selection(tenant="acme"), Selection(tenant="other")),
+        (Selection(tag="bulk"), Selection(tag="bul")),
         (Selection(after="4"), Selection(after="5")),
     ],
 )

@@ -52,6 +52,20 @@ def test_jobs_lists_a_queue_by_state_and_goes_on_behind_an_id(shell: Shell) -> N
     assert "give --state, too" in shell.run("jobs", "mail", "--after", "1", code=2).err
 
 
+def test_jobs_are_listed_and_shown_by_their_tags(shell: Shell) -> None:
+    tagged = [job(f"{n:04}", headers={"taskq-tags": "eu,bulk"} if n % 300 == 0 else {}) for n in range(1201)]
+    shell.enqueue(*tagged, job("later", delay=60, headers={"taskq-tags": "bulk"}))
+    listed = shell.json("jobs", "mail", "--tag", "bulk", "--limit", "4")
+    assert [each["id"] for each in listed] == ["later", "0000", "0300", "0600", "0900"]
+    behind = shell.json("jobs", "mail", "--tag", "bulk", "--state", "ready", "--after", "0900")
+    assert [(each["id"], each["tags"]) for each in behind] == [("1200", ["eu", "bulk"])]
+    assert (
+        shell.run("jobs", "mail", "--tag", "none").out
+        == f"Queue 'mail' holds no jobs of tag 'none' at {shell.url} (environment).\n"
+    )
+    assert "tags          eu, bulk" in shell.run("job", "0300").out
+
+
 def test_a_job_is_shown_with_its_arguments_and_errors(shell: Shell) -> None:
     shell.bury(job("1", tenant="acme"), error="OSError: disk\x1b[31m full")
     (shown,) = shell.json("job", "1")

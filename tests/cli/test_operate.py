@@ -47,7 +47,7 @@ def test_a_task_or_a_tenant_is_paused_and_resumed_by_name(shell: Shell) -> None:
     assert "Paused besides: task shop.send, tenant acme." in shell.run("stats").out
     assert shell.json("resume", "--task", "shop.send") == [{"task": "shop.send", "paused": False}]
     assert "Paused besides: tenant acme." in shell.run("stats").out
-    assert "name a queue, a --task or a --tenant" in shell.run("pause", code=2).err
+    assert "name a queue, a --task, a --tenant or a --tag" in shell.run("pause", code=2).err
     assert "task name 'no task'" in shell.run("pause", "--task", "no task", code=2).err
 
 

@@ -135,6 +135,16 @@ def test_a_call_overrides_its_task() -> None:
     assert merge(merge(call, {"expires_in": 5}), {"expires_at": NOON}).expires_in is None
 
 
+def test_a_calls_tags_are_added_to_its_tasks_each_once() -> None:
+    base = merge(CallOptions(), {"tags": ("bulk", "eu")})
+
+    assert merge(base, {"tags": "vip"}).tags == ("bulk", "eu", "vip")
+    assert merge(base, {"tags": ["vip", "bulk"]}).tags == ("bulk", "eu", "vip")
+    assert merge(base, {"priority": 1}).tags == ("bulk", "eu")
+    with pytest.raises(ConfigError, match="up to 16 texts"):
+        merge(base, {"tags": [str(n) for n in range(15)]})
+
+
 def test_a_variant_leaves_the_task_as_it_was() -> None:
     plain = task(queue="mail")
     variant = plain.options(queue="bulk")
@@ -169,6 +179,14 @@ def test_times_are_numbers_or_timedeltas(value: Any) -> None:
         ("id", 5, "text of 1 to 200 characters"),
         ("id", "\ud800", "text of 1 to 200 characters"),
         ("tenant", "a\0b", "text of 1 to 200 characters"),
+        ("tags", "two words", "up to 16 texts of 1 to 64 characters, without white space and commas"),
+        ("tags", ["a", "b,c"], "without white space and commas"),
+        ("tags", [""], "1 to 64 characters"),
+        ("tags", ["x" * 65], "1 to 64 characters"),
+        ("tags", ["a\0b"], "1 to 64 characters"),
+        ("tags", [str(n) for n in range(17)], "up to 16 texts"),
+        ("tags", 5, "up to 16 texts"),
+        ("tags", [5], "up to 16 texts"),
         ("priority", 1.5, "a whole number of 32 bits; larger runs first"),
         ("priority", True, "a whole number of 32 bits"),
         ("priority", 2**31, "a whole number of 32 bits"),

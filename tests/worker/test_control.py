@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from taskq import App
 from taskq.errors import JobCancelled
 from taskq.testing import VirtualClock
-from taskq.worker.control import AGAIN, Control, paused_queues
+from taskq.worker.control import AGAIN, POLL, Control, paused_queues
 from tests.worker.moves import SOON
 
 pytestmark = pytest.mark.anyio
@@ -89,6 +89,30 @@ async def test_a_paused_task_or_tenant_rests_while_its_queue_goes_on(clock: Virt
         assert await theirs.result(0) == 43
         record = await app.admin.stats(["default"])
         assert [stats.dead for stats in record] == [0]
+
+
+async def test_a_paused_tag_rests_wherever_its_jobs_are_until_its_time_is_over(clock: VirtualClock) -> None:
+    app = App("memory://")
+
+    @app.task(tags="bulk")
+    async def report() -> int:
+        return 42
+
+    @app.task
+    async def other() -> int:
+        return 43
+
+    async with app, app.working():
+        await app.pause(tags=["bulk"], seconds=600)
+        await clock.advance(1)
+        theirs, tagged = await report.options(tags=["eu"]).defer(), await other.options(tags=["eu", "bulk"]).defer()
+        assert await (await other.options(tags=["eu"]).defer()).result() == 43
+        told = {reason.kind: reason.remedy for reason in (await app.explain(theirs.id, theirs.queue)).reasons}
+        assert told["paused"] == "taskq resume --tag bulk"
+        await clock.advance(598)
+        assert [await theirs.status(), await tagged.status()] == ["later", "later"]
+        await clock.advance(1 + POLL + AGAIN)
+        assert [await theirs.result(0), await tagged.result(0)] == [42, 43]
 
 
 async def test_a_pause_of_so_many_seconds_ends_by_itself(clock: VirtualClock) -> None:

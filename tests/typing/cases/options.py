@@ -41,7 +41,7 @@ async def options_of_a_call() -> None:
     variant = send.options(delay=timedelta(hours=2), unique="welcome:42", priority=3, headers={"a": "b"})
     assert_type(await variant.defer("a@example.org"), JobHandle[int])
     send.options(run_at=datetime.now(UTC), on_conflict="raise", unique_until="start", group="a", group_limit=2)
-    send.options(id="one", attempts=3, timeout=1.5, expires_in=60, tenant="t", tx=object())
+    send.options(id="one", attempts=3, timeout=1.5, expires_in=60, tenant="t", tags=["a"], tx=object())
     send.options(expires_at=datetime.now(UTC))
     send.options(expires_at=60)  # E
     await variant.defer(5)  # E

@@ -11,7 +11,7 @@ from msgspec import Struct
 from taskq.broker import Backend, Durability, Extender, Traits
 from taskq.errors import ConfigError
 from taskq.store import Store
-from taskq_postgres import migrate, queries, settings
+from taskq_postgres import budget, migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
 from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
 from taskq_postgres.doctor import doctor
@@ -43,7 +43,8 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     """A backend in a PostgreSQL database, in a schema of its own, shared with every process that opens it.
 
     ``postgresql://user@host/database``; see :class:`~taskq_postgres.settings.Settings` for the options, in the query
-    string or by keyword. At most ``connections`` + 4 are open at a time, whatever the worker's slots.
+    string or by keyword. At most ``connections`` + 4 are open at a time, whatever the worker's slots; raises
+    BrokerUnavailable when the server has not as many as a worker holds.
     """
     address, chosen = settings.read(url, options)
     sql = queries.load(chosen.schema)
@@ -110,7 +111,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             doctor=doctor(
                 lanes,
                 sql.health,
-                connections=chosen.connections,
+                connections=budget.budget(chosen),
                 pooled=found.pooled,
                 listening=listening is not None,
             ),
@@ -136,6 +137,9 @@ async def _look(address: Address, chosen: Settings, deployment: str) -> Deployme
         if pooled and row["isolation"] != "read committed":
             remedy = "ALTER ROLE … SET default_transaction_isolation = 'read committed' for this user"
             raise ConfigError(f"{address.shown}: transactions are {row['isolation']} behind this pooler: {remedy}")
+        if not pooled:
+            # What a pooler gives its clients is none of the server's.
+            budget.check(row, address, chosen)
         return Deployment(pooled, _durability(row))
     finally:
         await connection.close(timeout=2)

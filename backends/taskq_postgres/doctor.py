@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from taskq.broker import Doctor, Finding
+from taskq_postgres.budget import room
 from taskq_postgres.lanes import Connection, Lanes
-
-CONNECTIONS = 3
-"""What a process holds beside those for its verbs: one that listens, one that extends, one that is lent."""
 
 _SKEW = 1.0
 """Seconds between the server's clock and ours from which the moments that callers name are visibly off."""
@@ -30,7 +28,7 @@ def doctor(lanes: Lanes, health: str, *, connections: int, pooled: bool, listeni
         began = time.time()
         row = await lanes.run(look)
         ahead = row["now"] - (began + time.time()) / 2
-        return [*judged(row, connections + CONNECTIONS), _pooler(pooled, listening), _clock(ahead)]
+        return [*judged(row, connections), _pooler(pooled, listening), _clock(ahead)]
 
     return examine
 
@@ -118,9 +116,9 @@ def _dead_rows(row: Any) -> Finding:
 
 def _connections(row: Any, each: int) -> Finding:
     used, most = row["used"], row["most"]
-    room = max(0, most - used) // each
-    message = f"{used} of {most} in use, room for {room} more processes of {each} each"
-    if not room or used > _FULL * most:
+    processes = room(row) // each
+    message = f"{used} of {most} in use, room for {processes} more processes of {each} each"
+    if not processes or used > _FULL * most:
         return Finding("connections", "warning", message, "raise max_connections, or put PgBouncer in between")
     return Finding("connections", "ok", message)
 

@@ -12,9 +12,6 @@ from taskq_redis.servers import Servers
 from taskq_redis.settings import Settings
 from taskq_redis.standing import Standing
 
-CONNECTIONS = 4
-"""What a process holds at most to a node."""
-
 _SKEW = 1.0
 """Seconds between a server's clock and ours from which the moments that callers name are visibly off."""
 
@@ -117,9 +114,9 @@ def _replicas(info: Mapping[str, str], chosen: Settings) -> Finding:
 
 
 def _connections(info: Mapping[str, str]) -> Finding:
-    used, most = int(info.get("connected_clients", 0)), int(info.get("maxclients", 10_000))
-    room = (most - used) // CONNECTIONS
-    message = f"{used} of {most} in use, room for {room} more processes of {CONNECTIONS} each"
+    (used, most), each = standing.clients(info), standing.CONNECTIONS
+    room = (most - used) // each
+    message = f"{used} of {most} in use, room for {room} more processes of {each} each"
     if not room or used > _FULL * most:
         return Finding("connections", "warning", message, "raise maxclients, and the limit of open files with it")
     return Finding("connections", "ok", message)

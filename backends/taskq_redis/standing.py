@@ -7,10 +7,13 @@ from msgspec import Struct
 from redis import exceptions
 
 from taskq.broker import Durability
-from taskq.errors import BrokerRejected
+from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_redis.lane import Lane
 
 _log = logging.getLogger("taskq.redis")
+
+CONNECTIONS = 4
+"""What a process holds at most to a node: one for its verbs, one that listens, one that extends, one for a Store."""
 
 FLOOR = (7, 0)
 """Scripts that run on a full server, and ranges by the first word ZRANGE: Redis 7.0, Valkey 7.2."""
@@ -28,6 +31,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     """Of its append-only file; ``off`` where it has none, ``unknown`` where CONFIG is forbidden."""
     eviction: str
     """Its ``maxmemory-policy``; ``noeviction`` where it has no ``maxmemory``."""
+    clients: tuple[int, int] = (1, 10_000)
+    """How many there are, the one that asks among them, and how many there may be."""
 
     @property
     def durability(self) -> Durability:
@@ -48,7 +53,13 @@ async def look(lane: Lane) -> Standing:
         clustered=told.get("cluster_enabled") == "1" or told.get("redis_mode") == "cluster",
         appendfsync=appendfsync,
         eviction=eviction,
+        clients=clients(told),
     )
+
+
+def clients(told: Mapping[str, str]) -> tuple[int, int]:
+    """How many there are, and how many there may be, by what a server tells of itself."""
+    return int(told.get("connected_clients", 0)), int(told.get("maxclients", 10_000))
 
 
 async def info(lane: Lane) -> Mapping[str, str]:
@@ -66,14 +77,21 @@ def weakest(standings: Sequence[Standing]) -> Standing:
         clustered=any(standing.clustered for standing in standings),
         appendfsync=min((standing.appendfsync for standing in standings), key=_FSYNCS.index),
         eviction=min((standing.eviction for standing in standings), key=_safety),
+        clients=min((standing.clients for standing in standings), key=lambda one: one[1] - one[0]),
     )
 
 
 def check(standing: Standing, name: str) -> None:
-    """Refuse servers that are too old, and say what a full one may throw away."""
+    """Refuse servers that are too old or would run out of connections, and say what a full one may throw away."""
     if standing.version < FLOOR:
         shown = ".".join(map(str, standing.version))
         raise BrokerRejected(f"{name}: this is Redis {shown}; taskq needs Redis 7.0 or Valkey 7.2, or newer")
+    used, most = standing.clients
+    if most - used + 1 < CONNECTIONS:
+        raise BrokerUnavailable(
+            f"{name}: {used - 1} of {most} connections to a node are in use, and this process needs up to "
+            f"{CONNECTIONS}: raise maxclients, and the limit of open files with it, or start fewer processes"
+        )
     if standing.eviction.startswith("allkeys-"):
         _log.warning(
             "%s: with maxmemory-policy %s a full server throws jobs away, so none is promised to survive: "

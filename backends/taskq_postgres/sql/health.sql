@@ -10,8 +10,10 @@ SELECT
   pg_is_in_recovery() AS standby,
   (SELECT count(*) FROM pg_stat_replication) AS standbys,
   (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS synchronous_standbys,
-  current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer AS most,
-  (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
+  current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
+    - coalesce(current_setting('reserved_connections', true)::integer, 0) AS most,
+  -- Of others' sessions an ordinary user sees whose they are, and not what kind.
+  (SELECT count(*) FROM pg_stat_activity WHERE datid IS NOT NULL AND usesysid IS NOT NULL) AS used,
   -- What keeps dead rows: a snapshot or a number held by a transaction, also one that was prepared or that a slot keeps.
   (
     SELECT extract(epoch FROM clock_timestamp() - min(xact_start))::float8 FROM pg_stat_activity

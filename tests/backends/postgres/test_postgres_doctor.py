@@ -1,12 +1,16 @@
 """What the doctor finds on real servers."""
 
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
+import asyncpg
 import pytest
 from taskq_postgres import connect, queries
 from taskq_postgres.doctor import judged
 
 from taskq.broker import Finding
+from taskq.errors import BrokerUnavailable
+from taskq.testing.deployment import wait_until
 from tests.backends.postgres.conftest import plain
 from tests.backends.postgres.test_postgres_marks import held
 from tests.cli.shell import Shell
@@ -65,6 +69,36 @@ async def test_what_the_server_says_of_itself_is_judged(own: Process) -> None:
     ):
         (finding,) = [one for one in judged({**row, **changed}, 5) if one.subject == subject]
         assert (finding.level, bool(finding.remedy)) == (level, level != "ok"), finding
+
+
+@pytest.mark.anyio
+async def test_a_server_without_the_connections_of_a_worker_refuses_to_open() -> None:
+    with postgresql.postgres(options=["max_connections=12"]) as server:
+        async with AsyncExitStack() as others, plain(server.url) as direct:
+            # Who is no superuser sees little of others' sessions, and is to count them all the same.
+            await direct.execute("CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app")
+            url = server.url.replace("postgres@", "app@")
+            for _ in range(3):
+                await others.enter_async_context(plain(server.url))
+            assert "room for 0 more processes of 5 each" in (await found(url))["connections"].message
+            await others.enter_async_context(plain(server.url))
+            for changed, says in (
+                (
+                    {},
+                    r"5 of 9 connections are in use, and .* up to 5 \(2 for its verbs.*: raise max_conn",
+                ),
+                ({"connections": 1}, None),
+                ({"pooled": True}, None),
+            ):
+                await wait_until(lambda: alone(direct, 5))
+                with nullcontext() if says is None else pytest.raises(BrokerUnavailable, match=says):
+                    assert (await found(url, **changed))["connections"].level == "warning"
+
+
+async def alone(direct: "asyncpg.Connection[asyncpg.Record]", sessions: int) -> bool:
+    """Whether those that others have closed are gone."""
+    count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    return bool(await direct.fetchval(count) == sessions)
 
 
 @pytest.mark.anyio

@@ -6,6 +6,7 @@ import pytest
 from taskq_redis import connect
 
 from taskq.broker import Finding
+from taskq.errors import BrokerUnavailable
 from tests.backends.redis.deployment import command
 from tests.cli.shell import Shell
 from tests.servers import valkey
@@ -31,11 +32,19 @@ async def test_every_danger_is_found_and_has_its_remedy(tmp_path: Path) -> None:
             (["maxmemory-policy", "allkeys-lru"], "eviction", "error"),
             (["maxmemory", "0"], "eviction", "warning"),
             (["maxmemory", "0"], "memory", "warning"),
-            (["maxclients", "2"], "connections", "warning"),
+            (["maxclients", "4"], "connections", "warning"),
         ):
             command(server, "CONFIG", "SET", *settings)
             finding = (await found(server.url))[subject]
             assert (finding.level, bool(finding.remedy)) == (level, True), finding
+
+
+async def test_a_server_without_the_connections_of_a_worker_refuses_to_open(tmp_path: Path) -> None:
+    with valkey.single(tmp_path, options=["--maxclients", "5"]) as server:
+        async with connect(server.url), connect(server.url):
+            says = r"2 of 5 connections to a node are in use, and this process needs up to 4: raise maxclients"
+            with pytest.raises(BrokerUnavailable, match=says):
+                await found(server.url)
 
 
 async def test_replicas_that_are_waited_for_have_to_be_there(tmp_path: Path) -> None:

@@ -300,9 +300,13 @@ class App:
         """The job as a debounced call enqueues it."""
         return await in_its_burst(job, debounce, self.store)
 
-    async def run_inline(self, job: Job) -> Any:
-        """Run a job's handler here, as a worker would run it once, and answer its result."""
-        return await self._working.inline(self.find_task(job.task), job)
+    async def run_inline(self, call: Call[R], *, retries: bool = False) -> R:
+        """Run a call here and now, as workers run it: through all middleware, over the wire, within its time-outs.
+
+        With ``retries`` as often as its task says, and after the waits that it says. Raises what the handler raised, in
+        its last run. Nothing is stored or told, and no limits are asked.
+        """
+        return call.decode(await self._working.inline(self.find_task(call.job.task), call.start(), retries=retries))
 
     def prepared(self, task: Task[..., Any]) -> AbstractAsyncContextManager[Runnable]:
         """A task as a worker of this app runs it, with its dependencies open within the context."""

@@ -36,7 +36,7 @@ class Client(Desk, Protocol):
     async def enqueue(self, job: Job, tx: Any) -> Enqueued: ...
     async def collect(self, item: Item) -> Enqueued: ...
     async def in_its_burst(self, job: Job, debounce: Debounce) -> Job: ...
-    async def run_inline(self, job: Job) -> Any: ...
+    async def run_inline(self, call: Call[R]) -> R: ...
     def check_call(self, definition: Definition, options: CallOptions) -> None: ...
 
 
@@ -201,13 +201,10 @@ class Task(Generic[P, R]):
         return handle
 
     async def run_inline(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run here and now as a worker would: arguments over the wire, dependencies, middleware. No retries."""
+        """Run here and now as a worker would, once; with retries: :meth:`taskq.App.run_inline`."""
         if self.definition.collect is not None:
-            job = self._job(*self._gathered(args, kwargs))
-        else:
-            job = self._job(args, kwargs)
-        result: R = await self._member.client.run_inline(job)
-        return result
+            args, kwargs = self._gathered(args, kwargs)  # type: ignore[assignment]
+        return await self._member.client.run_inline(self._inert(self._job(args, kwargs)))
 
     @property
     def _member(self) -> Membership:

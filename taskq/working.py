@@ -9,16 +9,16 @@ import anyio
 from msgspec.structs import replace
 
 from taskq.config import Settings
-from taskq.context import Current, running
 from taskq.depends import Scoped
 from taskq.events import Events
-from taskq.job import Delivery, Job
+from taskq.job import Job
 from taskq.joblog import mark_records
 from taskq.live import Lives
 from taskq.middleware import Middleware
 from taskq.options import check_queue
 from taskq.schedule import Schedule
 from taskq.task import Task
+from taskq.worker.inline import Inline
 from taskq.worker.options import WorkerOptions
 from taskq.worker.presence import present
 from taskq.worker.recipe import Recipe
@@ -95,19 +95,9 @@ class Working:
         async with self._lives.here().scope.inner("worker") as scope:
             yield await self.recipe.runnable(task, self.recipe.executors(), scope)
 
-    async def inline(self, task: Task[..., Any], job: Job) -> Any:
-        """Run a job's handler here, as a worker would run it once, and answer its result."""
+    async def inline(self, task: Task[..., Any], job: Job, *, retries: bool) -> bytes:
+        """Run a job here; see :meth:`taskq.App.run_inline`."""
+        job = await self.recipe.prepare(job)
         backend = self._lives.here().door(job.queue).backend
-        delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt="", now=0.0, due=0.0)
         async with self.prepared(task) as runnable:
-            means = runnable.means(backend.store, backend.transactions)
-            current = Current(delivery, runnable.decode(job.body), means)
-            token = running.set(current)
-            try:
-                value = await runnable.handler(current)
-            finally:
-                running.reset(token)
-                if current.notes is not None:
-                    await current.notes.end()
-                    await current.notes.forget()
-        return task.decode(runnable.encode(value))
+            return await Inline(task.name, runnable, backend).run(job, retries=retries)

@@ -113,6 +113,7 @@ async def a_plain_call_is_a_plain_call() -> None:
     assert_type(await send("a@example.org"), int)
     assert_type(await render(3), str)
     assert_type(await send.run_inline("a@example.org"), int)
+    assert_type(await app.run_inline(send.call("a@example.org"), retries=True), int)
     await send(5)  # E
     await render()  # E
     await send.run_inline()  # E

@@ -218,7 +218,10 @@ class Admin(Protocol):
         ...
 
     async def revive(self, refs: Sequence[JobRef]) -> Sequence[Revival]:
-        """Make dead letters ready again at attempt 1, losses 0 (C-S4); ``conflict`` when their unique key is held."""
+        """Make dead letters ready again at attempt 1, losses 0, due now (C-S4).
+
+        ``conflict`` when their unique key is held.
+        """
         ...
 
     async def purge(self, refs: Sequence[JobRef]) -> Sequence[bool]:

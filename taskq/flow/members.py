@@ -55,7 +55,7 @@ class Membership:
         self._store = store
         self._broker = broker
         self._clean: dict[str, float] = {}
-        """Batches of which nobody counted as failed at this moment."""
+        """Batches of which nobody counted as failed at this moment, by the backend's clock."""
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """Enqueue any number of jobs, in as many calls as the broker needs."""
@@ -132,7 +132,7 @@ class Membership:
                     errors[job.id] = error
                     leaves.append(Leave(place, succeeded=False, death=encoded(_refused(job, error))))
             if leaves:
-                await self.leave(leaves, fetched=-1.0)
+                await self.leave(leaves, due=-inf)
         return errors
 
     async def is_cancelled(self, id: str) -> bool:
@@ -150,10 +150,10 @@ class Membership:
 
     # Leaving
 
-    async def leave(self, leaves: Sequence[Leave], fetched: float = inf) -> None:
+    async def leave(self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf) -> None:
         """Members leave their batches; the callbacks of those that are over are enqueued before this returns.
 
-        ``fetched``: when the last of them was, by the backend's clock.
+        ``due`` and ``fetched``: when the last of them was, by the backend's clock.
         """
         await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
         chunks: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
@@ -163,9 +163,9 @@ class Membership:
             chunks[place.batch, place.chunk].append(place.member)
             if leave.succeeded:
                 returned[place.batch].append(place.member)
-        # One that had failed, was revived and has returned has failed no more. What nobody counted as failed since it
-        # was fetched needs no call: one for all that was fetched together, where a settlement has a third of them.
-        asked = [batch for batch in returned if fetched > self._clean.get(batch, -1.0)]
+        # One that had failed, was revived and has returned has failed no more. Who was revived is due from then on, so
+        # that what was due before anybody had failed needs no call: one a batch, if its members were all there.
+        asked = [batch for batch in returned if due >= self._clean.get(batch, 0.0)]
         again = [self._store.discard(failed_key(batch), returned[batch]) for batch in asked]
         left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
         lefts = await all_of([*again, *left])

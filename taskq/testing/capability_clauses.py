@@ -135,6 +135,7 @@ class CapabilityClauses:
         delivery = await take_one(backend.broker, queue)
         assert (delivery.attempt, delivery.losses, delivery.cancelled) == (1, 0, False)
         assert delivery.fence > dead.fence
+        assert delivery.due >= dead.now
         assert list(await admin.revive([ref(a_job(queue))])) == ["unknown"]
         await ack(backend.broker, delivery)
         assert await admin.lookup(ref(a_job(queue))) is None

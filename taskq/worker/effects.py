@@ -67,7 +67,9 @@ class Effects:
             await self._bring_about(marked)
         leaves = [decision.leaves for _, decision in decided if decision.leaves]
         if leaves and self._members is not None:
-            await self._members.leave(leaves, fetched=max(run.delivery.now for run, _ in decided))
+            deliveries = [run.delivery for run, _ in decided]
+            due, fetched = max(one.due for one in deliveries), max(one.now for one in deliveries)
+            await self._members.leave(leaves, due=due, fetched=fetched)
         for run, decision in marked:
             if decision.effects and decision.end == "returned":
                 await self._stop_in_cancelled(run.delivery.job, decision.effects)

@@ -38,7 +38,3 @@ local function keep()
     else redis.call('PERSIST', key) end
   end
 end
-
-local function is_gone(member)
-  return redis.call('ZSCORE', gone_key, member)
-end

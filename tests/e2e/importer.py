@@ -15,9 +15,12 @@ from taskq import App, BatchReport, Death
 from taskq.call import Call
 
 BATCH = "news"
-SLOTS = 10
-KILLS_EVERY = 100 * SLOTS if "TASKQ_TEST_LONG" in os.environ else 100
-"""A worker dies with as many members in its hands as it has slots: in a long run so with one of a hundred."""
+LONG = "TASKQ_TEST_LONG" in os.environ
+SLOTS = 100 if LONG else 10
+KILLS_EVERY = 4000 if LONG else 100
+"""A worker dies with as many runs under way as it has slots: more than one of a hundred is so interrupted."""
+TAKES = 0.02
+"""Seconds that a member takes, so that a worker's slots are full of runs."""
 UNLUCKY = 10_000
 
 
@@ -55,6 +58,7 @@ def declare(app: App, directory: Path) -> None:
         note("runs", n)
         if kills(n):
             die_once(f"member-{n}")
+        await asyncio.sleep(TAKES)
         if fails(n):
             raise ValueError(n)
 

@@ -18,9 +18,12 @@ from taskq.call import Call
 from taskq.errors import Conflict
 from taskq.flow import BatchStatus
 from tests.e2e.conftest import STORIES
-from tests.e2e.importer import BATCH, KILLS_EVERY, SLOTS, declare, fails, kills, resident
+from tests.e2e.importer import BATCH, KILLS_EVERY, LONG, SLOTS, TAKES, declare, fails, kills, resident
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+LEASE = 5.0 if LONG else 1.5
+"""Seconds: long enough for a machine that has more to do, as what was lost twice runs alone."""
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def workers(url: str, directory: Path, queues: list[str]) -> Generator[Callable[
     environment = {
         "TASKQ_URL": url,
         "TASKQ_SLOTS": str(SLOTS),
-        "TASKQ_LEASE": "1.5",
+        "TASKQ_LEASE": str(LEASE),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
 
@@ -56,7 +59,8 @@ def workers(url: str, directory: Path, queues: list[str]) -> Generator[Callable[
 
 
 def lines(directory: Path, file: str) -> list[str]:
-    return (directory / file).read_text().splitlines()
+    path = directory / file
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def killed(directory: Path) -> set[str]:
@@ -77,11 +81,13 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
         batch = app.batch(BATCH)
         status: BatchStatus | None = None
         with workers(url, tmp_path, ["import", "default", "default"]) as replace:
-            with anyio.fail_after(rounds(60, 3000)):
-                while status is None or status.over is None or not (tmp_path / "told").exists():
+            with anyio.fail_after(rounds(60, 1500)):
+                while status is None or status.over is None:
                     replace()
                     await anyio.sleep(0.2)
-                    status = await batch.status()
+                    # Before, it would be a call for each of its live chunks.
+                    if any(line.startswith("finished") for line in lines(tmp_path, "told")):
+                        status = await batch.status()
                 while any(queue.ready + queue.leased for queue in await app.admin.stats()):
                     replace()
                     await anyio.sleep(0.2)
@@ -97,11 +103,12 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
         f"member-{n}.killed" for n in range(count) if kills(n)
     }
     # What ran twice was under way when a worker died: its own slots at most, and what it had not settled.
-    assert sum(runs.values()) - count <= 25 * len(died)
+    interrupted = sum(runs.values()) - count
+    assert count // 100 <= interrupted <= 2.5 * SLOTS * len(died)
     (imported,) = lines(tmp_path, "imported")
     added, grown = map(int, imported.split())
     report(
-        f"import-{url.partition(':')[0]}",
+        f"batch-{url.partition(':')[0]}",
         import_report(
             url,
             {
@@ -109,7 +116,7 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
                 "members pending in the end": status.pending,
                 "members that failed, as they were to": f"{status.failed} of {failed}",
                 "members that never ran": count - len(runs),
-                "runs that a kill repeated": sum(runs.values()) - count,
+                "runs that a kill interrupted, and that were repeated": interrupted,
                 "kills of workers": len(died) - 2,
                 "kills of the producer": 2,
                 "callbacks that ran": len(lines(tmp_path, "told")),
@@ -126,11 +133,12 @@ def import_report(url: str, rows: Mapping[str, object]) -> str:
     """What the run has shown, as a page."""
     shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"# An import on {url.partition(':')[0]}\n\n"
+        f"# A batch on {url.partition(':')[0]}\n\n"
         "A job adds the members of a batch one by one from a generator, and is killed by SIGKILL after one and after "
-        f"two thirds of them. One member of {KILLS_EVERY} kills its worker, once, which has {SLOTS} slots and so one "
-        "of a hundred members in its hands; three of a hundred members fail. Two worker processes have the members, "
-        "one the import; the batch has callbacks for its end and its first failure.\n\n"
+        f"two thirds of them. One member of {KILLS_EVERY} kills its worker, once, and with it the runs in its {SLOTS} "
+        f"slots, each of which takes {TAKES:g} s: more than one run of a hundred is interrupted so. Three of a hundred "
+        "members fail. Two worker processes have the members, one the import; the batch has callbacks for its end and "
+        "its first failure.\n\n"
         f"| | |\n|---|---:|\n{shown}\n\n"
         f"Written by `make test-long`, Python {platform.python_version()}.\n"
     )

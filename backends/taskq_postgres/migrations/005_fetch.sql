@@ -197,7 +197,9 @@ BEGIN
         WHERE j.ctid = front.place
         RETURNING
           j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
-          j.losses, j.fence, j.expires_at, j.cancelled, j.error, moment, front.n
+          j.losses, j.fence, j.expires_at, j.cancelled, j.error,
+          -- What came to stand in line since the clock was read is due all the same.
+          greatest(moment, front.due) AS moment, front.n
       )
       SELECT
         l.queue, l.id, l.task, l.body, l.priority, l.uniq, l.grp, l.group_limit, l.rest, l.due, l.attempt, l.losses,

@@ -7,8 +7,10 @@ from uuid import uuid4
 import anyio
 import asyncpg
 import pytest
+from taskq_postgres import connect
 
 from taskq import App, Retry, current
+from taskq.job import Delivery, Job
 from taskq.testing import deferred
 from taskq.testing.deployment import wait_until
 from tests.backends.postgres.conftest import plain
@@ -109,3 +111,34 @@ async def test_as_30_four_apps_of_five_hundred_slots_are_content_with_thirty_con
             await wait_until(all_done)
             assert most > 100
             assert used - 1 <= 4 * 5
+
+
+async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(postgres: Process, schema: str) -> None:
+    # The fetch stops between reading the clock and looking at the line, until the lock is let go.
+    stop = f"""ALTER FUNCTION {schema}.promote(text, boolean, float8, float8) RENAME TO promoted;
+        CREATE FUNCTION {schema}.promote(
+            line text, in_groups boolean, moment float8, since float8, OUT reached float8, OUT oldest float8
+        ) LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_advisory_xact_lock(hashtext('{schema}'));
+            SELECT * INTO reached, oldest FROM {schema}.promoted(line, in_groups, moment, since);
+        END $$"""
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = hashtext($1)::oid"
+    lock = "SELECT pg_advisory_{}lock(hashtext($1))"
+    deliveries: list[Delivery] = []
+    async with connect(postgres.url, schema=schema, migrate=True) as backend, plain(postgres.url) as direct:
+        await direct.execute(stop)
+        await direct.execute(lock.format(""), schema)
+
+        async def fetch() -> None:
+            deliveries.extend(await backend.broker.fetch(["default"], 1, lease=60, wait=0))
+
+        async def waits() -> bool:
+            return bool(await direct.fetchval(waiting, schema))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fetch)
+            await wait_until(waits)
+            await backend.broker.enqueue([Job(id="late", task="task", body=b"{}")])
+            await direct.execute(lock.format("un"), schema)
+    (delivery,) = deliveries
+    assert delivery.due <= delivery.now

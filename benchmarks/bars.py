@@ -102,6 +102,10 @@ BARS: Sequence[Bar] = (
         Bar(table=f"{name}/scaling-cpu", ours="2 processes", beside="one process", sides=("1 process",), least=1.7)
         for name in ("redis", "postgres")
     ),
+    *(
+        Bar(table=f"{name}/features", ours="a batch's members", beside="plain jobs", sides=("plain",), least=0.7)
+        for name in ("redis", "postgres")
+    ),
     Bar(
         table="redis/scaling-cpu",
         ours="2 processes",

@@ -4,7 +4,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from benchmarks.peers.recorder import Ledger, Order, send, serve, together
-from taskq import App, Task
+from taskq import App, RateLimit, Task
+from taskq.call import new_id
 from taskq.context import Current
 from taskq.middleware import Handler
 
@@ -27,7 +28,19 @@ def task_of(
         await handler(number, content)
         return number
 
-    return app, app.task(name="job", timeout=60)(answering if feature == "result" else handler)
+    if feature == "tracing":
+        trace(app)
+    limits = [RateLimit(1_000_000)] if feature == "limit" else []
+    return app, app.task(name="job", timeout=60, limits=limits)(answering if feature == "result" else handler)
+
+
+def trace(app: App) -> None:
+    """Record a span for each defer and each run, and export none."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from taskq.telemetry import OpenTelemetry
+
+    OpenTelemetry(tracer_provider=TracerProvider()).instrument(app)
 
 
 async def straight_through(current: Current, handler: Handler) -> object:
@@ -56,6 +69,14 @@ async def defer(order: Order) -> None:
     app, job = task_of(order)
     with_feature = chosen(job, order)
     async with app:
+        if order.options.get("feature") == "batch":
+            # The program ends in here, before the batch is sealed: its members end all the same.
+            async with app.batch(new_id()) as batch:
+                await send(
+                    order,
+                    lambda number, content: batch.add([job.call(number, content)]),
+                    lambda part: batch.add(job.call(number, content) for number, content in part),
+                )
         await send(
             order,
             job.defer,

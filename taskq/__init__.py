@@ -13,6 +13,7 @@ from taskq.handle import JobHandle
 from taskq.limits import Concurrency, RateLimit
 from taskq.report import Death
 from taskq.retry import Retry
+from taskq.spread import Spread
 from taskq.task import Task
 from taskq.tasks import Tasks
 
@@ -35,6 +36,7 @@ __all__ = [
     "Retry",
     "RetryIn",
     "Snooze",
+    "Spread",
     "Task",
     "TaskqError",
     "Tasks",

@@ -54,6 +54,7 @@ from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
 from taskq.schedules import Schedules, check_schedule, configured, lacking
+from taskq.spread import Spread
 from taskq.store import Store
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
@@ -282,19 +283,23 @@ class App:
         """
         return Batch(self, id, callbacks(id, then, finished, first_failure), parent)
 
-    def defer_each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
+    def defer_each(
+        self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], *, spread: Spread | None = None
+    ) -> AsyncIterator[Enqueued]:
         """Defer any number of calls in bounded memory: one answer each, in order, with the error of a refused one.
 
         Raises BrokerUnavailable when the broker goes away; what was answered until then is enqueued.
         """
-        return self._deferring.each(calls)
+        return self._deferring.each(calls, spread)
 
-    async def defer_many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]]) -> Sequence[JobHandle[R]]:
+    async def defer_many(
+        self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], *, spread: Spread | None = None
+    ) -> Sequence[JobHandle[R]]:
         """Defer many calls, up to a thousand to a round trip, and answer their handles.
 
         Raises PartlyEnqueued, after all the others were enqueued, when some were refused.
         """
-        return await self._deferring.many(calls, self)
+        return await self._deferring.many(calls, spread, self)
 
     async def in_its_burst(self, job: Job, debounce: Debounce) -> Job:
         """The job as a debounced call enqueues it."""

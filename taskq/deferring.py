@@ -16,6 +16,7 @@ from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.live import Live, Lives
 from taskq.middleware import DeferMiddleware, pass_through
+from taskq.spread import Spread, later, offsets_of
 
 R = TypeVar("R")
 
@@ -72,20 +73,30 @@ class Deferring:
             raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
         return await collector.add(item)
 
-    async def each(self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]]) -> AsyncIterator[Enqueued]:
+    async def each(
+        self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], spread: Spread | None
+    ) -> AsyncIterator[Enqueued]:
         """``app.defer_each``."""
+        offsets = offsets_of(spread)
+
+        async def prepare(call: Call[Any]) -> Job | TaskqError:
+            return await self._prepared(call, next(offsets))
+
         transaction, sending = self._open_transaction(self._lives.here())
-        async for answers in enqueue_in_parts(calls, sending, self._prepared, transaction):
+        async for answers in enqueue_in_parts(calls, sending, prepare, transaction):
             for answer in answers:
                 yield answer
 
-    async def many(self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], desk: Desk) -> Sequence[JobHandle[R]]:
+    async def many(
+        self, calls: Iterable[Call[R]] | AsyncIterable[Call[R]], spread: Spread | None, desk: Desk
+    ) -> Sequence[JobHandle[R]]:
         """``app.defer_many``."""
         kept: list[Call[R]] = []
+        offsets = offsets_of(spread)
 
         async def prepare(call: Call[R]) -> Job | TaskqError:
             kept.append(call)
-            return await self._prepared(call)
+            return await self._prepared(call, next(offsets))
 
         transaction, sending = self._open_transaction(self._lives.here())
         parts = enqueue_in_parts(calls, sending, prepare, transaction)
@@ -126,9 +137,9 @@ class Deferring:
             self._events.emit(JobVetoed(task=job.task, reason=str(veto)))
             raise
 
-    async def _prepared(self, call: Call[Any]) -> Job | TaskqError:
+    async def _prepared(self, call: Call[Any], offset: float) -> Job | TaskqError:
         try:
-            return await self.prepare(call.start())
+            return await self.prepare(later(call.start(), offset))
         except (Vetoed, PayloadTooLarge) as error:
             return error
 

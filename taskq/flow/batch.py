@@ -31,6 +31,7 @@ from taskq.flow.record import (
 from taskq.flow.start import Host, prepare_all, refuse_member
 from taskq.job import Job, JobRef
 from taskq.sequel import Plan
+from taskq.spread import Spread, later, offsets_of
 
 _SLOWEST = 1.0
 """Seconds between two looks of who waits for a batch."""
@@ -109,6 +110,7 @@ class Batch:
         calls: Iterable[Call[Any] | Chain[Any]] | AsyncIterable[Call[Any] | Chain[Any]],
         *,
         key: str | None = None,
+        spread: Spread | None = None,
     ) -> int:
         """Add any number of members in bounded memory, and answer how many.
 
@@ -122,9 +124,10 @@ class Batch:
         stream = str(next(self._streams)) if key is None else check_key(key)
         added, number, part = 0, 0, list[Job]()
         errors: dict[int, TaskqError] = {}
+        offsets = offsets_of(spread)
         async for call in each(calls):
             refuse_member(call)
-            part.append(await prepare_all(self._host, call.start()))
+            part.append(await prepare_all(self._host, later(call.start(), next(offsets))))
             if len(part) == CHUNK:
                 errors |= await self._add_chunk(stream, number, part)
                 added, number, part = added + len(part), number + 1, []

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Iterator
 import anyio
 import pytest
 
-from taskq import App, Retry
+from taskq import App, Retry, Spread
 from taskq.call import Call
 from taskq.errors import BrokerUnavailable
-from taskq.testing import deferred, run_until_idle
+from taskq.testing import VirtualClock, deferred, run_until_idle
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -102,3 +102,26 @@ async def test_calls_may_be_read_from_the_transaction_they_are_deferred_in(url: 
         await parent.defer()
         await app.run_worker(max_jobs=1)
         assert len(await deferred(app)) == 2_103
+
+
+@pytest.mark.parametrize("how", ["many", "each", "batch"])
+async def test_calls_that_are_spread_begin_at_their_rate(clock: VirtualClock, how: str) -> None:
+    app = App("memory://", slots=100)
+    begun: list[tuple[float, int]] = []
+
+    @app.task
+    async def send(number: int) -> None:
+        begun.append((clock.time(), number))
+
+    calls, spread = [send.call(number) for number in range(200)], Spread(rate=2)
+    async with app:
+        if how == "many":
+            await app.defer_many(calls, spread=spread)
+        elif how == "each":
+            assert [answer.error async for answer in app.defer_each(calls, spread=spread)] == [None] * 200
+        else:
+            async with app.batch("spread") as batch:
+                await batch.add(calls, spread=spread)
+        await run_until_idle(app, until="empty")
+    assert [number for _, number in begun] == list(range(200))
+    assert [moment for moment, _ in begun] == pytest.approx([number / 2 for number in range(200)], abs=0.1)

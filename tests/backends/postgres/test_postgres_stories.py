@@ -121,7 +121,7 @@ async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(p
         ) LANGUAGE plpgsql AS $$ BEGIN
             PERFORM pg_advisory_xact_lock(hashtext('{schema}'));
             SELECT * INTO reached, oldest FROM {schema}.promoted(line, in_groups, moment, since);
-        END $$"""
+        END $$"""  # noqa: S608
     waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = hashtext($1)::oid"
     lock = "SELECT pg_advisory_{}lock(hashtext($1))"
     deliveries: list[Delivery] = []

@@ -19,6 +19,7 @@ from taskq.worker.supervisor import State, Supervisor
 _UNITS: Mapping[str, int] = {"K": 2**10, "M": 2**20, "G": 2**30}
 _SIZE = re.compile(r"(\d+)([KMG])(?:i?B)?", re.IGNORECASE)
 _OPTIONS = ("--processes", "--max-memory", "--gate", "--state-file")
+_FLAGS = ("--preload",)
 
 
 class Crew(Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Crew(Struct, frozen=True, kw_only=True):
     processes: int
     max_memory: int | None
     gate: float
+    preload: bool
     state_file: Path | None
 
 
@@ -55,12 +57,23 @@ def processes_options(command: Callable[..., int]) -> Callable[..., int]:
     @click.option(
         "--gate", type=click.FloatRange(0), metavar="SECONDS", help="How long new code has to live in a rollout: 10."
     )
+    @click.option("--preload", is_flag=True, help="Import the app once and fork the processes: they share its memory.")
     @click.option("--state-file", type=click.Path(path_type=Path), help="Where to tell how it stands, for rollouts.")
     @functools.wraps(command)
     def wrapped(
-        processes: int | None, max_memory: int | None, gate: float | None, state_file: Path | None, **rest: Any
+        processes: int | None,
+        max_memory: int | None,
+        gate: float | None,
+        preload: bool,
+        state_file: Path | None,
+        **rest: Any,
     ) -> int:
-        given = {"--max-memory": max_memory, "--gate": gate, "--state-file": state_file}
+        given = {
+            "--max-memory": max_memory,
+            "--gate": gate,
+            "--preload": preload or None,
+            "--state-file": state_file,
+        }
         if processes is None:
             for option, value in given.items():
                 if value is not None:
@@ -68,8 +81,14 @@ def processes_options(command: Callable[..., int]) -> Callable[..., int]:
             return command(crew=None, **rest)
         if max_memory is not None and not Path("/proc/self/statm").exists():
             raise click.UsageError("--max-memory needs a system that tells a process's memory in /proc")
+        if preload and sys.platform != "linux":
+            raise click.UsageError("--preload needs Linux: elsewhere a process that has imported much cannot be forked")
         crew = Crew(
-            processes=processes, max_memory=max_memory, gate=gate if gate is not None else 10.0, state_file=state_file
+            processes=processes,
+            max_memory=max_memory,
+            gate=gate if gate is not None else 10.0,
+            preload=preload,
+            state_file=state_file,
         )
         return command(crew=crew, **rest)
 
@@ -83,6 +102,7 @@ def run_supervised(crew: Crew, arguments: Sequence[str]) -> int:
         processes=crew.processes,
         max_memory=crew.max_memory,
         gate=crew.gate,
+        preload=crew.preload,
     )
     path = crew.state_file
     if path is None:
@@ -120,5 +140,7 @@ def _without_ours(arguments: Sequence[str]) -> Iterator[str]:
     for argument in left:
         if argument in _OPTIONS:
             next(left, None)
+        elif argument in _FLAGS:
+            continue
         elif not argument.startswith(tuple(f"{option}=" for option in _OPTIONS)):
             yield argument

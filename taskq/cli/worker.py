@@ -23,8 +23,9 @@ from taskq.errors import ConfigError, TaskqError
 from taskq.events import WorkerStarted
 from taskq.history import KEPT, mark
 from taskq.options import check_queue
-from taskq.worker.child import SUPERVISED
 from taskq.worker.notify import GRACE, notify
+from taskq.worker.nursery import SUPERVISED
+from taskq.worker.preload import PRELOAD, fork_workers
 from taskq.worker.signals import Signals
 from taskq.worker.worker import Worker
 
@@ -96,6 +97,8 @@ def worker(
     logs.follow(app.events)
     # The log has every end built as an event already: to count it, too, costs a microsecond.
     app.presume(history=KEPT, build=version_of(target))
+    if os.environ.pop(PRELOAD, None):
+        fork_workers()
     given = {"pools": pools or None, "queues": queues, "slots": slots, "grace": grace}
     until = {"max_jobs": max_jobs, "until": "idle" if until_idle else "asked"}
     options = {"use_uvloop": find_spec("uvloop") is not None}
@@ -163,8 +166,15 @@ def _heed_supervisor(worker: Worker, took_over: Callable[[], None]) -> None:
     """
     loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
 
+    # Forked siblings share it, and only one of them gets what was written.
+    os.set_blocking(stdin, False)
+
     def readable() -> None:
-        if os.read(stdin, 1024):
+        try:
+            told = os.read(stdin, 1)
+        except BlockingIOError:
+            return
+        if told:
             took_over()
         else:
             loop.remove_reader(stdin)

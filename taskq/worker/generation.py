@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import anyio
@@ -10,6 +10,7 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from taskq.worker.child import MAKE_WAY, Child
+from taskq.worker.nursery import Nursery
 
 LONGEST_PAUSE = 30.0
 """Seconds between two starts in a place whose processes keep dying."""
@@ -30,6 +31,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """A process that holds more is replaced, and then finishes what it runs."""
     boot: float = 60.0
     """How long a process may take until it fetches."""
+    preload: bool = False
+    """Whether to import the app once and fork its processes from there."""
     gate: float = 10.0
     """How long all new processes have to live before the old ones make way to them."""
 
@@ -56,7 +59,7 @@ class Generation:
         self.refused: int | None = None
         """The exit code that shows that no process of this generation can begin to work."""
         self._plan = plan
-        self._socket = socket
+        self._nursery = Nursery(plan.command, socket, preload=plan.preload, boot=plan.boot)
         self._tell = changed
         self._proven = False
         """Whether one of its processes has ever begun to fetch."""
@@ -85,7 +88,7 @@ class Generation:
                 beside.start_soon(self._weigh, self._plan.max_memory)
             async with anyio.create_task_group() as places:
                 for _ in range(self._plan.processes):
-                    places.start_soon(self._keep, places)
+                    places.start_soon(self._keep, places, beside)
             beside.cancel_scope.cancel()
         self._over.set()
         self._notice()
@@ -120,8 +123,16 @@ class Generation:
         self._farewell = number
         self._over.set()
         self._notice()
+        self._nursery.stop()
         for child in self.children.values():
             child.leave(number)
+
+    def hear(self, fields: Mapping[str, str]) -> None:
+        """Take note of what any process tells."""
+        self._nursery.hear(fields)
+        child = self.children.get(int(fields.get("MAINPID", "0")))
+        if child is not None:
+            child.hear(fields)
 
     def send(self, number: signal.Signals) -> None:
         """Send all its processes a signal; who starts later is as quiet as the others."""
@@ -132,11 +143,11 @@ class Generation:
             if child.ready.is_set():
                 child.send(number)
 
-    async def _keep(self, places: TaskGroup) -> None:
+    async def _keep(self, places: TaskGroup, beside: TaskGroup) -> None:
         """Keep one place filled."""
         deaths, outgrown = 0, None
         while self.serving:
-            child = await self._start(places)
+            child = await self._start(places, beside)
             if outgrown is not None:
                 # It goes on fetching until there is another.
                 await self._until(partial(_begun, child))
@@ -163,8 +174,8 @@ class Generation:
             self._notice()
         return self.serving
 
-    async def _start(self, places: TaskGroup) -> Child:
-        child = await Child.start(self._plan.command, self._socket)
+    async def _start(self, places: TaskGroup, beside: TaskGroup) -> Child:
+        child = Child(await self._nursery.bear(beside))
         self.children[child.pid] = child
         if self._farewell is not None:
             # It was being born when the others were asked.

@@ -96,9 +96,7 @@ class Supervisor:
     async def _listen(self, heard: AsyncIterator[Mapping[str, str]]) -> None:
         async for fields in heard:
             for generation in self._generations:
-                child = generation.children.get(int(fields.get("MAINPID", "0")))
-                if child is not None:
-                    child.hear(fields)
+                generation.hear(fields)
 
     async def _obey(self, received: AsyncIterator[signal.Signals], group: TaskGroup, beside: TaskGroup) -> None:
         async for number in received:

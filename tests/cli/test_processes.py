@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from taskq.config import Settings
-from tests.cli.shell import PATIENCE, Program, Shell, job
+from tests.cli.shell import APP, PATIENCE, Program, Shell, job
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 
@@ -28,6 +28,9 @@ async def ignore() -> None:
         except asyncio.CancelledError:
             pass
 """
+
+
+BORN = pytest.mark.parametrize("born", [(), ("--preload",)], ids=["spawned", "forked"])
 
 
 @contextmanager
@@ -51,8 +54,9 @@ def gone(pids: Sequence[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_so_many_processes_work_and_end_together(shell: Shell) -> None:
-    with supervised(shell, processes=2) as program:
+@BORN
+def test_so_many_processes_work_and_end_together(shell: Shell, born: Sequence[str]) -> None:
+    with supervised(shell, *born, processes=2) as program:
         workers = state(shell)["workers"]
         assert len(workers) == 2
         shell.enqueue(job("1"))
@@ -65,8 +69,9 @@ def test_so_many_processes_work_and_end_together(shell: Shell) -> None:
     assert not (shell.directory / "state.json").exists()
 
 
-def test_a_process_that_dies_is_replaced(shell: Shell) -> None:
-    with supervised(shell, processes=1) as program:
+@BORN
+def test_a_process_that_dies_is_replaced(shell: Shell, born: Sequence[str]) -> None:
+    with supervised(shell, *born, processes=1) as program:
         (before,) = state(shell)["workers"]
         os.kill(before, signal.SIGKILL)
         program.line(f"worker {before} died of SIGKILL; another one in")
@@ -166,12 +171,56 @@ def test_a_rollout_without_a_supervisor_says_how_to_start_one(shell: Shell) -> N
     assert "start it with --processes N --state-file" in shell.run("rollout", "state.json", code=2).err
 
 
-def test_workers_whose_supervisor_was_killed_drain(shell: Shell) -> None:
-    with supervised(shell, processes=2) as program:
+@BORN
+def test_workers_whose_supervisor_was_killed_drain(shell: Shell, born: Sequence[str]) -> None:
+    with supervised(shell, *born, processes=2) as program:
         program.send(signal.SIGKILL)
         program.line("the supervisor is gone")
         program.line("worker stopped")
         program.line("worker stopped")
+
+
+def test_forked_workers_share_what_the_app_took_and_are_replaced_with_who_bore_them(shell: Shell) -> None:
+    (shell.directory / "shop.py").write_text(APP + "ballast = b'x' * (64 << 20)")
+    with supervised(shell, "--preload", processes=2) as program:
+        before = state(shell)["workers"]
+        for pid in before:
+            shared = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            assert int(re.findall(r"Private_Dirty: +(\d+)", shared)[0]) < 48 << 10
+        (mother,) = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in before}
+        assert mother != program.pid
+        os.kill(mother, signal.SIGKILL)
+        for _ in before:
+            program.line("another one in")
+        for _ in before:
+            assert said(program, "WorkerStarted")["pid"] not in before
+        program.send(signal.SIGTERM)
+        assert program.code() == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()", "threads (Th"),
+        ("import socket; left_open = socket.socket()", "1 open sockets"),
+    ],
+)
+def test_an_app_that_cannot_be_forked_is_refused(shell: Shell, code: str, words: str) -> None:
+    (shell.directory / "shop.py").write_text(APP + code)
+    ran = shell.run("worker", "shop", "--processes", "1", "--preload", code=2)
+    assert f"--preload: importing the app has left {words}" in ran.err
+    assert "open them in the lifespan, or leave out --preload" in ran.err
+
+
+def test_a_rollout_brings_new_code_to_forked_workers_too(shell: Shell) -> None:
+    with supervised(shell, "--preload", processes=1) as program:
+        (old,) = state(shell)["workers"]
+        (shell.directory / "shop.py").write_text(APP + '__version__ = "2"')
+        assert "generation 2 serves" in shell.run("rollout", "state.json").out
+        program.line("marked in the history: 2")
+        program.send(signal.SIGTERM)
+        assert program.code() == 0
+    assert gone([old])
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])

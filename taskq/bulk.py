@@ -15,7 +15,7 @@ PART = 1000
 _LEAST = 250
 """Jobs that go as soon as no call is under way: enough for the server to work on while the next ones are prepared."""
 
-_TURN = 100
+_TURN = 25
 """Calls after which others have a turn, the part that is under way among them."""
 
 Prepare = Callable[[Call[Any]], Awaitable[Job | TaskqError]]

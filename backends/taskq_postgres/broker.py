@@ -29,8 +29,13 @@ class PostgresBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        answers = await self._lanes.run(lambda connection: self._verbs.enqueue(connection, jobs, tells=False))
-        self._watcher.wake({job.queue for job, answer in zip(jobs, answers, strict=True) if answer.error is None})
+        # Told by the commit itself, a waiting worker need not wait for a second statement.
+        tells = self._watcher.silent
+        answers = await self._lanes.run(lambda connection: self._verbs.enqueue_ahead(connection, jobs, tells=tells))
+        if tells:
+            self._watcher.told()
+        queues = {job.queue for job, answer in zip(jobs, answers, strict=True) if answer.error is None}
+        self._watcher.wake(queues, others=not tells)
         return answers
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:

@@ -15,6 +15,7 @@ class Queries(Struct, frozen=True):
     deployment: str
     discard: str
     enqueue: str
+    enqueue_ahead: str
     extend: str
     fetch: str
     find: str

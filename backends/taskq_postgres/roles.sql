@@ -1,7 +1,7 @@
 -- Three roles for the schema {schema}, none of which can log in: grant them to the users of your programs.
 --
 --   {role}_migrate  owns the schema: for `taskq migrate`, in the deploy
---   {role}_enqueue  calls one function: for programs that only defer
+--   {role}_enqueue  calls what enqueues: for programs that only defer
 --   {role}_work     reads and writes the tables, and changes no table itself: for workers, consoles, results
 --
 -- Run it as a superuser after the first migration, whoever ran that; it may be run again. Later migrations are run by
@@ -23,7 +23,7 @@ BEGIN
     SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, oid::regclass::text AS name
     FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'S')
     UNION ALL
-    SELECT 'FUNCTION', oid::regprocedure::text FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
+    SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
   LOOP
     EXECUTE format('ALTER %s %s OWNER TO {role}_migrate', thing.kind, thing.name);
   END LOOP;
@@ -37,12 +37,12 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {role}_migrate IN SCHEMA {schema}
 ALTER DEFAULT PRIVILEGES FOR ROLE {role}_migrate IN SCHEMA {schema} GRANT USAGE ON SEQUENCES TO {role}_work;
 ALTER DEFAULT PRIVILEGES FOR ROLE {role}_migrate IN SCHEMA {schema} GRANT EXECUTE ON FUNCTIONS TO {role}_work;
 
-REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;
+REVOKE EXECUTE ON ALL ROUTINES IN SCHEMA {schema} FROM PUBLIC;
 GRANT USAGE ON SCHEMA {schema} TO {role}_enqueue, {role}_work;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}_work;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}_work;
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}_work;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA {schema} TO {role}_work;
 GRANT SELECT ON {schema}.migrations TO {role}_enqueue;
-GRANT EXECUTE ON FUNCTION {schema}.enqueue TO {role}_enqueue;
+GRANT EXECUTE ON ROUTINE {schema}.enqueue, {schema}.enqueue_ahead TO {role}_enqueue;
 
 COMMIT;

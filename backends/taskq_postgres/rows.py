@@ -114,18 +114,20 @@ def refusal(job: Job, max_size: int) -> BrokerRejected | None:
         return BrokerRejected(f"job {job.id}: priority and group_limit fit 32 bits, and group_limit is at least 1")
     if job.group is not None and job.group.startswith(_TENANT):
         return BrokerRejected(f"job {job.id}: a group begins with no control character")
+    said = f"{job.queue}{job.id}{job.task}{job.unique}{job.group}{job.tenant}"
+    for name, value in job.headers.items():
+        said += f"{name}{value}"
+    if "\0" in said:
+        return BrokerRejected(f"job {job.id!r}: PostgreSQL stores no text with a NUL in it")
+    if len(said) <= _TEXT and said.isascii():
+        return None
     try:
-        longest = max(len((text or "").encode()) for text in (job.queue, job.id, job.unique, job.group, job.tenant))
-        said = f"{job.queue}{job.id}{job.task}{job.unique}{job.group}{job.tenant}"
-        for name, value in job.headers.items():
-            said += f"{name}{value}"
         said.encode()
     except UnicodeEncodeError as error:
         refused = BrokerRejected(f"job {job.id!r}: text that is not valid Unicode cannot be stored")
         refused.__cause__ = error
         return refused
-    if "\0" in said:
-        return BrokerRejected(f"job {job.id!r}: PostgreSQL stores no text with a NUL in it")
+    longest = max(len((text or "").encode()) for text in (job.queue, job.id, job.unique, job.group, job.tenant))
     if longest > _TEXT:
         return BrokerRejected(f"job {job.id!r}: queue, id, unique, group and tenant have at most {_TEXT} bytes each")
     return None

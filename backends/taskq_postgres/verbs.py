@@ -1,8 +1,8 @@
 """The verbs as statements, on whichever connection it is: in a transaction of their own, or in a caller's."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -11,6 +11,10 @@ from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Set
 from taskq_postgres.lanes import Connection
 from taskq_postgres.queries import Queries
 from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal
+
+Arrays: TypeAlias = Sequence[Sequence[object] | None]
+Refused: TypeAlias = tuple[int, str, bool]
+"""Of a job that was not added: its place from 1, who holds its id or key, whether that is a conflict."""
 
 
 class Asked(Protocol):
@@ -41,7 +45,24 @@ class Verbs(Struct, frozen=True):
     dedup_window: float
 
     async def enqueue(self, connection: Asked, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
-        """Add the jobs; with ``tells`` the server tells at the commit those who wait."""
+        """Add the jobs in the caller's transaction; with ``tells`` its commit tells those who wait."""
+
+        async def add(arrays: Arrays) -> Sequence[Refused]:
+            rows = await connection.fetch(self.sql.enqueue, *arrays, tells)
+            return [(row["place"], row["holder"], row["conflict"]) for row in rows]
+
+        return await self._add(jobs, add)
+
+    async def enqueue_ahead(self, connection: Connection, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
+        """Add the jobs in transactions of their own: others see them, and are told, before they are on disk."""
+
+        async def add(arrays: Arrays) -> Sequence[Refused]:
+            (row,) = await connection.fetch(self.sql.enqueue_ahead, *arrays, tells)
+            return list(zip(*(column or () for column in row), strict=True))
+
+        return await self._add(jobs, add)
+
+    async def _add(self, jobs: Sequence[Job], add: Callable[[Arrays], Awaitable[Sequence[Refused]]]) -> list[Enqueued]:
         answers = [Enqueued(job.id, True) for job in jobs]
         taken: list[int] = []
         for number, job in enumerate(jobs):
@@ -52,11 +73,9 @@ class Verbs(Struct, frozen=True):
                 answers[number] = Enqueued(job.id, False, refused)
         if taken:
             adding = jobs if len(taken) == len(jobs) else [jobs[place] for place in taken]
-            for row in await connection.fetch(self.sql.enqueue, *arrays_of(adding), tells):
-                given: int = row["place"]
+            for given, holder, conflict in await add(arrays_of(adding)):
                 place = taken[given - 1]
-                holder: str = row["holder"]
-                answers[place] = Enqueued(holder, False, _conflict(jobs[place], holder) if row["conflict"] else None)
+                answers[place] = Enqueued(holder, False, _conflict(jobs[place], holder) if conflict else None)
         return answers
 
     async def fetch(

@@ -125,6 +125,16 @@ class Watcher:
 
     # Telling
 
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has been told for a moment, so that the next message may go at once."""
+        return self._flusher is None and not self.closed
+
+    def told(self) -> None:
+        """A commit has told the others; what comes next is told after a moment of silence."""
+        if self.silent:
+            self._flusher = self._spawn(self._flush(_QUIET))
+
     def wake(self, queues: Iterable[str], *, others: bool = True) -> None:
         """A fetch of these queues may find something."""
         for queue in queues:
@@ -150,9 +160,10 @@ class Watcher:
             if self._flusher is None:
                 self._flusher = self._spawn(self._flush())
 
-    async def _flush(self) -> None:
+    async def _flush(self, silence: float = 0.0) -> None:
         """One statement for all that there is to say, and then silence for a moment."""
         try:
+            await asyncio.sleep(silence)
             while self._news:
                 news, self._news = list(self._news), {}
                 with suppress(BrokerError):

@@ -16,6 +16,9 @@ from taskq.worker.slots import Slots
 WAIT = 1.0
 """Seconds an idle fetch waits: one command a second while there is nothing to do, and a drain waits no longer."""
 
+_REFILL = 4
+"""Times the slots: a refill takes no more, however short the jobs are."""
+
 
 class Fetcher:
     """Keeps the slots full, and holds no more than the slots and one refill.
@@ -132,15 +135,17 @@ class Fetcher:
         return False
 
     def _room(self) -> int:
-        """How many to ask for: at least half a refill, unless a slot stands idle."""
-        refill = min(self._slots.size, ceil(self._refill))
-        room = self._slots.size + refill - len(self._held)
-        room = int(min(room, self._broker.traits.max_batch, self._allowance()))
-        ended = len(self._held) - len(self._slots.running) - self._slots.waiting
-        # More room than there is now comes with the settlement of those that ended, which is under way.
-        if room <= 0 or ended > room or self._slots.blocked:
+        """How many to ask for: at least a third of all that may be held, unless a slot stands idle."""
+        most = self._slots.size + min(_REFILL * self._slots.size, ceil(self._refill))
+        room = int(min(most - len(self._held), self._broker.traits.max_batch, self._allowance()))
+        if room <= 0 or self._slots.blocked:
             return 0
-        return room if room * 2 >= refill or self._slots.idle else 0
+        # One third is fetched while another runs and the last one is settled: nobody waits for anybody.
+        if 3 * room >= most:
+            return min(room, max(self._slots.size, ceil(most / 2)))
+        # More room than there is now comes with the settlement of those that ended, which is under way.
+        ended = len(self._held) - len(self._slots.running) - self._slots.waiting
+        return room if self._slots.idle and ended <= room else 0
 
     def _measure(self, began: float) -> None:
         """Completions a second times the round trip, from fetches that did not wait for jobs to come."""
@@ -149,5 +154,5 @@ class Fetcher:
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
             # Twice: a place is taken while its job is fetched, and again while it is settled.
-            self._refill += 0.2 * (2 * rate * (now - began) - self._refill)
+            self._refill += 0.2 * (rate * max(2 * (now - began), 0.01) - self._refill)
         self._ended, self._asked_at = self._slots.ended, now

@@ -174,7 +174,31 @@ END
 $$;
 
 -- Tell whoever waits for a job of these queues, at the commit: once a queue.
-CREATE FUNCTION {schema}.tell(queues text[]) RETURNS void LANGUAGE sql AS $$
-  SELECT pg_notify('{channel}', 'q' || queue)
-  FROM (SELECT DISTINCT queue FROM unnest(queues) AS queue) AS told WHERE octet_length(queue) < 7000
+CREATE FUNCTION {schema}.tell(queues text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM pg_notify('{channel}', 'q' || queue)
+  FROM (SELECT DISTINCT queue FROM unnest(queues) AS queue) AS told WHERE octet_length(queue) < 7000;
+END
+$$;
+
+-- As enqueue, in two transactions of its own: one that others see at once, and one that waits for the disk.
+--
+-- What follows from the first stands behind it in the log: nobody's claim of these jobs can last without them. And NOTIFY
+-- holds a lock of the server's until its transaction ends, which is now not for as long as the disk takes.
+CREATE PROCEDURE {schema}.enqueue_ahead(
+  queues text[], ids text[], tasks text[], bodies bytea[], priorities integer[], delays float8[], run_ats float8[],
+  expiries float8[], uniques text[], conflicts text[], key_untils text[], key_seconds float8[], grps text[],
+  group_limits integer[], rests text[], tells boolean, OUT places integer[], OUT holders text[], OUT in_conflict boolean[]
+) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+  SELECT array_agg(place), array_agg(holder), array_agg(conflict) INTO places, holders, in_conflict
+  FROM {schema}.enqueue(
+    queues, ids, tasks, bodies, priorities, delays, run_ats, expiries, uniques, conflicts, key_untils, key_seconds, grps,
+    group_limits, rests, tells
+  );
+  COMMIT;
+  -- A transaction that has written nothing would not wait.
+  PERFORM pg_logical_emit_message(true, 'taskq', '');
+END
 $$;

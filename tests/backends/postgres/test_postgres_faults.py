@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from itertools import count
 from typing import TypeAlias
 
 import anyio
@@ -65,6 +66,43 @@ async def test_what_was_confirmed_outlives_a_restart_and_work_goes_on(own: Proce
             assert len(await take(backend.broker, "q", 15)) == 15
             await add(backend.broker, a_job("idle"))
         assert names(got) == ["a"]
+
+
+@pytest.mark.anyio
+async def test_a_job_is_fetched_before_it_is_on_disk_and_the_enqueue_returns_when_it_is(own: Process) -> None:
+    async with connect(own.url, migrate=True) as backend, plain(own.url) as direct:
+        # A commit that waits for the disk waits for a standby as well, and there is none.
+        await configure(direct, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        heard = anyio.Event()
+
+        def hear(*said: object) -> None:  # noqa: ARG001  # the driver's
+            heard.set()
+
+        await direct.add_listener("taskq_taskq", hear)
+        waiting, job = await enqueue_that_waits(backend, direct)
+        assert await direct.fetchval("SELECT state FROM taskq.jobs WHERE id = $1", job) == "ready"
+        with anyio.fail_after(SOON):
+            await heard.wait()
+        assert not waiting.done()
+        await configure(direct, "ALTER SYSTEM RESET synchronous_standby_names")
+        (answer,) = await waiting
+        assert answer.added
+
+
+async def enqueue_that_waits(backend: Backend, direct: Direct) -> tuple["asyncio.Task[Sequence[Enqueued]]", str]:
+    """An enqueue whose commit waits for a standby, and its job; those before everybody knew the setting do not wait."""
+    for n in count():
+        job = a_job("q", str(n))
+        enqueue = asyncio.ensure_future(backend.broker.enqueue([job]))
+        while not enqueue.done():
+            if await direct.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"):
+                return enqueue, job.id
+    raise AssertionError
+
+
+async def configure(direct: Direct, statement: str) -> None:
+    await direct.execute(statement)
+    await direct.execute("SELECT pg_reload_conf()")
 
 
 @pytest.mark.anyio

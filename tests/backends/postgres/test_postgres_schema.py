@@ -28,8 +28,8 @@ WHERE c.relnamespace = $1::regnamespace AND c.relkind = 'r' AND a.attnum > 0 ORD
 """
 INDEXES = "SELECT indexdef FROM pg_indexes WHERE schemaname = $1 ORDER BY indexname"
 FUNCTIONS = """
-SELECT proname || '(' || pg_get_function_identity_arguments(oid) || ') ' || pg_get_function_result(oid)
-  || coalesce(' SET ' || array_to_string(proconfig, ', '), '')
+SELECT proname || '(' || pg_get_function_identity_arguments(oid) || ')'
+  || coalesce(' ' || pg_get_function_result(oid), '') || coalesce(' SET ' || array_to_string(proconfig, ', '), '')
 FROM pg_proc WHERE pronamespace = $1::regnamespace ORDER BY proname
 """
 

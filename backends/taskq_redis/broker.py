@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from math import inf
 from secrets import token_hex
 from typing import Any
@@ -13,6 +14,7 @@ from taskq.broker import Traits
 from taskq.errors import BrokerError, BrokerRejected, Conflict
 from taskq.job import Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq_redis.extender import CHUNK, TOKEN, by_queue, each, extend, text
+from taskq_redis.faults import DRIVER_ERRORS
 from taskq_redis.keys import encoded
 from taskq_redis.listener import Listener
 from taskq_redis.rows import (
@@ -183,8 +185,9 @@ class RedisBroker:
             known = self._setbacks.known(named[0])
             arguments = (room, microseconds(lease), token, patience, member, waits, microseconds(KEPT), known.latest)
             keys = self._tools.keys.queues(named)
-            claiming = self._tools.client.run(self._tools.scripts.claim, keys, *arguments)
-            got, next_moment, looks = self._delivered(named, await self._unless_abandoned(claiming, named))
+            give_back = partial(self._abandon, named)
+            reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
+            got, next_moment, looks = self._delivered(named, reply)
             self._setbacks.compare(named[0], known, *looks)
             taken += got
             moment = min(moment, next_moment)
@@ -223,22 +226,17 @@ class RedisBroker:
                 deliveries.append(delivery)
         return deliveries, (moment - now) / 1e6 if moment else inf, (before, Look(since, latest))
 
-    async def _unless_abandoned(self, claiming: Coroutine[Any, Any, Reply], partitions: Sequence[str]) -> Reply:
-        """The reply; when the caller is cancelled before it comes, what it leases is given back."""
-        task = asyncio.get_running_loop().create_task(claiming)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            returning = asyncio.get_running_loop().create_task(self._give_back(task, partitions))
-            self._abandoned.add(returning)
-            returning.add_done_callback(self._abandoned.discard)
-            raise
+    def _abandon(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
+        """The caller was cancelled: what comes is given back."""
+        returning = asyncio.get_running_loop().create_task(self._give_back(partitions, reply))
+        self._abandoned.add(returning)
+        returning.add_done_callback(self._abandoned.discard)
 
-    async def _give_back(self, claiming: Awaitable[Reply], partitions: Sequence[str]) -> None:
+    async def _give_back(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
         try:
-            taken, _, _ = self._delivered(partitions, await claiming)
+            taken, _, _ = self._delivered(partitions, await reply)
             await self.settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
-        except BrokerError:
+        except (BrokerError, *DRIVER_ERRORS):
             # Nobody's failure: the leases will end by themselves.
             return
 

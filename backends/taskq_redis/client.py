@@ -6,6 +6,7 @@ from redis import exceptions
 
 from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_redis.faults import DRIVER_ERRORS, translated
+from taskq_redis.lane import Abandoned
 from taskq_redis.scripts import Script
 from taskq_redis.servers import Servers
 from taskq_redis.wire import Argument, Reply
@@ -18,14 +19,20 @@ class Client:
         self.servers = servers
         self.name = name
 
-    async def run(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
-        """What a script returns. All keys are of one slot."""
+    async def run(
+        self, script: Script, keys: Sequence[bytes], *arguments: Argument, abandoned: Abandoned | None = None
+    ) -> Reply:
+        """What a script returns. All keys are of one slot.
+
+        When the caller is cancelled although the script was sent, ``abandoned`` gets the reply to come, raw.
+        """
+        rest = (len(keys), *keys, *arguments)
         try:
             try:
-                return await self.servers.call(keys[0], (b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+                return await self.servers.call(keys[0], (b"EVALSHA", script.sha, *rest), abandoned)
             except exceptions.NoScriptError:
                 # Refused, so it has not run: sending it whole is no repetition.
-                return await self.servers.call(keys[0], (b"EVAL", script.text, len(keys), *keys, *arguments))
+                return await self.servers.call(keys[0], (b"EVAL", script.text, *rest), abandoned)
         except DRIVER_ERRORS as error:
             raise translated(error, self.name) from error
 

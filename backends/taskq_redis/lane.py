@@ -11,6 +11,9 @@ from taskq_redis.wire import Argument, Reply, Wire
 Opener = Callable[[], Awaitable[AbstractConnection]]
 """Makes an open connection to the right server, wherever that is now."""
 
+Abandoned = Callable[[asyncio.Future[Reply]], None]
+"""Is given the reply that nobody waits for any more."""
+
 _STALE = (exceptions.ReadOnlyError, exceptions.BusyLoadingError, exceptions.MasterDownError)
 """Errors of a server that is not the one to talk to, or not yet."""
 
@@ -25,22 +28,39 @@ class Lane:
         self._opening: asyncio.Task[Wire] | None = None
         self._closed = False
 
-    async def call(self, *command: Argument) -> Reply:
-        """One command and its reply. Raises what the driver raises."""
+    async def call(self, *command: Argument, abandoned: Abandoned | None = None) -> Reply:
+        """One command and its reply. Raises what the driver raises.
+
+        When the caller is cancelled although the command was sent, ``abandoned`` gets the reply to come.
+        """
         wire = self._wire
         if wire is None:
             wire = await self._open()
+        (reply,) = wire.send(command)
         try:
-            return await wire.send(command)[0]
+            return await reply
         except _STALE as error:
             wire.close(error)
             raise
+        except asyncio.CancelledError:
+            if abandoned is not None:
+                abandoned(wire.rescued(reply))
+            raise
 
-    async def call_all(self, *commands: Sequence[Argument]) -> list[Reply | Exception]:
-        """Commands that nothing comes between, and a reply or an error for each."""
+    async def call_all(
+        self, *commands: Sequence[Argument], abandoned: Abandoned | None = None
+    ) -> list[Reply | Exception]:
+        """Commands that nothing comes between, and a reply or an error for each; ``abandoned`` gets the last one."""
         wire = self._wire or await self._open()
+        sent = wire.send(*commands)
         replies: list[Reply | Exception] = []
-        for reply in await asyncio.gather(*wire.send(*commands), return_exceptions=True):
+        try:
+            found = await asyncio.gather(*sent, return_exceptions=True)
+        except asyncio.CancelledError:
+            if abandoned is not None:
+                abandoned(wire.rescued(sent[-1]))
+            raise
+        for reply in found:
             if isinstance(reply, asyncio.CancelledError):
                 raise reply
             if isinstance(reply, _STALE):

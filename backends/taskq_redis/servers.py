@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
 from taskq_redis.faults import DRIVER_ERRORS
-from taskq_redis.lane import Lane, opened
+from taskq_redis.lane import Abandoned, Lane, opened
 from taskq_redis.settings import Host, Target, shown
 from taskq_redis.wire import Argument, Reply
 
@@ -27,8 +27,8 @@ _PAUSE = 0.05
 class Servers(Protocol):
     """The servers behind one URL, for one event loop."""
 
-    async def call(self, key: bytes, command: Command) -> Reply:
-        """The reply of the server that serves a key. Raises what the driver raises."""
+    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:
+        """The reply of the server that serves a key; ``abandoned`` as in a lane. Raises what the driver raises."""
         ...
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:
@@ -79,8 +79,8 @@ class Single:
         self._patience = patience
         self._lane = Lane(partial(open_single, target, patience), patience=patience)
 
-    async def call(self, key: bytes, command: Command) -> Reply:  # noqa: ARG002 every key is here
-        return await self._lane.call(*command)
+    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:  # noqa: ARG002 every key is here
+        return await self._lane.call(*command, abandoned=abandoned)
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:  # noqa: ARG002 every key is here
         return _sound(await self._lane.call_all(*commands))
@@ -109,10 +109,13 @@ class Cluster:
         self.redirections = {"MOVED": 0, "ASK": 0, "TRYAGAIN": 0}
         """How often each was met."""
 
-    async def call(self, key: bytes, command: Command) -> Reply:
-        return (await self.call_all(key, command))[0]
+    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:
+        return (await self._follow_all(key, (command,), abandoned))[0]
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:
+        return await self._follow_all(key, commands, None)
+
+    async def _follow_all(self, key: bytes, commands: Sequence[Command], abandoned: Abandoned | None) -> list[Reply]:
         slot = key_slot(key)
         until = asyncio.get_running_loop().time() + self._patience
         asking: Host | None = None
@@ -123,7 +126,7 @@ class Cluster:
             if host is None:
                 raise exceptions.SlotNotCoveredError(f"no node serves slot {slot}")
             try:
-                return await self._ask(host, commands, asking=asking is not None)
+                return await self._ask(host, commands, abandoned, asking=asking is not None)
             except exceptions.AskError as error:
                 asking = self._follow(error, slot, host)
                 last: Exception = error
@@ -163,12 +166,14 @@ class Cluster:
         for lane in self._lanes.values():
             await lane.close()
 
-    async def _ask(self, host: Host, commands: Sequence[Command], *, asking: bool) -> list[Reply]:
+    async def _ask(
+        self, host: Host, commands: Sequence[Command], abandoned: Abandoned | None, *, asking: bool
+    ) -> list[Reply]:
         lane = self._lane(host)
         if not asking and len(commands) == 1:
-            return [await lane.call(*commands[0])]
+            return [await lane.call(*commands[0], abandoned=abandoned)]
         before = [("ASKING",)] if asking else []
-        return _sound(await lane.call_all(*before, *commands))[len(before) :]
+        return _sound(await lane.call_all(*before, *commands, abandoned=abandoned))[len(before) :]
 
     def _follow(self, error: exceptions.AskError, slot: int, asked: Host) -> Host | None:
         """Where to go next: for good, or None after the map was put right."""

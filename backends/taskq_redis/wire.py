@@ -90,6 +90,13 @@ class Wire(asyncio.Protocol):
             self._watch = self._loop.call_later(self._patience, self._check)
         return futures
 
+    def rescued(self, future: asyncio.Future[Reply]) -> asyncio.Future[Reply]:
+        """The reply that a cancelled caller waited for, for whoever has to know what came of it."""
+        if future in self._waiting:
+            rescued = self._waiting[self._waiting.index(future)] = self._loop.create_future()
+            return rescued
+        return future
+
     def tell(self, *command: Argument) -> None:
         """A command whose answer is a message to ``heard``."""
         if self.closed_by is None:

@@ -112,6 +112,9 @@ class Fetcher:
             self._deliver(deliveries)
             if self._enough is not None and deliveries:
                 self._wait = 0.0
+            if len(deliveries) < room:
+                # There is no more for now, so what has come begins before the next call is made.
+                await asyncio.sleep(0)
 
     async def _fetch(self, queues: Sequence[str], room: int) -> Sequence[Delivery]:
         if self._wait < inf:

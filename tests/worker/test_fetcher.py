@@ -184,3 +184,20 @@ async def test_what_a_fetch_brings_during_a_drain_is_given_back(url: str) -> Non
         # Either the fetch under way had it, and gave it back, or nobody had: it is there, and nothing was lost.
         (delivery,) = await app.backend.broker.fetch(["default"], 1, lease=30, wait=0)
         assert (delivery.job.id, delivery.attempt, delivery.losses) == (job.id, 1, 0)
+
+
+async def test_what_has_come_begins_before_the_next_call_is_made(tap: Tap) -> None:
+    app = App("memory://", slots=10)
+    under_way: list[int] = []
+
+    @app.task
+    async def look() -> None:
+        under_way.append(tap.tried - len(tap.calls))
+
+    async with app:
+        await look.defer()
+        await app.run_worker(max_jobs=1)
+        await look.defer()
+        with anyio.fail_after(SOON):
+            await app.run_worker(until="idle")
+    assert under_way == [0, 0]

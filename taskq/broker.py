@@ -97,7 +97,8 @@ class Broker(Protocol):
         An ack removes the job and keeps its outcome for ``keep`` seconds (C-S2). A nack makes it due again after
         ``after`` seconds (C-S3). A dead letter leaves the queue, frees its unique key (but for ``success``) and its
         place in its group, and is kept with its outcome (C-S4). A receipt settles once (C-S5). A lease that ran
-        out can still be settled until another fetch has leased the job (C-F3).
+        out can still be settled until another fetch has leased the job (C-F3). A broker whose jobs are on several
+        servers may raise PartlySettled, a BrokerUnavailable that says which of them were settled.
         """
         ...
 

@@ -9,6 +9,7 @@
     ├── CodecError               EncodeError · DecodeError
     ├── BrokerError              always with __cause__ = the driver's error
     │   ├── BrokerUnavailable    network, timeout, a busy or full server: try again
+    │   │   └── PartlySettled    says which settlements of a call were answered
     │   └── BrokerRejected       PayloadTooLarge · SchemaOutdated · permissions: do not
     ├── JobError                 what a caller of result() sees
     │   ├── JobFailed            type, message, traceback as text
@@ -23,7 +24,7 @@
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 
@@ -73,6 +74,17 @@ class BrokerError(TaskqError):
 
 class BrokerUnavailable(BrokerError):
     """Network, time-out, a busy or full server: the same call may succeed later."""
+
+
+class PartlySettled(BrokerUnavailable):
+    """Some settlements of a call were answered, as jobs may be on several servers; the others may be tried again.
+
+    ``answers`` are those of ``settle``, with None where it is not known.
+    """
+
+    def __init__(self, message: str, answers: Sequence[bool | None]) -> None:
+        super().__init__(message)
+        self.answers = answers
 
 
 class BrokerRejected(BrokerError):

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend, Broker, Traits, Transactions
 from taskq.connect import connect, payload_opener
-from taskq.errors import BrokerError, ConfigError, DecodeError
+from taskq.errors import BrokerError, ConfigError, DecodeError, PartlySettled
 from taskq.flow.members import all_of
 from taskq.job import Ack, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq.store import Store
@@ -191,7 +191,13 @@ class CloakroomBroker:
         return await self._room.check_out(deliveries, self._broker)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
-        answers = await self._broker.settle(settlements)
+        try:
+            answers = await self._broker.settle(settlements)
+        except PartlySettled as partly:
+            known = [at for at, answer in enumerate(partly.answers) if answer is not None]
+            settled = [partly.answers[at] is True for at in known]
+            await self._away(self._room.returned([settlements[at] for at in known], settled))
+            raise
         await self._away(self._room.returned(settlements, answers))
         return answers
 

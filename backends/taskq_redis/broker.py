@@ -11,8 +11,9 @@ from typing import Any
 from msgspec import msgpack
 
 from taskq.broker import Traits
-from taskq.errors import BrokerError, BrokerRejected, Conflict
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, Conflict, PartlySettled
 from taskq.job import Delivery, Enqueued, Job, Lease, Nack, Settlement
+from taskq_redis.absence import Absences
 from taskq_redis.extender import CHUNK, TOKEN, by_queue, each, extend, text
 from taskq_redis.faults import DRIVER_ERRORS
 from taskq_redis.keys import encoded
@@ -31,7 +32,7 @@ from taskq_redis.rows import (
 from taskq_redis.scripts import Script
 from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
-from taskq_redis.waiting import Waiting, Wish
+from taskq_redis.waiting import DEAF, Waiting, Wish
 from taskq_redis.wire import Argument, Reply
 
 _CHUNK_BYTES = 4 << 20
@@ -47,6 +48,7 @@ class RedisBroker:
         self._decode = Decoders()
         self._waiting = Waiting(listener, self._leave, self._calls)
         self._setbacks = Setbacks(tools.client.name)
+        self._absences = Absences(tools.client.name)
         self._abandoned: set[asyncio.Future[Any]] = set()
 
     @property
@@ -85,8 +87,11 @@ class RedisBroker:
         return []
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        answers = [False] * len(settlements)
+        answers: list[bool | None] = [False] * len(settlements)
         parts = await by_queue(self._tools, [settlement.receipt for settlement in settlements])
+        for _, found in parts:
+            for at, _, _ in found:
+                answers[at] = None
         script, window = self._tools.scripts.settle, microseconds(self._tools.settings.dedup_window)
 
         async def settle(queue: str, found: Sequence[tuple[int, str, str]]) -> None:
@@ -95,8 +100,13 @@ class RedisBroker:
             for (at, _, _), answer in zip(found, text(said), strict=True):
                 answers[at] = answer == ord("1")
 
-        await each([settle(queue, found) for queue, found in parts])
-        return answers
+        try:
+            await each([settle(queue, found) for queue, found in parts])
+        except BrokerUnavailable as error:
+            if any(answers[found[0][0]] is not None for _, found in parts):
+                raise PartlySettled(f"some jobs were settled, others not: {error}", answers) from error.__cause__
+            raise
+        return [answer is True for answer in answers]
 
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await extend(self._tools, receipts, lease)
@@ -174,7 +184,7 @@ class RedisBroker:
         taken: list[Delivery] = []
         partitions = self._partitions(queues)
         calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
-        moment = inf
+        moment, problem, answered = inf, None, 0
         for named in calls:
             patience = wish.patience if wish is not None and not taken else 0
             member, waits = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
@@ -186,13 +196,25 @@ class RedisBroker:
             arguments = (room, microseconds(lease), token, patience, member, waits, microseconds(KEPT), known.latest)
             keys = self._tools.keys.queues(named)
             give_back = partial(self._abandon, named)
-            reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
+            try:
+                reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
+            except BrokerUnavailable as error:
+                if len(calls) == 1:
+                    raise
+                # What others gave must not be lost with it, and their queues are to be served.
+                self._absences.note(named[0], error)
+                problem, moment = error, min(moment, DEAF)
+                continue
+            answered += 1
+            self._absences.answered(named[0])
             got, next_moment, looks = self._delivered(named, reply)
             self._setbacks.compare(named[0], known, *looks)
             taken += got
             moment = min(moment, next_moment)
             if len(taken) >= limit:
                 break
+        if problem is not None and not taken and (wish is None or not answered):
+            raise problem
         if wish is not None and taken:
             wish.waits, wish.look_at = self._tools.clustered and len(calls) > 1, -inf
         elif wish is not None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from taskq.broker import Backend
-from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
 from taskq.job import Nack
 from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
@@ -89,43 +89,55 @@ class Settler:
         self._wake.set()
 
     async def _settle(self, batch: Sequence[Decided]) -> None:
-        while batch := self._without_lost(batch):
-            plain, traced = _apart(batch)
-            try:
-                if traced:
-                    await end_notes(traced)
-                    traced = await self._carry_out(traced)
-                    batch = [*plain, *traced]
-                began, self.settling = time.monotonic(), batch
-                answers = await self._broker.settle([decision.settlement for _, decision in batch])
-            except BrokerUnavailable as error:
-                self._contact.fail(error)
-                self.settling = ()
-                await self._contact.back_off()
-                await self._extend()
-            except BrokerRejected as error:
-                if len(batch) > 1:
-                    for decided in batch:
-                        await self._settle([decided])
-                else:
-                    self._refused(batch[0], error)
-                return
+        """Tell the broker; what it could not be told goes with the next call."""
+        batch = self._without_lost(batch)
+        if not batch:
+            return
+        plain, traced = _apart(batch)
+        try:
+            if traced:
+                await end_notes(traced)
+                traced = await self._carry_out(traced)
+                batch = [*plain, *traced]
+            began, self.settling = time.monotonic(), batch
+            answers = await self._broker.settle([decision.settlement for _, decision in batch])
+        except PartlySettled as partly:
+            known = [(one, answer) for one, answer in zip(batch, partly.answers, strict=True) if answer is not None]
+            await self._ended(known, _apart([one for one, _ in known])[1])
+            await self._later([one for one, answer in zip(batch, partly.answers, strict=True) if answer is None])
+        except BrokerUnavailable as error:
+            self._contact.fail(error)
+            await self._later(batch)
+        except BrokerRejected as error:
+            if len(batch) > 1:
+                for decided in batch:
+                    await self._settle([decided])
             else:
-                self._contact.succeed()
-                if JobsSettled in self._events.listeners:
-                    self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
-                for (run, decision), settled in zip(batch, answers, strict=True):
-                    run.settled = settled
-                    if not settled:
-                        self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
-                if traced:
-                    with suppress(BrokerError):
-                        await self._forget(traced)
-                        await forget_notes(self._store, traced)
-                self._settled([run for run, _ in batch])
-                return
-            finally:
-                self.settling = ()
+                self._refused(batch[0], error)
+        else:
+            self._contact.succeed()
+            if JobsSettled in self._events.listeners:
+                self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
+            await self._ended([*zip(batch, answers, strict=True)], traced)
+        finally:
+            self.settling = ()
+
+    async def _later(self, batch: Sequence[Decided]) -> None:
+        self._pending[:0] = batch
+        self.settling = ()
+        await self._contact.back_off()
+        await self._extend()
+
+    async def _ended(self, answered: Sequence[tuple[Decided, bool]], traced: Sequence[Decided]) -> None:
+        for (run, decision), settled in answered:
+            run.settled = settled
+            if not settled:
+                self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
+        if traced:
+            with suppress(BrokerError):
+                await self._forget(traced)
+                await forget_notes(self._store, traced)
+        self._settled([run for (run, _), _ in answered])
 
     def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:
         lost = [(run, decision) for run, decision in batch if run.lost]

@@ -47,7 +47,10 @@ def single(
     options: Sequence[str] = (),
     sentinel: bool = False,
 ) -> Process:
-    """One server. With ``aof="none"`` nothing survives its death; with the others, everything it confirmed does."""
+    """One server. With ``aof="none"`` nothing survives its death, with ``always`` everything it confirmed does.
+
+    With ``everysec`` that, too, but for what it confirmed while its disk was slow: two seconds of it at most.
+    """
     log = ["--appendonly", "no"] if aof == "none" else ["--appendonly", "yes", "--appendfsync", aof]
     kept = [] if sentinel else ["--dir", str(directory), "--save", "", *log]
     first = [str(directory / "sentinel.conf"), "--sentinel"] if sentinel else []

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
-from taskq.errors import BrokerRejected, BrokerUnavailable
+from taskq.errors import BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 from taskq.store import Entry, Store
 
@@ -28,6 +28,8 @@ class Tap:
         self.broken: Literal["no", "before", "after"] = "no"
         """Whether calls fail: before the broker knows of them, or after it has done what they ask."""
         self.rejects_settlements = False
+        self.away: set[str] = set()
+        """Queues whose settlements are not reached, as on a node that is away; the others of a call are."""
         self.open = anyio.Event()
         """Calls of enqueue wait for it."""
         self.open.set()
@@ -42,7 +44,8 @@ class Tap:
         self.swapping = anyio.Event()
         """Swaps wait for it."""
         self.swapping.set()
-        self.held: set[str] = set()
+        self.held: dict[str, str] = {}
+        """Receipts and their queues."""
         self.most_held = 0
 
     def sizes(self, verb: Verb) -> list[int]:
@@ -92,7 +95,7 @@ class TappedBroker:
         self._tap.come()
         deliveries = await self._broker.fetch(queues, limit, lease=lease, wait=wait)
         self._tap.go("fetch", len(deliveries))
-        self._tap.held.update(delivery.receipt for delivery in deliveries)
+        self._tap.held.update({delivery.receipt: delivery.job.queue for delivery in deliveries})
         self._tap.most_held = max(self._tap.most_held, len(self._tap.held))
         return deliveries
 
@@ -100,10 +103,15 @@ class TappedBroker:
         self._tap.come()
         if self._tap.rejects_settlements:
             raise BrokerRejected("no settlement is taken") from PermissionError("by the test")
-        answers = await self._broker.settle(settlements)
-        self._tap.go("settle", len(settlements))
-        self._tap.held.difference_update(settlement.receipt for settlement in settlements)
+        there = [each for each in settlements if self._tap.held.get(each.receipt) not in self._tap.away]
+        answers = await self._broker.settle(there)
+        self._tap.go("settle", len(there))
+        for settlement in there:
+            self._tap.held.pop(settlement.receipt, None)
         await self._tap.answering.wait()
+        if len(there) < len(settlements):
+            said = dict(zip([each.receipt for each in there], answers, strict=True))
+            raise PartlySettled("a node is away", [said.get(each.receipt) for each in settlements])
         return answers
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:

@@ -9,7 +9,7 @@ import pytest
 from taskq import App, Retry
 from taskq.events import JobAgain, JobFinished, LeaseLost, SettlementRefused
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.moves import heard, steal
+from tests.worker.moves import SOON, heard, steal, wait_until
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -142,3 +142,27 @@ async def test_ends_of_any_kind_settle_side_by_side(seed: int, url: str) -> None
         assert len(worked.finished) == 60
         outcomes = [(await job.outcome(1)).end for job in jobs]
     assert outcomes == ["returned" if kind == "return" else "failed" for kind in kinds]
+
+
+async def test_a_node_that_is_away_holds_up_the_ends_of_its_own_queues_only(tap: Tap) -> None:
+    app = App("memory://", slots=2)
+    refused = heard(app, SettlementRefused)
+    ran: list[int] = []
+
+    @app.task(queue="away")
+    async def there() -> None: ...
+
+    @app.task(queue="here")
+    async def here(n: int) -> None:
+        ran.append(n)
+
+    async with app:
+        tap.away = {"away"}
+        await there.defer()
+        async with app.working():
+            with anyio.fail_after(SOON):
+                await app.defer_many(map(here.call, range(10)))
+                await wait_until(lambda: len(ran) == 10 and set(tap.held.values()) == {"away"})
+                tap.away.clear()
+                await wait_until(lambda: not tap.held)
+    assert not refused

@@ -184,20 +184,11 @@ class RedisBroker:
         taken: list[Delivery] = []
         partitions = self._partitions(queues)
         calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
-        moment, problem, answered = inf, None, 0
+        problem: BrokerUnavailable | None = None
+        moment, answered = inf, 0
         for named in calls:
-            patience = wish.patience if wish is not None and not taken else 0
-            member, waits = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
-            if wish is not None and patience:
-                wish.waits = True
-            token = token_hex(TOKEN // 2)
-            room = min(limit - len(taken), CHUNK)
-            known = self._setbacks.known(named[0])
-            arguments = (room, microseconds(lease), token, patience, member, waits, microseconds(KEPT), known.latest)
-            keys = self._tools.keys.queues(named)
-            give_back = partial(self._abandon, named)
             try:
-                reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
+                got, next_moment = await self._claim_from(named, limit - len(taken), lease, wish, waits=not taken)
             except BrokerUnavailable as error:
                 if len(calls) == 1:
                     raise
@@ -205,10 +196,8 @@ class RedisBroker:
                 self._absences.note(named[0], error)
                 problem, moment = error, min(moment, DEAF)
                 continue
-            answered += 1
             self._absences.answered(named[0])
-            got, next_moment, looks = self._delivered(named, reply)
-            self._setbacks.compare(named[0], known, *looks)
+            answered += 1
             taken += got
             moment = min(moment, next_moment)
             if len(taken) >= limit:
@@ -220,6 +209,23 @@ class RedisBroker:
         elif wish is not None:
             self._waiting.found_nothing(wish, moment)
         return taken
+
+    async def _claim_from(
+        self, named: Sequence[str], limit: int, lease: float, wish: Wish | None, *, waits: bool
+    ) -> tuple[list[Delivery], float]:
+        """What partitions of one server have, and in how many seconds the next job becomes due."""
+        patience = wish.patience if wish is not None and waits else 0
+        member, waited = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
+        if wish is not None and patience:
+            wish.waits = True
+        token, known = token_hex(TOKEN // 2), self._setbacks.known(named[0])
+        kept, room = microseconds(KEPT), min(limit, CHUNK)
+        arguments = (room, microseconds(lease), token, patience, member, waited, kept, known.latest)
+        keys, give_back = self._tools.keys.queues(named), partial(self._abandon, named)
+        reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
+        got, moment, looks = self._delivered(named, reply)
+        self._setbacks.compare(named[0], known, *looks)
+        return got, moment
 
     def _delivered(self, partitions: Sequence[str], reply: Reply) -> tuple[list[Delivery], float, tuple[int, Look]]:
         """The deliveries, in how many seconds the next job becomes due if this fetch keeps the time, and what the

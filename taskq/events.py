@@ -45,6 +45,8 @@ class JobFinished(JobEvent, frozen=True, kw_only=True):
     """Bytes of resident memory that the handler's own process held at most; 0 of handlers that have none."""
     grown: int = 0
     """Bytes by which the worker's highest memory rose while it ran in a thread, whatever else ran meanwhile."""
+    reason: str = ""
+    """Why, where more is known than the error: of a job under which workers died, who had it last, and how."""
 
 
 class JobAgain(JobEvent, frozen=True, kw_only=True):

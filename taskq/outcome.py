@@ -4,8 +4,6 @@
 before what was asked of it (cancel, shutdown), which counts before what is merely true of it (late, lost).
 """
 
-from collections.abc import Sequence
-
 import msgspec
 from msgspec import Struct
 
@@ -16,14 +14,16 @@ from taskq.report import (
     Death,
     End,
     Ended,
-    ErrorReport,
     History,
+    LastSeen,
     Redact,
     history_of,
+    last_words,
     lengthened,
     line_of,
     put_off,
     read_outcome,
+    redacted,
     text_of,
 )
 from taskq.retry import Retry
@@ -77,9 +77,13 @@ class NotDue(Struct, frozen=True):
 class Lost(Struct, frozen=True):
     """Its worker died under it, and the task runs at most once."""
 
+    worker: LastSeen | None = None
+
 
 class Poisonous(Struct, frozen=True):
     """Its workers died under it too often, or it was delivered beyond its attempts."""
+
+    worker: LastSeen | None = None
 
 
 class Unknown(Struct, frozen=True):
@@ -190,11 +194,12 @@ def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float)
             return _ack(delivery, policy, "expired")
         case NotDue():
             return Decision(Nack(delivery.receipt, delivery.due - delivery.now, counted=False), None, "not due yet")
-        case Lost():
-            return _dead(delivery, policy, "lost", reason="its worker died under it, and the task runs at most once")
-        case Poisonous():
+        case Lost(worker):
+            reason = "its worker died under it, and the task runs at most once"
+            return _dead(delivery, policy, "lost", reason=reason, worker=worker)
+        case Poisonous(worker):
             reason = f"delivered {delivery.attempt} times, {delivery.losses} workers died under it"
-            return _dead(delivery, policy, "quarantined", reason=reason)
+            return _dead(delivery, policy, "quarantined", reason=reason, worker=worker)
         case Unknown(version):
             return _unknown(version, delivery, policy)
         case Limited(after, turn):
@@ -270,18 +275,28 @@ def _ack(delivery: Delivery, policy: Policy, end: End, *, value: bytes | None = 
 
 
 def _dead(
-    delivery: Delivery, policy: Policy, end: End, *, error: Exception | None = None, reason: str = ""
+    delivery: Delivery,
+    policy: Policy,
+    end: End,
+    *,
+    error: Exception | None = None,
+    reason: str = "",
+    worker: LastSeen | None = None,
 ) -> Decision:
+    if worker is not None:
+        reason = f"{reason}; {last_words(worker)}"
+        if policy.redact is not None:
+            worker = msgspec.structs.replace(worker, stack=redacted(policy.redact, worker.stack))
     history = history_of(delivery)
     errors = history.errors
     if error is not None:
         errors = lengthened(history, delivery, error, policy.redact, policy.build)
-    ended = Ended(end, reason=reason, errors=errors, build=policy.build)
+    ended = Ended(end, reason=reason, errors=errors, worker=worker, build=policy.build)
     outcome = msgspec.json.encode(_with_past(ended, delivery, history))
     effects: tuple[Job, ...] = ()
     # Who is told of deaths dies untold.
     if policy.on_dead is not None and delivery.job.id != f"{delivery.job.headers.get(FOLLOWS)}.dead":
-        effects = (_told(policy.on_dead, _death(delivery, end, reason, errors), delivery.job),)
+        effects = (_told(policy.on_dead, _death(delivery, reason, ended), delivery.job),)
     settlement = DeadLetter(delivery.receipt, outcome, policy.keep_dead)
     return Decision(settlement, end, reason or text_of(error), effects)
 
@@ -311,17 +326,17 @@ def _broken_off(decision: Decision, delivery: Delivery, plan: Plan) -> Decision:
     job, settlement, effects = delivery.job, decision.settlement, decision.effects
     assert decision.end is not None, "only an end breaks a chain off"  # noqa: S101
     ended = read_outcome(settlement.outcome) if isinstance(settlement, DeadLetter) else None
-    errors = history_of(delivery).errors if ended is None else ended.errors
-    told = msgspec.json.encode(_death(delivery, decision.end, decision.reason, errors))
+    ended = ended or Ended(decision.end, errors=history_of(delivery).errors)
+    told = msgspec.json.encode(_death(delivery, decision.reason, ended))
     if plan.failed is not None:
         effects = (*effects, follow_up(plan.failed, told, follows=job.id, id=f"{job.id}.failed"))
     leaves = None if plan.place is None else Leave(plan.place, succeeded=False, death=told)
     return msgspec.structs.replace(decision, effects=effects, leaves=leaves)
 
 
-def _death(delivery: Delivery, end: End, reason: str, errors: Sequence[ErrorReport]) -> Death:
-    job = delivery.job
-    return Death(job.id, job.task, job.queue, end, reason, delivery.attempt, errors[-1] if errors else None)
+def _death(delivery: Delivery, reason: str, ended: Ended) -> Death:
+    job, error = delivery.job, ended.errors[-1] if ended.errors else None
+    return Death(job.id, job.task, job.queue, ended.end, reason, delivery.attempt, error, ended.worker)
 
 
 def _told(following: FollowUp, death: Death, job: Job) -> Job:

@@ -47,6 +47,24 @@ class Uncounted(Struct, frozen=True, omit_defaults=True):
     build: str = ""
 
 
+class LastSeen(Struct, frozen=True, omit_defaults=True):
+    """A worker that died under a job, as it last told of itself."""
+
+    worker: str
+    host: str
+    pid: int
+    seconds: float
+    """For how long the job had run there."""
+    at: float | None = None
+    """When it told so, in seconds since the epoch, by the Store's clock."""
+    memory: int = 0
+    """Bytes of resident memory; 0 where the system does not tell."""
+    beside: tuple[str, ...] = ()
+    """The tasks of other jobs it ran, ten at most."""
+    stack: str = ""
+    """Where the job was; empty when it had only just begun."""
+
+
 class History(Struct, frozen=True, omit_defaults=True):
     """What a job's earlier runs came to; travels with it as ``Nack.error``."""
 
@@ -74,6 +92,8 @@ class Ended(Struct, frozen=True, omit_defaults=True):
     """The one it ended with."""
     losses: int = 0
     """Workers that died under it, or were cut off."""
+    worker: LastSeen | None = None
+    """The last of them, when the job was set aside for it and something is known of it."""
     build: str = ""
     """The code that ended it, if that has a name."""
 
@@ -89,6 +109,15 @@ class Death(Struct, frozen=True):
     attempts: int
     error: ErrorReport | None = None
     """Of its last failed run, if it ever failed by itself."""
+    worker: LastSeen | None = None
+    """The last worker that died under it, when that is what it was set aside for and something is known of it."""
+
+
+def last_words(seen: LastSeen) -> str:
+    """What is known of a worker that died, in a line."""
+    memory = f" in {seen.memory / 2**20:.0f} MiB" if seen.memory else ""
+    beside = f" beside {', '.join(seen.beside)}" if seen.beside else ""
+    return f"{seen.worker} (process {seen.pid} on {seen.host}) had run it for {seen.seconds:.1f} s{memory}{beside}"
 
 
 def history_of(delivery: Delivery) -> History:

@@ -12,7 +12,7 @@ from taskq.cli.output import json_option, one_line, styled, url_option, write_js
 from taskq.job import JobRef
 from taskq.joblog import kept_lines
 from taskq.joblog.lines import LONGEST, Captured, Line
-from taskq.worker.presence import workers
+from taskq.worker.register import workers
 
 EVERY = 1.0
 """Seconds between two looks: workers write as often."""

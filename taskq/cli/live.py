@@ -22,8 +22,8 @@ from taskq.cli.workers import row as worker_row
 from taskq.errors import TaskqError
 from taskq.job import JobRef
 from taskq.worker.control import Paused, paused_queues
-from taskq.worker.presence import Entry, RunningJob, ask
-from taskq.worker.presence import workers as present_workers
+from taskq.worker.register import Entry, RunningJob, ask
+from taskq.worker.register import workers as present_workers
 
 EVERY = 1.0
 DEAD_SHOWN = 50

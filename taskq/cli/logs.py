@@ -121,7 +121,7 @@ def line_of(event: Event) -> Line:
         case JobFinished(end="returned"):
             return logging.INFO, f"{event.task} returned after {event.run:.3f} s", None
         case JobFinished():
-            return _ENDS.get(event.end, logging.INFO), f"{event.task} ended: {event.end}", _told(event.error)
+            return _ENDS.get(event.end, logging.INFO), _ended(event), _told(event.error)
         case JobAgain():
             # What is given back at once, uncounted, or snoozed by its handler, is no trouble.
             trouble = event.counted or (event.error is None and event.after > 0)
@@ -140,6 +140,11 @@ def line_of(event: Event) -> Line:
             return logging.WARNING, f"{words} ({event.size:,} bytes)", None
         case _:
             return _line_of_worker(event)
+
+
+def _ended(event: JobFinished) -> str:
+    # What an error says, its traceback says.
+    return f"{event.task} ended: {event.end}" + (f": {event.reason}" if event.reason and event.error is None else "")
 
 
 def _line_of_worker(event: Event) -> Line:

@@ -11,7 +11,7 @@ from taskq.app import App
 from taskq.cli.durations import readable
 from taskq.cli.exits import FAILED
 from taskq.cli.output import json_option, url_option, write_json, write_table
-from taskq.worker.presence import ORDERS, Entry, Order, ask, workers
+from taskq.worker.register import ORDERS, Entry, Order, ask, workers
 
 TITLES = ("worker", "state", "slots", "queues", "lag", "memory", "up", "longest job")
 

@@ -10,7 +10,7 @@ from taskq.job import JobRef
 from taskq.limits.line import Line, read
 from taskq.report import Ended, History, read_history, read_outcome
 from taskq.worker.control import PAUSED_KEY, Paused, what_is_paused
-from taskq.worker.presence import Entry, workers
+from taskq.worker.register import Entry, workers
 
 LOOKED_AT = 1000
 """Jobs of one state that are looked through: what comes before a job, or holds its group's places, is among them."""

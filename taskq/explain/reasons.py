@@ -10,11 +10,11 @@ from taskq.broker import Record
 from taskq.expiry import expiry
 from taskq.explain.evidence import LOOKED_AT, Evidence
 from taskq.job import State
-from taskq.report import Ended, ErrorReport, Uncounted
+from taskq.report import Ended, ErrorReport, Uncounted, last_words
 from taskq.sequel import FLOW
 from taskq.versions import version_of
 from taskq.worker.control import pauses_on
-from taskq.worker.presence import Entry, Places, RunningJob
+from taskq.worker.register import Entry, Places, RunningJob
 from taskq.worker.slots import SUSPICIOUS
 
 SHOWN = 5
@@ -82,6 +82,10 @@ def _dead(evidence: Evidence) -> Reason:
     because = list[Reason]()
     if FLOW in record.job.headers:
         because.append(Reason("flow", "what was to follow it waits: revived, the job goes on with it when it returns"))
+    if ended is not None and ended.worker is not None:
+        seen = ended.worker
+        stack = (Reason("stack", seen.stack.rstrip()),) if seen.stack else ()
+        because.append(Reason("last_worker", f"{last_words(seen)}; it told so", seen.at, because=stack))
     remedy = f"taskq dead revive {shlex.quote(record.job.id)}"
     return Reason("dead", f"it was set aside, {end}: {why}", record.due, remedy, tuple(because))
 

@@ -7,6 +7,7 @@ runner       decodes a delivery, runs its handler, and tells how that went
 handlers     how a handler is called: in the loop, in a thread, in another process
 deadlines    one timer for all time-outs: asks runs to stop, or to end
 settler      decides what follows, and tells the broker in as few calls as load allows
+witness      what is known of a worker that dies under a job
 effects      what an end brings about, before it is settled
 leases       extends what is held, from a thread of its own
 watchdog     notices from another thread that the loop stands still, and where

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from math import inf
 
 import anyio
@@ -11,8 +11,10 @@ import anyio.to_thread
 from taskq.broker import Extender
 from taskq.errors import BrokerError
 from taskq.job import Lease
-from taskq.limits.renewal import Renewal
+from taskq.limits.keeper import Keeper
+from taskq.store import Store
 from taskq.worker.runner import Run
+from taskq.worker.witness import Witness
 
 MARGIN = 0.9
 """Of a lease: when it could not be extended for so long, it counts as lost before anybody else can have it."""
@@ -34,7 +36,9 @@ class Leases:
         hand_over: Callable[[Sequence[Run]], None],
         ceiling: float,
         can_go_on: Callable[[], bool],
-        renewal: Renewal | None = None,
+        open_store: Callable[[], AbstractAsyncContextManager[Store]] | None = None,
+        keeper: Keeper | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._extender = extender
         self._held = held
@@ -49,8 +53,14 @@ class Leases:
         """Seconds a job can be held in all."""
         self._can_go_on = can_go_on
         """False once the worker's loop has stood still for so long that its leases are to be let go."""
-        self._renewal = renewal
-        """Keeps the places that held jobs have under limits."""
+        self._open_store = open_store
+        """A Store for the loop that extends, opened when it is needed, and not before."""
+        self._keeper = keeper
+        """Knows the places that held jobs have under limits: they are renewed, too."""
+        self._witness = witness
+        """Tells of runs whose worker may die."""
+        self._store: Store | None = None
+        self._opened = AsyncExitStack()
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._waiters: list[asyncio.Future[None]] = []
@@ -106,8 +116,8 @@ class Leases:
         finally:
             self._disarm()
             self._answer_waiters()
-            if self._renewal is not None:
-                await self._renewal.close()
+            self._store = None
+            await self._opened.aclose()
 
     async def _until(self, seconds: float) -> None:
         # In the worker's own loop, under a virtual clock, ticks that do nothing would be all there is.
@@ -147,13 +157,25 @@ class Leases:
             self._loop.call_soon_threadsafe(_resolve, waiters)
 
     async def _renew(self, runs: Sequence[Run], answers: Sequence[Lease]) -> None:
-        if self._renewal is None:
+        if self._open_store is None:
             return
         held = {run.delivery.receipt: run for run, lease in zip(runs, answers, strict=True) if lease is not Lease.LOST}
-        # Who was so late that its place went to another must not go on beside it.
-        lost = [held[receipt] for receipt in await self._renewal.renew(held)]
-        if lost:
-            self._loop.call_soon_threadsafe(self._obey, lost, Lease.LOST)
+        # Should the Store be away: the next third of the lease is in time.
+        with suppress(BrokerError):
+            if self._keeper is not None and self._keeper.places:
+                # Who was so late that its place went to another must not go on beside it.
+                lost = [held[receipt] for receipt in await self._keeper.renew(await self._opened_store(), held)]
+                if lost:
+                    self._loop.call_soon_threadsafe(self._obey, lost, Lease.LOST)
+            if self._witness is not None:
+                for run in filter(self._witness.tells_of, runs):
+                    await self._witness.tell(await self._opened_store(), run)
+
+    async def _opened_store(self) -> Store:
+        assert self._open_store is not None, "only _renew() calls this"  # noqa: S101
+        if self._store is None:
+            self._store = await self._opened.enter_async_context(self._open_store())
+        return self._store
 
     def _tell(self, runs: Sequence[Run], answers: Sequence[Lease]) -> None:
         for lease in (Lease.LOST, Lease.CANCELLED):

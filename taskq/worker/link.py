@@ -10,10 +10,10 @@ from msgspec.structs import replace
 from taskq.brokers import Site
 from taskq.errors import MissingCapability
 from taskq.events import Events, LeaseLost
-from taskq.job import Lease
+from taskq.job import Delivery, Lease
 from taskq.limits.keeper import Keeper
-from taskq.limits.renewal import Renewal
 from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
+from taskq.report import LastSeen
 from taskq.worker.admission import Admission
 from taskq.worker.claims import outclaimed
 from taskq.worker.contact import Contact
@@ -25,6 +25,7 @@ from taskq.worker.options import WorkerOptions
 from taskq.worker.runner import Run, job_fields
 from taskq.worker.slots import Slots
 from taskq.worker.undertaker import Forget, undertaker_of
+from taskq.worker.witness import Witness, last_seen
 
 HELD_LONG = "it was held as long as the broker holds a job"
 OUT_OF_CONTACT = "the broker did not answer while its lease ran out"
@@ -58,6 +59,7 @@ class Link:
         options: WorkerOptions,
         *,
         can_go_on: Callable[[], bool],
+        worker: str,
     ) -> None:
         backend, own = site.backend, site.own
         if options.until != "asked" and own.admin is None:
@@ -71,6 +73,7 @@ class Link:
         self.keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self.admission = None if self.keeper is None else Admission(self.keeper)
         self.pools: list[Holder] = []
+        self._witness = None if backend.store is None else Witness(backend.store, worker, self._running)
         self._events = events
         self._on_lost_contact = options.on_lost_contact
         self.leases = Leases(
@@ -82,9 +85,9 @@ class Link:
             hand_over=lambda runs: self._cancel(runs, Interrupted(reason=HELD_LONG)),
             ceiling=backend.broker.traits.max_lease,
             can_go_on=can_go_on,
-            renewal=(
-                None if self.keeper is None or backend.open_store is None else Renewal(self.keeper, backend.open_store)
-            ),
+            open_store=backend.open_store,
+            keeper=self.keeper,
+            witness=self._witness,
         )
         self.control = Control(
             replace(own, store=backend.store),
@@ -137,7 +140,19 @@ class Link:
         """What was decided about this job before its handler could begin here."""
         store = self.backend.store
         outclaimed_by = None if store is None else await outclaimed(store, run)
-        return outclaimed_by or await self.effects.find(run)
+        decided = outclaimed_by or await self.effects.find(run)
+        if decided is None and self._witness is not None and self._witness.tells_of(run):
+            await self._witness.begin(run)
+        return decided
+
+    async def last_seen(self, deliveries: Sequence[Delivery]) -> Sequence[LastSeen | None]:
+        """What is known of the workers that died under these."""
+        if self.backend.store is None:
+            return [None] * len(deliveries)
+        return await last_seen(self.backend.store, deliveries)
+
+    def _running(self) -> Sequence[Run]:
+        return [run for pool in self.pools for run in list(pool.slots.running.values())]
 
     def _found(self, queues: Collection[str]) -> None:
         for pool in self.pools:

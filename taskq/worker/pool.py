@@ -54,6 +54,7 @@ class Pool:
             forget=link.forget,
             extend=link.leases.extend_now,
             settled=self._release,
+            last_seen=link.last_seen,
         )
         self.slots = Slots(
             options.slots,

@@ -7,11 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from msgspec.structs import replace
+
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
-from taskq.job import Nack
-from taskq.outcome import Decision, Outcome, Raised, Undecodable, decide
+from taskq.job import Delivery, Nack
+from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable, decide
+from taskq.report import LastSeen
 from taskq.worker.contact import Contact
 from taskq.worker.effects import leaves_traces
 from taskq.worker.notes import end_notes, forget_notes
@@ -35,6 +38,7 @@ class Settler:
         forget: Callable[[Sequence[Decided]], Awaitable[None]],
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
+        last_seen: Callable[[Sequence[Delivery]], Awaitable[Sequence[LastSeen | None]]],
     ) -> None:
         self._broker = backend.broker
         self._store = backend.store
@@ -48,6 +52,10 @@ class Settler:
         """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
         self._settled = settled
         """Told of runs that are not held any more."""
+        self._last_seen = last_seen
+        """What is known of the workers that died under these."""
+        self._bereaved: list[tuple[Run, Poisonous | Lost]] = []
+        """To be decided when that is known."""
         self.settling: Sequence[Decided] = ()
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
         self._pending: list[Decided] = []
@@ -60,6 +68,13 @@ class Settler:
             self._events.emit(SettlementRefused(**job_fields(run)))
             self._settled([run])
             return
+        if run.started is None and isinstance(outcome, Poisonous | Lost):
+            self._bereaved.append((run, outcome))
+            self._wake.set()
+        else:
+            self._conclude(run, outcome)
+
+    def _conclude(self, run: Run, outcome: Outcome | Decision) -> None:
         decision = (
             outcome
             if isinstance(outcome, Decision)
@@ -74,7 +89,13 @@ class Settler:
 
     async def run(self) -> None:
         """Settle until closed and nothing is pending."""
-        while self._pending or not self._closing:
+        while self._pending or self._bereaved or not self._closing:
+            if self._bereaved:
+                bereaved, self._bereaved = self._bereaved, []
+                seen = await self._last_seen([run.delivery for run, _ in bereaved])
+                for (run, outcome), worker in zip(bereaved, seen, strict=True):
+                    self._conclude(run, replace(outcome, worker=worker))
+                continue
             if not self._pending:
                 self._wake.clear()
                 await self._wake.wait()
@@ -166,7 +187,16 @@ class Settler:
         peak, grown = (0, 0) if run.current is None else (run.current.peak, run.current.grown)
         if decision.end is not None:
             self._events.emit(
-                JobFinished(**fields, end=decision.end, run=seconds, wait=wait, error=error, peak=peak, grown=grown)
+                JobFinished(
+                    **fields,
+                    end=decision.end,
+                    run=seconds,
+                    wait=wait,
+                    error=error,
+                    peak=peak,
+                    grown=grown,
+                    reason=decision.reason,
+                )
             )
         elif isinstance(decision.settlement, Nack):
             nack = decision.settlement

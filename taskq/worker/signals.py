@@ -8,16 +8,14 @@ without a limit. ``TSTP``, ``USR1``: fetch no more for now. ``CONT``: go on. ``H
 import asyncio
 import logging
 import signal
-import traceback
 from collections.abc import Callable
 from math import inf
-from types import FrameType
-from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 
 from taskq.worker.notify import notify_stopping
+from taskq.worker.stacks import stack_of
 from taskq.worker.worker import Worker
 
 HEEDED = (
@@ -102,19 +100,3 @@ def log_running(worker: Worker) -> None:
         stack = "".join(stack_of(run.fiber)) if run.fiber is not None else ""
         fields = {"job": job.id, "task": job.task, "queue": job.queue, "attempt": run.delivery.attempt}
         _log.warning("%s has run for %.1f s\n%s", job.task, now - (run.started or now), stack.rstrip(), extra=fields)
-
-
-def stack_of(task: "asyncio.Task[Any]") -> list[str]:
-    """Where a task waits, the innermost call last. asyncio's own stack ends at the outermost coroutine."""
-    frames: list[tuple[FrameType, int]] = []
-    waiting: object = task.get_coro()
-    while waiting is not None:
-        frame = _first(waiting, "cr_frame", "gi_frame", "ag_frame")
-        if isinstance(frame, FrameType):
-            frames.append((frame, frame.f_lineno))
-        waiting = _first(waiting, "cr_await", "gi_yieldfrom", "ag_await")
-    return traceback.StackSummary.extract(iter(frames)).format()
-
-
-def _first(value: object, *names: str) -> object:
-    return next((getattr(value, name) for name in names if hasattr(value, name)), None)

@@ -1,10 +1,8 @@
 """Notices that the worker's loop stands still, and says what it is busy with; and that its memory grows."""
 
 import asyncio
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 
 import anyio
@@ -13,6 +11,7 @@ import anyio.to_thread
 from taskq.events import Events, LoopStalled, MemoryGrown
 from taskq.worker.memory import Growth, memory_of
 from taskq.worker.runner import Run
+from taskq.worker.stacks import stack_of_thread
 
 
 class Watchdog:
@@ -88,8 +87,7 @@ class Watchdog:
         self.lag = self._beaten - asked
 
     def _where(self) -> LoopStalled:
-        frame = sys._current_frames().get(self._thread)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented for this
-        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        stack = stack_of_thread(self._thread)
         run = self._running_in(asyncio.current_task(self._loop))
         job = run.delivery.job if run is not None else None
         return LoopStalled(

@@ -16,6 +16,7 @@ from taskq.worker.leases import extend_in_thread
 from taskq.worker.link import Link
 from taskq.worker.options import WorkerOptions
 from taskq.worker.pool import Company, Pool
+from taskq.worker.register import own_id
 from taskq.worker.runner import Run, Runnable
 from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
@@ -36,6 +37,7 @@ class Worker:
         options: WorkerOptions,
         stations: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
+        self.id = own_id()
         self._options = options
         self._tasks = {name: runnable.version for each in runnables.values() for name, runnable in each.items()}
         self._events = events
@@ -57,6 +59,7 @@ class Worker:
                 sites.by_name[broker],
                 events,
                 options,
+                worker=self.id,
                 can_go_on=self._watchdog.within_limit if options.threads else lambda: True,
             )
             for broker in dict.fromkeys(pool.broker for pool in options.pools)

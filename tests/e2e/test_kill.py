@@ -1,5 +1,6 @@
 """Workers die by SIGKILL, at random and at every point of a job's way, and no promise is broken."""
 
+import os
 import platform
 import random
 import signal
@@ -246,7 +247,10 @@ async def test_a_job_that_kills_its_workers_is_quarantined_and_takes_no_healthy_
     assert verdict.holds, str(verdict)
     assert [record.job.id for record in dead] == [poison[0].job.id]
     assert outcome is not None
-    assert read_outcome(outcome).end == "quarantined"
+    ended = read_outcome(outcome)
+    assert ended.end == "quarantined"
+    assert ended.worker is not None
+    assert ended.worker.pid not in {os.getpid(), 0}
     assert verdict.kills == {"poison": 3}
     assert verdict.counts["completed"] == len(healthy)
 

@@ -14,6 +14,7 @@ from taskq.outcome import (
     Cancelled,
     Decision,
     Expired,
+    FollowUp,
     Interrupted,
     Limited,
     Lost,
@@ -28,7 +29,17 @@ from taskq.outcome import (
     decide,
     screen,
 )
-from taskq.report import HISTORY_LIMIT, MESSAGE_LIMIT, Ended, History, Uncounted, history_of, read_outcome, report
+from taskq.report import (
+    HISTORY_LIMIT,
+    MESSAGE_LIMIT,
+    Ended,
+    History,
+    LastSeen,
+    Uncounted,
+    history_of,
+    read_outcome,
+    report,
+)
 from taskq.retry import Retry, steps
 
 DELIVERY = Delivery(
@@ -292,6 +303,24 @@ def test_a_job_that_kills_workers_or_comes_beyond_its_attempts_is_quarantined(ch
 
     assert screen(on, POLICY) == Poisonous()
     assert dead(decided(Poisonous(), on)).end == "quarantined"
+
+
+@pytest.mark.parametrize("outcome", [Poisonous, Lost])
+def test_what_is_known_of_the_worker_that_died_is_told_to_all(outcome: type[Poisonous | Lost]) -> None:
+    def hide(text: str) -> str:
+        return text.replace("secret", "…")
+
+    seen = LastSeen(worker="w-1", host="h", pid=7, seconds=2.0, memory=3 << 20, beside=("mail",), stack="secret line")
+    policy = msgspec.structs.replace(POLICY, on_dead=FollowUp("tell", "told", "death"), redact=hide)
+
+    decision = decided(outcome(seen), delivery(losses=3), policy)
+    ended = dead(decision)
+    told = msgspec.json.decode(decision.effects[0].body)["args"]["death"]
+
+    assert ended.worker == msgspec.structs.replace(seen, stack="… line")
+    assert msgspec.convert(told["worker"], LastSeen) == ended.worker
+    assert ended.reason.endswith("; w-1 (process 7 on h) had run it for 2.0 s in 3 MiB beside mail")
+    assert decision.reason == told["reason"] == ended.reason
 
 
 # At most once

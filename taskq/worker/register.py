@@ -1,0 +1,124 @@
+"""What workers tell of themselves in the Store, and what operators leave there for them.
+
+A worker writes itself down now and then, and at once when somebody looks. It is gone from the list when it ends, or,
+killed, when what it wrote lapses.
+"""
+
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal, get_args
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from taskq.broker import Hints
+from taskq.store import Store
+
+PERIOD = 30.0
+"""Seconds between two entries that nobody asked for: two commands, so that an idle worker stays near one a second."""
+LAPSE = 3 * PERIOD
+LOOK, ORDER = "taskq:look", "taskq:order"
+"""Channels of hints: somebody wants to see the workers; the worker of this id is to look for an order."""
+REGISTER = "taskq:workers"
+SHOWN = 100
+"""Running jobs that an entry names at most."""
+
+Order = Literal["quiet", "resume", "drain", "dump"]
+ORDERS: Sequence[Order] = get_args(Order)
+
+
+class RunningJob(Struct, frozen=True, kw_only=True):
+    """A job in a worker's hands."""
+
+    id: str
+    task: str
+    queue: str
+    attempt: int
+    seconds: float
+    """For how long it has run."""
+
+
+class Places(Struct, frozen=True, kw_only=True):
+    """A pool's slots, for jobs of these queues."""
+
+    queues: Sequence[str]
+    slots: int
+    running: int
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """A worker, as it told itself."""
+
+    id: str
+    host: str
+    pid: int
+    version: str
+    """Of taskq."""
+    build: str | None = None
+    """What its code calls itself."""
+    state: Literal["working", "quiet", "draining"]
+    queues: Sequence[str]
+    tasks: Mapping[str, int] | None = None
+    """Those it knows, with their versions."""
+    slots: int
+    running: int
+    pools: Sequence[Places] = ()
+    jobs: Sequence[RunningJob]
+    """The longest-running first, a hundred at most."""
+    lag: float
+    """Seconds the event loop last took to answer."""
+    memory: int
+    """Bytes of resident memory; 0 where the system does not tell."""
+    up: float
+    """Seconds since it began."""
+
+
+def own_id() -> str:
+    """A name for this worker that no other has, and that tells an operator where to look."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+async def workers(store: Store, hints: Hints | None) -> Sequence[Entry]:
+    """Every worker, by its id; what it told is as old as ``PERIOD`` unless hints reach it."""
+    if hints is not None:
+        await hints.publish(LOOK, "")
+        # Those who heard have told when this is over; nobody says so.
+        await anyio.sleep(0.2)
+    return await entries(store)
+
+
+async def entries(store: Store) -> Sequence[Entry]:
+    """What is written down now, also of workers that died a moment ago."""
+    found: list[Entry] = []
+    for name in sorted((await store.get(REGISTER)).members):
+        value = (await store.get(entry_key(name))).value
+        if value is not None:
+            with suppress(msgspec.MsgspecError):
+                found.append(msgspec.json.decode(value, type=Entry))
+    return found
+
+
+async def ask(store: Store, hints: Hints | None, worker: str, order: Order) -> bool:
+    """Leave an order for a worker; False when there is none of this id. It obeys at once, or within ``PERIOD``."""
+    if (await store.get(entry_key(worker))).value is None:
+        return False
+    key = order_key(worker)
+    while not await store.swap(key, (await store.get(key)).value, msgspec.json.encode(order), ttl=LAPSE):
+        pass
+    if hints is not None:
+        await hints.publish(ORDER, worker)
+    return True
+
+
+def entry_key(worker: str) -> str:
+    """Where a worker's entry is."""
+    return f"taskq:worker:{worker}"
+
+
+def order_key(worker: str) -> str:
+    """Where an order for it waits."""
+    return f"taskq:order:{worker}"

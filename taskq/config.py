@@ -26,6 +26,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
     slots: Count = 100
     """Jobs a worker runs at once."""
+    lag_target: Positive | None = None
+    """While the event loop is later than this, a worker runs fewer jobs at once; None: as many as it has slots."""
+    slots_min: Count = 1
+    """Those it runs however much the loop lags, in each pool that has as many slots."""
     pools: Mapping[str, PoolSettings] = {}
     """Parts of a worker, each with queues and slots of its own; none: one part for all ``queues``."""
     brokers: Mapping[str, str] = {}

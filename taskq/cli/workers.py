@@ -55,7 +55,7 @@ def row(entry: Entry) -> Sequence[object]:
     return (
         entry.id,
         entry.state,
-        f"{entry.running}/{entry.slots}",
+        f"{entry.running}/{entry.slots}" + (f" of {entry.slots + entry.withheld}" if entry.withheld else ""),
         ",".join(entry.queues),
         f"{1000 * entry.lag:.0f} ms",
         f"{entry.memory >> 20} MiB",

@@ -55,6 +55,7 @@ NAMES = {
     "taskq.memory": ("By", "Resident memory of the worker"),
     "taskq.memory.growths": ("{growth}", "Times the worker's memory was found to grow all along"),
     "taskq.slots": ("{slot}", "Jobs that may run at once"),
+    "taskq.slots.withheld": ("{slot}", "Slots not used for now, as the event loop lags"),
     "taskq.slots.used": ("{slot}", "Jobs that run"),
     "taskq.jobs.held": ("{job}", "Jobs fetched and not yet settled"),
     "taskq.queue.jobs": ("{job}", "Jobs of a queue, by state"),
@@ -111,6 +112,7 @@ class Metrics:
     def watch(self, look: Callable[[], Sight]) -> None:
         """Measure a worker whenever somebody collects."""
         self._gauge("taskq.slots", lambda: [Observation(look().slots)])
+        self._gauge("taskq.slots.withheld", lambda: [Observation(look().withheld)])
         self._gauge("taskq.slots.used", lambda: [Observation(look().running)])
         self._gauge("taskq.jobs.held", lambda: [Observation(look().held)])
         self._gauge("taskq.memory", lambda: [Observation(memory_of("self"))])

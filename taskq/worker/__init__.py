@@ -10,6 +10,7 @@ settler      decides what follows, and tells the broker in as few calls as load 
 witness      what is known of a worker that dies under a job
 effects      what an end brings about, before it is settled
 leases       extends what is held, from a thread of its own
+throttle     fewer jobs at once while the loop lags
 watchdog     notices from another thread that the loop stands still, and where
 contact      whether the broker answers: one event when it goes, one when it returns
 control      what operators ask of running workers: pause and cancel

@@ -36,6 +36,10 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     """End after so many runs."""
     schedules: bool = True
     """Whether to fire schedules. A worker that ends by itself never does: it is there for what is there."""
+    lag_target: float | None = None
+    """How late its event loop may be before fewer jobs run at once; None: nobody looks."""
+    slots_min: int = 1
+    """Slots that a pool keeps in any case, if it has as many."""
     dead: Caps = Caps()
     """What a queue keeps of dead letters."""
     build: str | None = None

@@ -85,7 +85,21 @@ class Pool:
         """Go on with other queues and slots."""
         self.options = options
         self.lineup.adopt(options.selection)
-        self.slots.size = options.slots
+        self.use(options.slots)
+
+    @property
+    def most(self) -> int:
+        """The slots it was given."""
+        return self.options.slots
+
+    @property
+    def limit(self) -> int:
+        """Those it uses: fewer while the worker is throttled."""
+        return self.slots.size
+
+    def use(self, slots: int) -> None:
+        """Use so many from now on; what runs beyond that goes on."""
+        self.slots.size = slots
         self.slots.advance()
         self.notice()
 

@@ -111,6 +111,7 @@ class Presence:
             queues=self._worker.queues,
             tasks=self._worker.tasks,
             slots=sight.slots,
+            withheld=sight.withheld,
             running=sight.running,
             pools=[
                 Places(queues=pool.lineup.queues, slots=pool.slots.size, running=len(pool.slots.running))

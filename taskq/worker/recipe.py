@@ -64,6 +64,8 @@ class Recipe(Struct, frozen=True):
             "on_lost_contact": settings.on_lost_contact,
             "stall_warning": settings.stall_warning,
             "stall_limit": settings.stall_limit,
+            "lag_target": settings.lag_target,
+            "slots_min": settings.slots_min,
             "growth_warning": settings.growth_warning,
             "dead": Caps(settings.dead_count or inf, settings.dead_size or inf),
             "build": settings.build,

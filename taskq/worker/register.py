@@ -65,6 +65,8 @@ class Entry(Struct, frozen=True, kw_only=True):
     tasks: Mapping[str, int] | None = None
     """Those it knows, with their versions."""
     slots: int
+    withheld: int = 0
+    """Slots it does not use for now, as its event loop lags."""
     running: int
     pools: Sequence[Places] = ()
     jobs: Sequence[RunningJob]

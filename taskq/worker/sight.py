@@ -12,6 +12,9 @@ class Sight(Struct, frozen=True, kw_only=True):
     quiet: bool
     """It fetches nothing for now, as it was told."""
     slots: int
+    """Those it uses now."""
+    withheld: int
+    """Those it does not use for now, as its event loop lags."""
     running: int
     held: int
     """Deliveries it has fetched and not settled."""

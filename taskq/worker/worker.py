@@ -20,6 +20,7 @@ from taskq.worker.register import own_id
 from taskq.worker.runner import Run, Runnable
 from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
+from taskq.worker.throttle import Throttle
 from taskq.worker.watchdog import Watchdog
 
 SETTLE_MARGIN = 1.0
@@ -76,7 +77,8 @@ class Worker:
             started=self._started,
             draining=self._draining,
             quiet=all(pool.fetcher.is_quiet for pool in pools),
-            slots=sum(pool.slots.size for pool in pools),
+            slots=sum(pool.limit for pool in pools),
+            withheld=sum(pool.most - pool.limit for pool in pools),
             running=sum(len(pool.slots.running) for pool in pools),
             held=self._held,
             lag=self._watchdog.lag,
@@ -177,6 +179,9 @@ class Worker:
                         beside.start_soon(each.run)
                 for link in links:
                     beside.start_soon(link.run)
+                if self._options.lag_target is not None and self._options.threads:
+                    throttle = Throttle(self._pools, target=self._options.lag_target, least=self._options.slots_min)
+                    beside.start_soon(throttle.run)
                 for station in self._stations:
                     beside.start_soon(station)
                 # The very first job may be one that blocks the loop.

@@ -1,4 +1,4 @@
-"""Asks the broker for as many jobs as there is room for: one fetcher a broker, never one a slot."""
+"""Asks the broker for as many jobs as there is room for: one fetcher a pool, never one a slot."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence

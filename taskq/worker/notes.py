@@ -4,11 +4,8 @@ from collections.abc import Sequence
 
 from taskq.job import Ack, JobRef
 from taskq.ledger.notes import key_of
-from taskq.outcome import Decision
 from taskq.store import Store
-from taskq.worker.runner import Run
-
-Decided = tuple[Run, Decision]
+from taskq.worker.runner import Decided, Run
 
 
 async def end_notes(decided: Sequence[Decided]) -> None:

@@ -139,6 +139,10 @@ class Run:
             await asyncio.sleep(0)
 
 
+Decided = tuple[Run, Decision]
+"""A run that is over, and what follows from it."""
+
+
 class JobFields(TypedDict):
     """What every event about a job tells of it."""
 

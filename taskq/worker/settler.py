@@ -18,11 +18,9 @@ from taskq.report import LastSeen
 from taskq.worker.contact import Contact
 from taskq.worker.effects import leaves_traces
 from taskq.worker.notes import end_notes, forget_notes
-from taskq.worker.runner import Run, job_fields
+from taskq.worker.runner import Decided, Run, job_fields
 
 _log = logging.getLogger("taskq")
-
-Decided = tuple[Run, Decision]
 
 
 class Settler:

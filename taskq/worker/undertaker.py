@@ -12,13 +12,11 @@ from taskq.broker import Admin, Backend
 from taskq.errors import BrokerError, MissingCapability
 from taskq.events import DeadLettersDropped, Events
 from taskq.job import DeadLetter, JobRef
-from taskq.outcome import Decision
-from taskq.worker.runner import Run
+from taskq.worker.runner import Decided
 
 PAGE = 1000
 """Dead letters in one call."""
 
-Decided = tuple[Run, Decision]
 Forget = Callable[[Sequence[Decided]], Awaitable[None]]
 
 

@@ -13,8 +13,8 @@ from taskq.flow.record import Record, batch_key, change, written
 from taskq.job import Job
 from taskq.outcome import Decision
 from taskq.sequel import Plan, begin
-from taskq.worker.effects import Decided, Effects
-from taskq.worker.runner import Run
+from taskq.worker.effects import Effects
+from taskq.worker.runner import Decided, Run
 from tests.flow.simulation import simulate
 
 LONG = "TASKQ_TEST_LONG" in os.environ

@@ -301,3 +301,6 @@ class Backend(Struct, frozen=True, kw_only=True):
     admin: Admin | None = None
     doctor: Doctor | None = None
     setup: Setup | None = None
+    rouse: Callable[[], None] | None = None
+    """Lets every fetch that waits in this process answer at once with what it has, which may be nothing (C-A3). Without
+    it a worker that drains waits for its last fetch, a second at most."""

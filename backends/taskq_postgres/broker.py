@@ -44,19 +44,22 @@ class PostgresBroker:
         if wait <= 0:
             return (await self._fetch(queues, limit, lease)).deliveries
         loop = asyncio.get_running_loop()
-        until = loop.time() + wait
+        until, roused = loop.time() + wait, self._watcher.roused
+
+        def over() -> bool:
+            return loop.time() >= until or self._watcher.closed or self._watcher.roused != roused
+
         # The wish comes first, so that nothing is missed that is told between a look and the wait.
         with self._watcher.wishing(queues) as wish:
             while True:
                 wish.clear()
                 fetched = await self._fetch(queues, limit, lease)
-                left = until - loop.time()
-                if fetched.deliveries or left <= 0 or self._watcher.closed:
+                if fetched.deliveries or over():
                     return fetched.deliveries
                 pause = LOOK if fetched.pause is None else min(LOOK, max(fetched.pause, 0.001))
-                with anyio.move_on_after(min(left, pause)):
+                with anyio.move_on_after(min(until - loop.time(), pause)):
                     await wish.wait()
-                if loop.time() >= until or self._watcher.closed:
+                if over():
                     return []
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

@@ -115,6 +115,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
                 pooled=found.pooled,
                 listening=listening is not None,
             ),
+            rouse=watcher.rouse,
         )
     finally:
         with CancelScope(shield=True):

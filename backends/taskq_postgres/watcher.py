@@ -52,6 +52,8 @@ class Watcher:
         self._probe = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self.closed = False
+        self.roused = 0
+        """How often waits were to end: one that began before the last time has to."""
 
     def start(self) -> None:
         if self._open is not None:
@@ -63,9 +65,7 @@ class Watcher:
         self.closed = True
         if self._flusher is not None:
             await asyncio.wait({self._flusher}, timeout=_LAST_WORDS)
-        for events in self._wishes.values():
-            for event in events:
-                event.set()
+        self._wake_all()
         for futures in self._awaited.values():
             for future in futures:
                 _resolve(future, None)
@@ -134,6 +134,11 @@ class Watcher:
         """A commit has told the others; what comes next is told after a moment of silence."""
         if self.silent:
             self._flusher = self._spawn(self._flush(_QUIET))
+
+    def rouse(self) -> None:
+        """End the fetches that wait."""
+        self.roused += 1
+        self._wake_all()
 
     def wake(self, queues: Iterable[str], *, others: bool = True) -> None:
         """A fetch of these queues may find something."""
@@ -229,10 +234,13 @@ class Watcher:
             self._heard.set()
 
     def _look(self) -> None:
+        self._wake_all()
+        self._looking.set()
+
+    def _wake_all(self) -> None:
         for events in self._wishes.values():
             for event in events:
                 event.set()
-        self._looking.set()
 
     async def _look_for_outcomes(self) -> None:
         """One look for all that is awaited: when something ended somewhere, and each second."""

@@ -72,9 +72,9 @@ class RedisBroker:
         if wait <= 0:
             return await self._claim(queues, limit, lease, None)
         loop = asyncio.get_running_loop()
-        until = loop.time() + wait
+        until, roused = loop.time() + wait, self._waiting.roused
         async with self._waiting.wish(queues) as wish:
-            while not self._waiting.closed:
+            while not self._waiting.closed and self._waiting.roused == roused:
                 if wish.bell.rung or wish.look_at <= loop.time():
                     wish.bell.rung = False
                     taken = await self._claim(queues, limit, lease, wish)
@@ -110,6 +110,10 @@ class RedisBroker:
 
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await extend(self._tools, receipts, lease)
+
+    def rouse(self) -> None:
+        """End the fetches that wait."""
+        self._waiting.rouse()
 
     async def close(self) -> None:
         """Take back what waits and what was given to nobody, as far as the servers can be reached."""

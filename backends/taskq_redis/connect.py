@@ -75,6 +75,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             open_store=open_store,
             admin=RedisAdmin(tools),
             doctor=doctor(servers, target.name, chosen),
+            rouse=broker.rouse,
         )
 
 

@@ -51,6 +51,9 @@ class Waiting:
         self._calls = calls
         self._idle: dict[tuple[str, ...], list[Wish]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        self._waits: set[Wish] = set()
+        self.roused = 0
+        """How often waits were to end: one that began before the last time has to."""
 
     @property
     def closed(self) -> bool:
@@ -65,10 +68,18 @@ class Waiting:
         if not idle:
             self._idle.pop(key, None)
         wish.bell.passed = None
+        self._waits.add(wish)
         try:
             yield wish
         finally:
+            self._waits.discard(wish)
             self._rest(wish)
+
+    def rouse(self) -> None:
+        """End the fetches that wait."""
+        self.roused += 1
+        for wish in self._waits:
+            wish.bell.ring()
 
     async def until_told(self, wish: Wish, seconds: float) -> None:
         """Return when there may be something to fetch, or when the time is over."""

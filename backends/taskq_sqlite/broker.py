@@ -60,10 +60,11 @@ class SqliteBroker:
         def step(cursor: sqlite3.Cursor) -> list[Delivery]:
             return self._steps.fetch(cursor, queues, limit, lease)
 
+        roused = self._watcher.roused
         taken = await self._lane.run(step, abandoned=self._give_back)
         if taken or wait <= 0 or limit <= 0 or not queues:
             return taken
-        return await self._wait(queues, step, wait)
+        return await self._wait(queues, step, wait, roused)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         answers = await self._lane.run(lambda cursor: self._steps.settle(cursor, settlements))
@@ -85,7 +86,9 @@ class SqliteBroker:
         self._watcher.wake(queues)
         return answers
 
-    async def _wait(self, queues: Sequence[str], step: Step[list[Delivery]], wait: float) -> list[Delivery]:
+    async def _wait(
+        self, queues: Sequence[str], step: Step[list[Delivery]], wait: float, roused: int
+    ) -> list[Delivery]:
         def look(cursor: sqlite3.Cursor) -> tuple[list[Delivery], float | None, float]:
             taken = step(cursor)
             return taken, None if taken else fetch.upcoming(cursor, self._steps.sql, queues), time()
@@ -93,7 +96,7 @@ class SqliteBroker:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait
         with self._watcher.wishing(queues) as wish:
-            while not self._watcher.closed:
+            while not self._watcher.closed and self._watcher.roused == roused:
                 wish.woken.clear()
                 taken, wish.moment, now = await self._lane.run(
                     look, abandoned=lambda answer: self._give_back(answer[0])

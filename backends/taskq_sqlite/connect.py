@@ -99,6 +99,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             transactions=SqliteTransactions(path, traits, steps, lane, watcher, opened),
             admin=SqliteAdmin(sql, lane, reader, watcher),
             doctor=doctor(file, chosen, reader),
+            rouse=watcher.rouse,
         )
 
 

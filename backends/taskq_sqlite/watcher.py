@@ -67,6 +67,8 @@ class Watcher:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._serve, name="taskq-sqlite-watcher", daemon=True)
         self.closed = False
+        self.roused = 0
+        """How often waits were to end: one that began before the last time has to."""
 
     # On the event loop
 
@@ -89,6 +91,12 @@ class Watcher:
     def look(self) -> None:
         """Find out now what has changed in the file. May be called from any thread."""
         self._calls.put(True)
+
+    def rouse(self) -> None:
+        """End the fetches that wait."""
+        self.roused += 1
+        for wish in self._wishes:
+            wish.woken.set()
 
     def wake(self, queues: set[str]) -> None:
         """Let the fetches that wait for one of the queues look again."""

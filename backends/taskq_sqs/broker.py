@@ -46,6 +46,7 @@ class SqsBroker:
         self._receives: dict[tuple[str, int], Receives] = {}
         self._closed = asyncio.Event()
         self._serials = count()
+        self._roused = 0
 
     @property
     def client(self) -> Client:
@@ -72,7 +73,7 @@ class SqsBroker:
         if wait <= 0:
             return await _look(sources, limit, lease)
         bell, loop = asyncio.Event(), asyncio.get_running_loop()
-        until = loop.time() + wait
+        until, roused = loop.time() + wait, self._roused
         for source in sources:
             source.bells.append(bell)
         try:
@@ -83,7 +84,7 @@ class SqsBroker:
                     _poll(sources, limit, lease, self._settings.poll)
                 taken = _take(sources, limit, lease)
                 left = until - loop.time()
-                if taken or left <= 0 or self._closed.is_set():
+                if taken or left <= 0 or self._closed.is_set() or self._roused != roused:
                     return taken
                 _poll(sources, limit, lease, self._settings.poll)
                 await self._until(bell, min(left, PRECEDENCE) if len(sources) > 1 and sources[0].expected else left)
@@ -108,12 +109,17 @@ class SqsBroker:
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await extend(self._queues, receipts, lease)
 
-    async def close(self) -> None:
-        """Wait for the polls that are under way, hand back what they bring, and end the connections."""
-        self._closed.set()
+    def rouse(self) -> None:
+        """End the fetches that wait; what a poll under way brings is there for the next one, or handed back."""
+        self._roused += 1
         for source in self._receives.values():
             for bell in source.bells:
                 bell.set()
+
+    async def close(self) -> None:
+        """Wait for the polls that are under way, hand back what they bring, and end the connections."""
+        self._closed.set()
+        self.rouse()
         await asyncio.gather(*(source.close() for source in self._receives.values()))
         await self._queues.client.close()
 

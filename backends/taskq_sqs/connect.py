@@ -41,7 +41,9 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         return extending(account, chosen)
 
     try:
-        yield Backend(broker=broker, extender=extender, doctor=doctor(queues), setup=SqsSetup(queues))
+        yield Backend(
+            broker=broker, extender=extender, doctor=doctor(queues), setup=SqsSetup(queues), rouse=broker.rouse
+        )
     finally:
         with CancelScope(shield=True):
             await broker.close()

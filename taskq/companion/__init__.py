@@ -5,8 +5,9 @@ ran. The broker's messages carry the jobs, each with its body, and remind of the
 dropped. Should the store lose its rows, their messages still bring the jobs, which then may run twice.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from math import inf
 from typing import get_args
 
@@ -73,7 +74,13 @@ def _joined(carrier: Backend, keeper: Backend, broker: CompanionBroker, rows: Ro
         admin=CompanionAdmin(rows, later, broker.sender),
         doctor=_doctor(carrier, keeper),
         setup=carrier.setup,
+        rouse=None if carrier.rouse is None else partial(_rouse, broker, carrier.rouse),
     )
+
+
+def _rouse(broker: CompanionBroker, carrier: Callable[[], None]) -> None:
+    broker.roused += 1
+    carrier()
 
 
 class _Extender:

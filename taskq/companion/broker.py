@@ -58,6 +58,8 @@ class CompanionBroker:
         self.sender = Sender(rows, later, carrier)
         self._looked: dict[str, float] = {}
         self._returns: set[asyncio.Task[None]] = set()
+        self.roused = 0
+        """How often waits were to end: one that began before the last time has to."""
 
     @property
     def traits(self) -> Traits:
@@ -70,13 +72,13 @@ class CompanionBroker:
         if limit <= 0 or not queues:
             return []
         loop = asyncio.get_running_loop()
-        until = loop.time() + wait
+        until, roused = loop.time() + wait, self.roused
         while True:
             ahead = min(await asyncio.gather(*(self._launch(queue) for queue in queues)))
             left = max(0.0, until - loop.time())
             messages = await self._carrier.fetch(queues, limit, lease=lease, wait=min(left, ahead))
             taken = await self._admit(messages, lease) if messages else []
-            if taken or loop.time() >= until:
+            if taken or loop.time() >= until or self.roused != roused:
                 return taken
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

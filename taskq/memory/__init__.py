@@ -70,6 +70,7 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
             open_store=open_store,
             transactions=MemoryTransactions(broker),
             admin=MemoryAdmin(broker),
+            rouse=broker.rouse,
         )
     finally:
         broker.close()

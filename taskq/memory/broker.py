@@ -109,6 +109,12 @@ class MemoryBroker:
             if not watchers and self._watchers.get(ref) is watchers:
                 del self._watchers[ref]
 
+    def rouse(self) -> None:
+        """End the fetches that wait."""
+        with self._lock:
+            for waiter in self._waiters:
+                _resolve(waiter.future, [])
+
     def close(self) -> None:
         """End what waits; every later call raises."""
         with self._lock:

@@ -99,6 +99,24 @@ class ConnectionClauses:
                 await all_waiting(connection)
         assert ended == 3
 
+    async def test_c_a3_a_fetch_that_is_roused_answers_at_once(self, backend: Backend, queue: str) -> None:
+        if backend.rouse is None:
+            pytest.skip("it cannot be roused")
+        ended = anyio.Event()
+
+        async def wait() -> None:
+            assert list(await backend.broker.fetch([queue], 1, lease=LONG, wait=10 * SOON)) == []
+            ended.set()
+
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait)
+                await all_waiting(backend)
+                backend.rouse()
+                await ended.wait()
+        await add(backend.broker, a_job(queue))
+        assert await take_one(backend.broker, queue)
+
     async def test_c_a4_nothing_outlives_its_job(self, deployment: Deployment, queue: str) -> None:
         async with deployment.open() as backend:
             before = set(await deployment.residue())

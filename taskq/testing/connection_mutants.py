@@ -41,6 +41,11 @@ def connection_mutants() -> list[Mutant]:
             verbs(fetch=_wait_for_ever),
         ),
         (
+            "waiting fetches sleep on",
+            "test_c_a3_a_fetch_that_is_roused_answers_at_once",
+            lambda backend: replace(backend, rouse=lambda: None),
+        ),
+        (
             "outcomes stay behind",
             "test_c_a4_nothing_outlives_its_job",
             settlements(lambda s: replace(s, outcome=b"left", keep=LONG) if isinstance(s, Ack) else s),

@@ -14,7 +14,8 @@ from taskq.worker.contact import Contact
 from taskq.worker.slots import Slots
 
 WAIT = 1.0
-"""Seconds an idle fetch waits: one command a second while there is nothing to do, and a drain waits no longer."""
+"""Seconds an idle fetch waits: one command a second while there is nothing to do; where the broker cannot be roused, a
+drain waits as long."""
 
 _REFILL = 4
 """Times the slots: a refill takes no more, however short the jobs are."""
@@ -41,6 +42,7 @@ class Fetcher:
         allowance: Callable[[], float],
         enough: Callable[[], Awaitable[bool]] | None,
         wait: float,
+        rouse: Callable[[], None] | None = None,
     ) -> None:
         self._broker = broker
         self._slots = slots
@@ -57,6 +59,8 @@ class Fetcher:
         self._enough = enough
         """Asked after a fetch that found nothing: whether to end."""
         self._wait = wait if enough is None else 0.0
+        self._rouse = rouse
+        """Ends the waits of fetches, where the broker can."""
         self._wake = asyncio.Event()
         self._fetching: anyio.CancelScope | None = None
         """Of a fetch that is cut off when something changes."""
@@ -75,9 +79,11 @@ class Fetcher:
             self._fetching.cancel()
 
     def stop(self) -> None:
-        """Fetch no more; a fetch under way is waited for, so that nothing it got is withheld."""
+        """Fetch no more; a fetch under way is asked to answer and waited for, so that nothing it got is withheld."""
         self.stopped = True
         self.wake()
+        if self._rouse is not None:
+            self._rouse()
 
     def quiet(self, quiet: bool) -> None:
         """Fetch no more for now, or again."""

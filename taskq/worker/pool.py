@@ -78,6 +78,7 @@ class Pool:
             allowance=company.allowance,
             enough=company.enough if company.options.until != "asked" else None,
             wait=WAIT if company.options.threads else inf,
+            rouse=link.own.rouse,
         )
         link.pools.append(self)
 

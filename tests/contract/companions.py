@@ -54,7 +54,7 @@ def paired(carrier: Deployment, keeper: Deployment) -> Deployment:
         async with AsyncExitStack() as stack:
             carrying = await stack.enter_async_context(carrier.open())
             keeping = await stack.enter_async_context(keeper.open())
-            bare = Backend(broker=carrying.broker, extender=carrying.extender)
+            bare = Backend(broker=carrying.broker, extender=carrying.extender, rouse=carrying.rouse)
             backend = await stack.enter_async_context(pair(nullcontext(bare), nullcontext(keeping), lambda _: None))
             halves.append((backend, carrying, keeping))
             yield backend

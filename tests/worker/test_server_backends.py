@@ -26,6 +26,7 @@ from tests.worker import (
     test_history,
     test_joblog,
     test_retries,
+    test_shutdown,
     test_stories,
 )
 from tests.worker.moves import SOON, wait_until
@@ -51,6 +52,7 @@ test_as_10 = test_dead_workers.test_as_10_a_hundred_running_jobs_of_a_dead_worke
 test_as_11 = test_dead_workers.test_as_11_a_poison_job_is_set_aside_after_three_losses_and_the_healthy_are_done
 test_as_18 = test_stories.test_as_18_a_job_does_not_start_after_the_moment_its_caller_named
 test_as_33 = test_stories.test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once
+test_roused = test_shutdown.test_a_drain_rouses_a_fetch_that_waits
 test_dead_letter = test_retries.test_a_failed_job_is_a_dead_letter_with_its_error_and_can_be_revived
 test_poison = test_retries.test_a_job_whose_workers_died_three_times_is_quarantined
 test_groups = test_retries.test_groups_run_in_order_through_two_workers

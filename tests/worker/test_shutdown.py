@@ -9,6 +9,7 @@ import pytest
 from taskq import App, current
 from taskq.events import JobAgain, JobFinished, WorkerDraining, WorkerStopped
 from taskq.testing import VirtualClock
+from taskq.worker import pool
 from taskq.worker.worker import Worker
 from tests.worker.moves import SOON, heard
 from tests.worker.tap import Tap
@@ -221,3 +222,15 @@ async def test_a_drained_worker_leaves_no_task_behind(url: str) -> None:
             assert await (await answer.defer()).result(SOON) == 42
         assert asyncio.all_tasks() <= before
         assert not list(worker.running)
+
+
+async def test_a_drain_rouses_a_fetch_that_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "WAIT", 100 * SOON)
+    app = App(url)
+
+    @app.task(keep=60)
+    async def work() -> None: ...
+
+    with anyio.fail_after(SOON):
+        async with app, app.working():
+            await (await work.defer()).result(SOON)

@@ -114,8 +114,12 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
 
 def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
     """What is asked of an emulator."""
-    defers = [defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS]
-    return [processing.ask(ground, sides, "noop", ROUNDS), *defers]
+    waited_for = [side for side in sides if side.kind != "limit"]
+    return [
+        processing.ask(ground, sides, "noop", ROUNDS),
+        *(defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS),
+        latency.idle(ground, waited_for, profile.asides, profile.paced),
+    ]
 
 
 def half_load(noop: Table, flight: Table, side: str) -> float:

@@ -120,7 +120,7 @@ class Postgres:
 
 
 class Sqs:
-    """An emulator: it counts nothing, and its speed is not Amazon's."""
+    """An emulator: it counts nothing, and its speed is not Amazon's. Databases stand by as companions."""
 
     name = "sqs"
 
@@ -158,7 +158,11 @@ def postgresql() -> Generator[Postgres]:
 
 @contextmanager
 def emulated_sqs() -> Generator[Sqs]:
-    """A server that ends with the context."""
+    """A server that ends with the context, and so do the databases beside it."""
     os.environ.update(AWS_ACCESS_KEY_ID="any", AWS_SECRET_ACCESS_KEY="any")  # noqa: S106 - it takes any
-    with tempfile.TemporaryDirectory() as folder, sqs(Path(folder)) as server:
-        yield Sqs(server)
+    with tempfile.TemporaryDirectory() as folder, redis() as valkey, postgresql() as database:
+        os.environ["BENCH_VALKEY"] = valkey.fresh("") + "?namespace={name}"
+        os.environ["BENCH_POSTGRESQL"] = database.blank("companion") + "?schema={name}&migrate=1"
+        os.environ["BENCH_SQLITE"] = f"sqlite:///{folder}/{{name}}.db"
+        with sqs(Path(folder)) as server:
+            yield Sqs(server)

@@ -65,7 +65,16 @@ POSTGRES: Sequence[Side] = (
     on_node("graphile-worker", "graphile-worker", jobs=15_000, naps=6_000),
 )
 
+
+def paired(companion: str) -> Side:
+    """taskq on SQS with this database beside it."""
+    name, options = f"taskq, {companion} as companion", {"companion": companion}
+    return Side(name=name, program="ours", kind="taskq", jobs=1_000, defers=200, options=options)
+
+
 SQS: Sequence[Side] = (
-    Side(name="taskq", program="ours", kind="taskq", jobs=1_000, defers=200),
+    Side(name="taskq", program="ours", kind="taskq", jobs=5_000, defers=500),
+    Side(name="bare calls", program="bare_sqs", jobs=5_000, defers=500, kind="limit"),
     peer("taskiq", "taskiq_sqs", jobs=300, defers=100),
+    *map(paired, ("Valkey", "PostgreSQL", "SQLite")),
 )

@@ -1,7 +1,9 @@
 """taskq itself."""
 
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
+from urllib.parse import urlsplit
 
 from benchmarks.peers.recorder import Ledger, Order, send, serve, together
 from taskq import App, RateLimit, Task
@@ -22,7 +24,7 @@ def task_of(
     keep = 3600.0 if feature == "result" else 0.0
     middleware = [straight_through] if feature == "middleware" else []
     settings = {name: order.options[name] for name in ("lease",) if name in order.options}
-    app = App(order.url, slots=order.slots, keep=keep, middleware=middleware, **settings)
+    app = App(order.url, slots=order.slots, keep=keep, middleware=middleware, companion=companion(order), **settings)
 
     async def answering(number: int, content: str) -> int:
         await handler(number, content)
@@ -41,6 +43,12 @@ def trace(app: App) -> None:
     from taskq.telemetry import OpenTelemetry
 
     OpenTelemetry(tracer_provider=TracerProvider()).instrument(app)
+
+
+def companion(order: Order) -> str | None:
+    """The URL of the ordered database, and in it a place for this queue alone."""
+    database = order.options.get("companion")
+    return os.environ[f"BENCH_{database.upper()}"].format(name=urlsplit(order.url).path[1:]) if database else None
 
 
 async def straight_through(current: Current, handler: Handler) -> object:

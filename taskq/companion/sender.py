@@ -18,7 +18,7 @@ from taskq.companion.groups import Groups
 from taskq.companion.later import Later, Moment
 from taskq.companion.row import Row
 from taskq.companion.rows import Rows
-from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, Conflict, PayloadTooLarge, TaskqError
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, Conflict, PayloadTooLarge
 from taskq.job import Delivery, Enqueued, Job, JobRef
 
 _log = logging.getLogger("taskq")
@@ -47,7 +47,8 @@ class Sender:
             adding = [self._add(jobs[at], moves.turn(now, next(self._turns))) for at in together]
             added = await asyncio.gather(*adding, return_exceptions=True)
             for at, answer in zip(together, added, strict=True):
-                if isinstance(answer, TaskqError):
+                # What the carrier refused is an answer; a refusal of the store concerns them all.
+                if isinstance(answer, BrokerUnavailable):
                     answers[at] = Enqueued(jobs[at].id, False, answer)
                 elif isinstance(answer, BaseException):
                     raise answer
@@ -69,6 +70,8 @@ class Sender:
         for group, refused in zip(groups, found, strict=True):
             if not isinstance(refused, BrokerError | dict):
                 raise refused
+            if not refused:
+                continue
             for at, job in enumerate(jobs):
                 error = refused if isinstance(refused, BrokerError) else refused.get(job.id)
                 if error is not None and (job.queue, job.group) == group:
@@ -85,8 +88,8 @@ class Sender:
                 return Enqueued(job.id, False)
             holder = await self._rows.hold(row, now) if row.holds else None
             if holder is None:
-                await self._place(row, now)
-                return Enqueued(job.id, added)
+                refused = await self._place(row, now)
+                return Enqueued(job.id, added and refused is None, refused)
             await self._withdraw(row)
             answer = await self._conflict(job, holder)
             if answer is not None:
@@ -108,8 +111,11 @@ class Sender:
             if done is None:
                 return None
             if done and row is not None:
-                if row.state == "new":
-                    await self.place(row, now, before)
+                try:
+                    if row.state == "new":
+                        await self.place(row, now, before)
+                except BrokerRejected as error:
+                    return Enqueued(ref.id, False, error)
                 return Enqueued(ref.id, False)
         elif job.on_conflict == "return":
             if holder.state == "new":
@@ -125,11 +131,13 @@ class Sender:
         ``before`` is the row as it was: if a moment was noted for it, that is no more. Raises BrokerRejected when it
         cannot be sent, and is gone then.
         """
-        await self._place(row, now, before)
+        refused = await self._place(row, now, before)
+        if refused is not None:
+            raise refused
         if row.waits:
             await self.give(row.called)
 
-    async def _place(self, row: Row, now: float, before: Row | None = None) -> None:
+    async def _place(self, row: Row, now: float, before: Row | None = None) -> BrokerRejected | None:
         ref = row.ref
         if before is not None and before.state == "later":
             await self._later.forget(ref.queue, [Moment(before.due, ref.id)])
@@ -139,8 +147,9 @@ class Sender:
         elif row.waits:
             await self._groups.wait(row)
         else:
-            await self._send_or_withdraw(row)
+            return await self._send_or_withdraw(row, now)
         await self._rows.change(ref, lambda found, _: moves.placed(found, row.life, now))
+        return None
 
     async def give(self, job: Job) -> dict[str, BrokerRejected]:
         """Give the free places of this job's group, and send those that got them; which of them were refused."""
@@ -150,30 +159,25 @@ class Sender:
             for row in given.unsent:
                 # Whoever sends it may have died over it.
                 await self._later.note(job.queue, Moment(max(row.until, row.due), row.called.id), given.now)
-            sent = await asyncio.gather(*(self._send_with_place(row, given.now) for row in given.fresh))
+            sent = await asyncio.gather(*(self._send_or_withdraw(row, given.now) for row in given.fresh))
             failed = {row.called.id: error for row, error in zip(given.fresh, sent, strict=True) if error is not None}
             if not failed:
                 return refused
+            for name, error in failed.items():
+                _log.error("job %s of queue %s could not be sent in its turn: %s", name, job.queue, error)
             refused |= failed
 
-    async def _send_with_place(self, row: Row, now: float) -> BrokerRejected | None:
-        try:
-            await self._send_or_withdraw(row)
-        except BrokerRejected as error:
-            _log.error("job %s of queue %s could not be sent in its turn: %s", row.called.id, row.called.queue, error)
-            return error
-        await self._rows.change(row.ref, lambda found, _: moves.placed(found, row.life, now))
-        return None
-
-    async def _send_or_withdraw(self, row: Row) -> None:
+    async def _send_or_withdraw(self, row: Row, now: float) -> BrokerRejected | None:
         try:
             await self.send(row)
-        except BrokerRejected:
+        except BrokerRejected as error:
             await self._withdraw(row)
             await self._rows.leave("live", [row])
             if row.holds:
                 await self._rows.free(row)
-            raise
+            return error
+        await self._rows.change(row.ref, lambda found, _: moves.placed(found, row.life, now))
+        return None
 
     async def send(self, row: Row) -> None:
         """A message for it, of an id of its own: the same one again would be taken for a repetition."""
@@ -214,10 +218,9 @@ class Sender:
         (row, mine), now = await self._rows.change(ref, think)
         if not mine or row is None:
             return mine is False
-        try:
-            await self._place(row, max(now, row.due))
-        except BrokerRejected as error:
-            _log.error("job %s of queue %s could not be sent when it was due: %s", ref.id, queue, error)
+        refused = await self._place(row, max(now, row.due))
+        if refused is not None:
+            _log.error("job %s of queue %s could not be sent when it was due: %s", ref.id, queue, refused)
         return row.called
 
     async def put_off(self, row: Row, now: float) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
 from tests.servers import valkey
 from tests.servers.fixtures import own_postgres as own_postgres
@@ -12,6 +13,7 @@ from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import sqs as sqs
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.process import Process
 from tests.servers.tenants import queue_anywhere
@@ -29,11 +31,12 @@ STORIES = pytest.mark.parametrize("url", ["sqlite", *(["redis"] if LONG else [])
 """On a cluster, too, which is stricter than a single Redis: that one has the long runs."""
 
 
-@pytest.fixture(params=["sqlite", "redis", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A queue of the test's own, for any number of processes."""
-    if request.param == "memory":
-        return "memory://"
+@pytest.fixture(params=["sqlite", "redis", "postgres", *(["sqs"] if LONG else [])])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A queue of the test's own, for any number of processes; on SQS with a companion."""
+    if request.param == "sqs":
+        monkeypatch.setenv("TASKQ_COMPANION", f"sqlite:///{tmp_path}/companion.db")
+        return Tenant(request.getfixturevalue("sqs")).url
     return queue_anywhere(request, tmp_path)
 
 
@@ -41,17 +44,3 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def rounds() -> Callable[[int, int], int]:
     """A number for every day, and the one that the issues name."""
     return lambda sample, full: full if LONG else sample
-
-
-@pytest.fixture
-def report(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Print what a run has shown; a run at full size keeps it in ``docs/reports/``."""
-
-    def keep(name: str, text: str) -> None:
-        print(text)  # noqa: T201 shown with -s or a failure
-        if LONG:
-            path = request.config.rootpath / "docs" / "reports" / f"{name}.md"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-
-    return keep

@@ -15,7 +15,7 @@ def deploy(version: int) -> App:
     directory = Path.cwd()
     journal = Journal(directory / f"version-{version}.{os.getpid()}.journal")
     # For as long as the process lives.
-    patch.object(taskq.opening, "connect", recording(journal, lambda _: None)).start()
+    patch.object(taskq.opening, "open_backend", recording(journal, lambda _: None)).start()
     app = App()
     declare(app, journal, lambda _: None, directory / "domain.db")
     return app

@@ -3,6 +3,7 @@
 import os
 import platform
 import random
+import re
 import signal
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -62,16 +63,21 @@ async def test_no_job_is_lost_and_none_runs_twice_without_a_reason(
                 await kill_round(fleet, customer, chance, [next(points) for _ in range(victims)], jobs // count)
             dead = await customer.app.admin.list_jobs(QUEUE, "dead", after=None, limit=10)
         verdict = fleet.judge(traits.exact_attempts)
-    report(f"kill-{url.partition(':')[0]}", kill_report(url, count, fleet.crew, verdict))
+    report(f"kill-{backend_of(url)}", kill_report(url, count, fleet.crew, verdict))
     assert verdict.holds, str(verdict)
     assert not dead
     assert verdict.counts["completed"] == jobs // count * count
     assert all(verdict.kills.get(point, 0) >= rounds(1, 20) for point in [*POINTS, "at random"]), verdict.kills
 
 
+def backend_of(url: str) -> str:
+    """Its name, whoever serves it."""
+    return re.split("[+:]", url)[0]
+
+
 def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:
     """What the run has shown, as a page."""
-    backend = url.partition(":")[0]
+    backend = backend_of(url)
     tables = [
         ("promise", "offences", {name: len(found) for name, found in verdict.offences.items()}),
         ("point", "kills", dict(sorted(verdict.kills.items()))),
@@ -135,7 +141,7 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
         verdict = fleet.judge()
         counted = fleet.count(Fetched, lambda fetched: fetched.attempt > 1 or fetched.losses > 0)
     assert verdict.handovers
-    report(f"drain-{url.partition(':')[0]}", drain_report(url, crew, ends, verdict, counted))
+    report(f"drain-{backend_of(url)}", drain_report(url, crew, ends, verdict, counted))
     assert verdict.holds, str(verdict)
     assert verdict.causes.keys() == {"given back"}
     assert not counted
@@ -146,7 +152,7 @@ async def test_a_terminated_worker_ends_in_time_and_hands_its_jobs_over_at_no_co
 
 def drain_report(url: str, crew: Crew, ends: Sequence[Departure], verdict: Verdict, counted: int) -> str:
     """What the run has shown, as a page."""
-    backend = url.partition(":")[0]
+    backend = backend_of(url)
     rows = {
         "jobs": verdict.counts["acknowledged"],
         "lost": len(verdict.offences["lost"]),

@@ -23,8 +23,10 @@ from msgspec.structs import replace
 import taskq.opening
 from taskq import App, current
 from taskq.broker import Backend, Broker, Extender, Traits
-from taskq.connect import connect
+from taskq.companion import Notify
+from taskq.config import Settings
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+from taskq.opening import open_backend
 from taskq.testing.history import (
     Asking,
     Effect,
@@ -138,12 +140,15 @@ class RecordingExtender:
         return answers
 
 
-def recording(journal: Journal, reach: Reach) -> Callable[..., AbstractAsyncContextManager[Backend]]:
-    """``connect`` with a broker and extenders that write everything down."""
+Opening = Callable[[Settings, Notify], AbstractAsyncContextManager[Backend]]
+
+
+def recording(journal: Journal, reach: Reach) -> Opening:
+    """``open_backend`` with a broker and extenders that write everything down."""
 
     @asynccontextmanager
-    async def connect_and_record(url: str, **options: object) -> AsyncGenerator[Backend]:
-        async with connect(url, **options) as backend:
+    async def open_and_record(settings: Settings, notify: Notify) -> AsyncGenerator[Backend]:
+        async with open_backend(settings, notify) as backend:
             broker = RecordingBroker(backend.broker, journal, reach)
 
             @asynccontextmanager
@@ -153,7 +158,7 @@ def recording(journal: Journal, reach: Reach) -> Callable[..., AbstractAsyncCont
 
             yield replace(backend, broker=broker, extender=extender)
 
-    return connect_and_record
+    return open_and_record
 
 
 @contextmanager
@@ -272,7 +277,7 @@ async def main(journal: Journal, domain: Path) -> None:
     def started(worker: Worker) -> None:
         loop.add_signal_handler(signal.SIGTERM, worker.drain)
 
-    with patch.object(taskq.opening, "connect", recording(journal, orders.reach)):
+    with patch.object(taskq.opening, "open_backend", recording(journal, orders.reach)):
         await app.run_worker(started=started)
 
 

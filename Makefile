@@ -38,10 +38,10 @@ demo: $(VENV)/.demo  ## a newsletter whose worker is killed in the middle: each 
 docs: $(VENV)/.docs  ## the documentation site, in site/
 	$(PY) -m zensical build --strict --clean
 
-bench: $(VENV)/.bench $(SQS)/.made  ## the benchmarks beside the peers, in less than 15 minutes; SECTION=redis for one part
+bench: $(VENV)/.bench  ## the benchmarks beside the peers, in less than 15 minutes; SECTION=redis for one part
 	$(PY) -m benchmarks $(SECTION)
 
-bench-full: $(VENV)/.bench $(SQS)/.made  ## the same with more rounds, larger sizes and the slow peers
+bench-full: $(VENV)/.bench  ## the same with more rounds, larger sizes and the slow peers
 	$(PY) -m benchmarks $(SECTION) --full
 
 clean:  ## remove all that was made

@@ -113,7 +113,7 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
 
 
 def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
-    """What is asked of an emulator."""
+    """What is asked on SQS."""
     waited_for = [side for side in sides if side.kind != "limit"]
     return [
         processing.ask(ground, sides, "noop", ROUNDS),
@@ -133,7 +133,7 @@ SECTIONS: Mapping[str, Callable[[Profile], Section]] = {
     "core": core,
     "redis": lambda profile: beside_peers(profile, grounds.redis, REDIS, questions),
     "postgres": lambda profile: beside_peers(profile, grounds.postgresql, POSTGRES, questions),
-    "sqs": lambda profile: beside_peers(profile, grounds.emulated_sqs, SQS, few_questions),
+    "sqs": lambda profile: beside_peers(profile, grounds.fast_sqs, SQS, few_questions),
 }
 
 

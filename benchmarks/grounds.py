@@ -3,7 +3,9 @@
 import asyncio
 import os
 import re
+import sys
 import tempfile
+import urllib.request
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,6 @@ import asyncpg
 
 from tests.servers.postgres import postgres
 from tests.servers.process import Process
-from tests.servers.sqs import sqs
 from tests.servers.valkey import ask, single
 
 DURABLE = ("fsync=on", "full_page_writes=on", "synchronous_commit=on", "shared_buffers=256MB", "max_wal_size=4GB")
@@ -120,7 +121,7 @@ class Postgres:
 
 
 class Sqs:
-    """An emulator: it counts nothing, and its speed is not Amazon's. Databases stand by as companions."""
+    """A server of our own: it counts nothing, and its speed is not Amazon's. Databases stand by as companions."""
 
     name = "sqs"
 
@@ -157,12 +158,23 @@ def postgresql() -> Generator[Postgres]:
 
 
 @contextmanager
-def emulated_sqs() -> Generator[Sqs]:
+def fast_sqs() -> Generator[Sqs]:
     """A server that ends with the context, and so do the databases beside it."""
     os.environ.update(AWS_ACCESS_KEY_ID="any", AWS_SECRET_ACCESS_KEY="any")  # noqa: S106 - it takes any
     with tempfile.TemporaryDirectory() as folder, redis() as valkey, postgresql() as database:
         os.environ["BENCH_VALKEY"] = valkey.fresh("") + "?namespace={name}"
         os.environ["BENCH_POSTGRESQL"] = database.blank("companion") + "?schema={name}&migrate=1"
         os.environ["BENCH_SQLITE"] = f"sqlite:///{folder}/{{name}}.db"
-        with sqs(Path(folder)) as server:
+        command = [sys.executable, "-m", "benchmarks.sqs_server"]
+        url = "http://127.0.0.1:{port}"
+        with Process(Path(folder), lambda port: [*command, str(port)], url=url, answers=answers) as server:
             yield Sqs(server)
+
+
+def answers(server: Process) -> bool:
+    """Whether it takes calls."""
+    try:
+        with urllib.request.urlopen(server.url, b"{}", timeout=5.0) as answer:  # noqa: S310 - our own
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -69,12 +69,12 @@ POSTGRES: Sequence[Side] = (
 def paired(companion: str) -> Side:
     """taskq on SQS with this database beside it."""
     name, options = f"taskq, {companion} as companion", {"companion": companion}
-    return Side(name=name, program="ours", kind="taskq", jobs=1_000, defers=200, options=options)
+    return Side(name=name, program="ours", kind="taskq", jobs=500, defers=60, options=options)
 
 
 SQS: Sequence[Side] = (
     Side(name="taskq", program="ours", kind="taskq", jobs=5_000, defers=500),
-    Side(name="bare calls", program="bare_sqs", jobs=5_000, defers=500, kind="limit"),
-    peer("taskiq", "taskiq_sqs", jobs=300, defers=100),
+    Side(name="bare calls", program="bare_sqs", jobs=20_000, defers=1_000, kind="limit"),
+    peer("taskiq", "taskiq_sqs", jobs=1_000, defers=200),
     *map(paired, ("Valkey", "PostgreSQL", "SQLite")),
 )

@@ -10,7 +10,7 @@ from msgspec import json
 from benchmarks.peers.recorder import Call, Ledger, Order, send, serve
 
 CALLERS = 20
-"""Calls under way at once; the emulator does no more with more of them."""
+"""Calls under way at once; more of them bring no more."""
 
 
 class Caller:

@@ -98,6 +98,16 @@ BARS: Sequence[Bar] = (
     ),
     Bar(table="sqs/noop", beside="the fastest Python peer", kinds=PYTHON, least=4),
     Bar(table="sqs/noop", beside="bare calls, which show that the server is not the limit", kinds=("limit",), most=0.5),
+    Bar(table="sqs/idle", figure="p99", unit="ms", beside="what is promised", ideal=1_500, most=1),
+    Bar(
+        table="sqs/idle",
+        ours="taskq, Valkey as companion",
+        figure="p99",
+        unit="ms",
+        beside="what is promised with a companion",
+        ideal=1_500,
+        most=1,
+    ),
     Bar(table="postgres/idle", figure="p50", unit="ms", beside="the best peer of any language", kinds=ANY, most=0.7),
     *(
         Bar(table=f"{name}/scaling-cpu", ours="2 processes", beside="one process", sides=("1 process",), least=1.7)

@@ -30,6 +30,15 @@ _WORN = 500
 Notify = Callable[[JobRepeated], None]
 
 
+class Leased(Struct, frozen=True):
+    """What a message has leased."""
+
+    row: Row
+    now: float
+    unheard_of: bool
+    """Nothing but the message told of it so far."""
+
+
 class Receipt(Struct, frozen=True):
     """What a receipt says: short, for the rest is in the store."""
 
@@ -138,37 +147,42 @@ class CompanionBroker:
             self._returns.add(returning)
             returning.add_done_callback(self._returns.discard)
             raise
-        return [_delivery(row, now) for row, now in leased]
+        return [_delivery(one.row, one.now) for one in leased]
 
-    async def _admitted(self, messages: Sequence[Delivery], lease: float) -> list[tuple[Row, float]]:
+    async def _admitted(self, messages: Sequence[Delivery], lease: float) -> list[Leased]:
         found = await asyncio.gather(*(self._judge(message, lease) for message in messages), return_exceptions=True)
-        leased = [one for one in found if isinstance(one, tuple)]
+        leased = [one for one in found if isinstance(one, Leased)]
         errors = [one for one in found if isinstance(one, BaseException)]
+        if errors:
+            # Who comes when the store is back is not to wait for a lease that nobody has.
+            pairs = zip(messages, found, strict=True)
+            unjudged = [Nack(message.receipt, 0.0, counted=False) for message, one in pairs if one in errors]
+            with suppress(BrokerError):
+                await self._carrier.settle(unjudged)
         if errors and not leased:
             raise errors[0]
-        await self._rows.enter("leased", (row for row, _ in leased), lease)
-        # Nobody has noted those yet that came from elsewhere.
-        foreign = [(row, now) for row, now in leased if not row.life]
-        await self._rows.enter("live", (row for row, _ in foreign))
-        for row, now in foreign:
-            await self._rows.list_queue(row.called.queue, now)
+        await self._rows.enter("leased", (one.row for one in leased), lease)
+        unheard_of = [one for one in leased if one.unheard_of]
+        await self._rows.enter("live", (one.row for one in unheard_of))
+        for one in unheard_of:
+            await self._rows.list_queue(one.row.called.queue, one.now)
         return leased
 
-    async def _judge(self, message: Delivery, lease: float) -> tuple[Row, float] | None:
+    async def _judge(self, message: Delivery, lease: float) -> Leased | None:
         """The row that this message leases; without one it is put away or off."""
-        life, job = carried_by(message)
-        nonce = token_hex(8)
+        carried = carried_by(message)
+        job, nonce = carried.job, token_hex(8)
 
-        def think(row: Row | None, now: float) -> tuple[Row | None, tuple[Row | None, moves.Verdict]]:
-            wanted, verdict = moves.admitted(row, message, job, life, lease, nonce, now)
-            return wanted, (wanted, verdict)
+        def think(row: Row | None, now: float) -> tuple[Row | None, tuple[Row | None, moves.Verdict, bool]]:
+            wanted, verdict = moves.admitted(row, message, carried, lease, nonce, now)
+            return wanted, (wanted, verdict, row is None or not row.live)
 
-        (row, verdict), now = await self._rows.change(JobRef(job.queue, job.id), think)
+        (row, verdict, unheard_of), now = await self._rows.change(JobRef(job.queue, job.id), think)
         match verdict:
             case Row():
                 if verdict.called.unique is not None and verdict.called.unique_until == "start":
                     await self._rows.free(verdict)
-                return verdict, now
+                return Leased(verdict, now, unheard_of)
             case Drop():
                 self._tell(message, job)
                 if job.group is not None:
@@ -201,12 +215,12 @@ class CompanionBroker:
     def _tell(self, message: Delivery, job: Job) -> None:
         self._notify(JobRepeated(id=job.id, task=job.task, queue=job.queue, attempt=message.attempt))
 
-    async def _give_back(self, admitting: "asyncio.Task[list[tuple[Row, float]]]") -> None:
+    async def _give_back(self, admitting: asyncio.Task[list[Leased]]) -> None:
         with suppress(BrokerError):
-            leased = await admitting
-            for row, _ in leased:
+            leased = [one.row for one in await admitting]
+            for row in leased:
                 await self._rows.change(row.ref, partial(_unseen, row))
-            await self._carrier.extend([row.carrier for row, _ in leased], 0.0)
+            await self._carrier.extend([row.carrier for row in leased], 0.0)
 
     async def _end(self, receipt: Receipt, settlement: Settlement) -> End | None:
         nonce = receipt.nonce

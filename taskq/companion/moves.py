@@ -118,21 +118,32 @@ class Wait(Struct, frozen=True):
 Verdict = Row | Drop | Hide | Wait
 
 
+class Carried(Struct, frozen=True):
+    """Whose message it is."""
+
+    job: Job
+    life: str = ""
+    """Empty: it was sent without a companion."""
+    direct: bool = False
+    """It was sent while the store was away, and may be all that is known of its job."""
+
+
 def admitted(
-    row: Row | None, message: Delivery, job: Job, life: str, lease: float, nonce: str, now: float
+    row: Row | None, message: Delivery, carried: Carried, lease: float, nonce: str, now: float
 ) -> tuple[Row | None, Verdict]:
     """What is to become of a message: the row it leases, or why it leases none."""
-    if row is None:
+    life = carried.life
+    if row is None or (carried.direct and row.state == "ended" and row.life != life):
         if message.due > message.now:
-            return None, Hide(message.due - message.now)
+            return row, Hide(message.due - message.now)
         # What was ours and is unknown may have run: a task that runs at most once must not find it new.
         row = Row(
             life=life,
             state="sent",
-            job=job,
+            job=carried.job,
             due=message.due,
             attempt=message.attempt,
-            losses=message.losses + bool(life),
+            losses=message.losses + bool(life and not carried.direct),
             fence=message.fence,
             expires_at=message.expires_at,
             error=message.error,

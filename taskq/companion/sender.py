@@ -5,7 +5,7 @@ A crash in between leaves a row that says so, and whoever comes across it goes o
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import count
 from secrets import token_hex
@@ -25,6 +25,8 @@ _log = logging.getLogger("taskq")
 
 CARRIED = "taskq-carried"
 """The header of a message that a companion sent: which life of which id it is of."""
+DIRECT = "taskq-direct"
+"""The header of one that was sent while the store was away."""
 GROUP = "taskq-group"
 """The header with its group, of which the carrier is to know nothing: it would keep its places in its own way."""
 
@@ -42,9 +44,10 @@ class Sender:
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
         """As :meth:`Broker.enqueue`."""
         answers: dict[int, Enqueued] = {}
-        now = await self._rows.clock() if any(job.group is not None for job in jobs) else 0.0
+        lives = [token_hex(6) for _ in jobs]
+        now = await self._clock() if any(job.group is not None for job in jobs) else 0.0
         for together in _turns(jobs):
-            adding = [self._add(jobs[at], moves.turn(now, next(self._turns))) for at in together]
+            adding = [self._add(jobs[at], lives[at], moves.turn(now, next(self._turns))) for at in together]
             added = await asyncio.gather(*adding, return_exceptions=True)
             for at, answer in zip(together, added, strict=True):
                 # What the carrier refused is an answer; a refusal of the store concerns them all.
@@ -56,6 +59,7 @@ class Sender:
                     answers[at] = answer
         for at, error in (await self._fill(jobs)).items():
             answers[at] = Enqueued(jobs[at].id, False, error)
+        answers |= await self._send_directly(jobs, lives, answers)
         found = [answers[at] for at in range(len(jobs))]
         lost = [answer.error for answer in found if isinstance(answer.error, BrokerUnavailable)]
         if lost and len(lost) == len(jobs):
@@ -78,12 +82,34 @@ class Sender:
                     failed[at] = error
         return failed
 
-    async def _add(self, job: Job, turn: str) -> Enqueued:
+    async def _clock(self) -> float:
+        """The store's; while that is away, any will do."""
+        try:
+            return await self._rows.clock()
+        except BrokerUnavailable:
+            return 0.0
+
+    async def _send_directly(
+        self, jobs: Sequence[Job], lives: Sequence[str], answers: Mapping[int, Enqueued]
+    ) -> dict[int, Enqueued]:
+        """Send those without a row for which the store could not be reached; of a unique key it alone can tell."""
+        away = [at for at, answer in answers.items() if isinstance(answer.error, BrokerUnavailable)]
+        direct = [at for at in away if jobs[at].unique is None]
+        if not direct:
+            return {}
+        messages = [_message(jobs[at], lives[at], "direct", {DIRECT: "1"}) for at in direct]
+        try:
+            sent = await self._carrier.enqueue(messages)
+        except BrokerUnavailable:
+            return {}
+        return {at: Enqueued(jobs[at].id, one.added, one.error) for at, one in zip(direct, sent, strict=True)}
+
+    async def _add(self, job: Job, life: str, turn: str) -> Enqueued:
         if len(job.body) > self._carrier.traits.max_size:
             most = self._carrier.traits.max_size
             return Enqueued(job.id, False, PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; {most} are taken"))
         while True:
-            (row, added), now = await self._rows.change(JobRef(job.queue, job.id), partial(_begin, job, turn))
+            (row, added), now = await self._rows.change(JobRef(job.queue, job.id), partial(_begin, job, life, turn))
             if not added and row.state not in ("new", "waiting"):
                 return Enqueued(job.id, False)
             holder = await self._rows.hold(row, now) if row.holds else None
@@ -181,12 +207,8 @@ class Sender:
 
     async def send(self, row: Row) -> None:
         """A message for it, of an id of its own: the same one again would be taken for a repetition."""
-        job = row.called
-        headers = {**job.headers, CARRIED: f"{row.life} {job.id}"}
-        if job.group is not None:
-            headers[GROUP] = job.group
-        sent = f"{job.id}~{row.life}.{row.sent}"
-        carried = replace(job, id=sent, delay=0.0, run_at=None, unique=None, group=None, headers=headers)
+        job = replace(row.called, delay=0.0, run_at=None)
+        carried = _message(job, row.life, str(row.sent))
         (answer,) = await self._carrier.enqueue([carried])
         if answer.error is not None:
             raise answer.error
@@ -229,18 +251,27 @@ class Sender:
         await self._rows.change(row.ref, lambda found, _: moves.put_off(found, row.life))
 
 
-def carried_by(message: Delivery) -> tuple[str, Job]:
-    """The life that a message is of, and its job; no life for one that was sent without a companion."""
+def _message(job: Job, life: str, number: str, headers: Mapping[str, str] | None = None) -> Job:
+    """What the carrier gets of a job."""
+    said = {**job.headers, CARRIED: f"{life} {job.id}", **(headers or {})}
+    if job.group is not None:
+        said[GROUP] = job.group
+    return replace(job, id=f"{job.id}~{life}.{number}", unique=None, group=None, headers=said)
+
+
+def carried_by(message: Delivery) -> moves.Carried:
+    """The job of a message, and which life it is of."""
     job = message.job
     headers = dict(job.headers)
     if CARRIED not in headers:
-        return "", job
+        return moves.Carried(job)
     life, _, name = headers.pop(CARRIED).partition(" ")
-    return life, replace(job, id=name, group=headers.pop(GROUP, None), headers=headers)
+    direct = headers.pop(DIRECT, None) is not None
+    return moves.Carried(replace(job, id=name, group=headers.pop(GROUP, None), headers=headers), life, direct)
 
 
-def _begin(job: Job, turn: str, row: Row | None, now: float) -> tuple[Row | None, tuple[Row, bool]]:
-    wanted, added = moves.begun(row, job, token_hex(6), turn, now)
+def _begin(job: Job, life: str, turn: str, row: Row | None, now: float) -> tuple[Row | None, tuple[Row, bool]]:
+    wanted, added = moves.begun(row, job, life, turn, now)
     return wanted, (wanted, added)
 
 

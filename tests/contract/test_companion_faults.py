@@ -2,8 +2,11 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 
+import anyio
 import pytest
+from msgspec.structs import replace
 
 from taskq.broker import Backend, Broker, Traits
 from taskq.companion import pair
@@ -11,6 +14,7 @@ from taskq.errors import BrokerUnavailable
 from taskq.events import JobRepeated
 from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Settlement
 from taskq.memory import connect
+from taskq.store import Entry, Store
 from taskq.testing.clock import VirtualClock
 from taskq.testing.deployment import LONG, SHORT, a_job, ack, add, names, nothing, take, take_one
 
@@ -47,10 +51,42 @@ class Unreliable:
             raise BrokerUnavailable("by the test")
 
 
+class Fading:
+    """A store that answers so many calls more, and then none."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.left = inf
+
+    async def get(self, key: str) -> Entry:
+        self._answer()
+        return await self.store.get(key)
+
+    async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
+        self._answer()
+        return await self.store.swap(key, old, new, ttl=ttl)
+
+    async def add(
+        self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
+    ) -> bool:
+        self._answer()
+        return await self.store.add(key, members, ttl=ttl, ceiling=ceiling)
+
+    async def discard(self, key: str, members: Sequence[str]) -> int:
+        self._answer()
+        return await self.store.discard(key, members)
+
+    def _answer(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokerUnavailable("by the test")
+
+
 class Pairs:
     """One carrier, and any number of companions after each other."""
 
     def __init__(self, stack: AsyncExitStack, carrier: Backend) -> None:
+        self.stores: list[Fading] = []
         self._stack = stack
         self.carrier = Unreliable(carrier.broker)
         self._extender = carrier.extender
@@ -58,7 +94,14 @@ class Pairs:
 
     async def open(self) -> Backend:
         """With a companion that knows nothing yet."""
-        return await self._stack.enter_async_context(pair(self._bare(), connect("memory://"), self.repeated.append))
+        return await self._stack.enter_async_context(pair(self._bare(), self._fading(), self.repeated.append))
+
+    @asynccontextmanager
+    async def _fading(self) -> AsyncGenerator[Backend]:
+        async with connect("memory://") as keeper:
+            assert keeper.store is not None
+            self.stores.append(Fading(keeper.store))
+            yield replace(keeper, store=self.stores[-1])
 
     @asynccontextmanager
     async def _bare(self) -> AsyncGenerator[Backend]:
@@ -183,3 +226,56 @@ async def test_a_job_of_a_group_whose_row_was_lost_waits_for_its_place_again(pai
     other = await take_one(after.broker, "q")
     assert sorted(names([taken, other])) == ["a", "b"]
     assert {one.job.group for one in (taken, other)} == {"g"}
+
+
+async def test_while_the_companion_is_away_jobs_are_taken_and_run_as_new_when_it_is_back(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    (store,) = pairs.stores
+    await add(backend.broker, a_job("q", "used again"))
+    await ack(backend.broker, await take_one(backend.broker, "q"))
+    store.left = 0
+    jobs = [a_job("q", "plain"), a_job("q", "used again"), a_job("q", "one", group="g"), a_job("q", "two", group="g")]
+    await add(backend.broker, *jobs, a_job("q", "later", delay=LONG))
+    with pytest.raises(BrokerUnavailable):
+        await backend.broker.fetch(["q"], 10, lease=LONG, wait=0)
+    store.left = inf
+    taken = await take(backend.broker, "q", 3)
+    assert await nothing(backend.broker, "q")
+    assert {(one.attempt, one.losses, one.cancelled) for one in taken} == {(1, 0, False)}
+    (grouped,) = [one for one in taken if one.job.group == "g"]
+    assert list(await backend.broker.settle([Ack(grouped.receipt, b"done", LONG)])) == [True]
+    assert backend.results is not None
+    assert await backend.results.outcome(JobRef("q", grouped.job.id), wait=0) == b"done"
+    (next_one,) = await take(backend.broker, "q")
+    assert sorted(names([*taken, next_one])) == ["one", "plain", "two", "used again"]
+
+
+async def test_while_the_companion_is_away_nobody_can_tell_who_holds_a_unique_key(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    pairs.stores[0].left = 0
+    with pytest.raises(BrokerUnavailable):
+        await backend.broker.enqueue([a_job("q", unique="k")])
+    keyed, plain = await backend.broker.enqueue([a_job("q", unique="k"), a_job("q", "plain")])
+    assert (type(keyed.error), plain.added) == (BrokerUnavailable, True)
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+@pytest.mark.parametrize("delay", [0.0, 5.0])
+async def test_wherever_the_companion_goes_away_in_an_enqueue_the_job_runs_once(
+    pairs: Pairs, group: str | None, delay: float
+) -> None:
+    backend = await pairs.open()
+    (store,) = pairs.stores
+    for calls in range(30):
+        store.left = calls
+        await add(backend.broker, a_job("q", f"{calls}", group=group, delay=delay))
+        away, store.left = store.left < 0, inf
+        delivery = await take_one(backend.broker, "q")
+        assert (names([delivery]), delivery.attempt, delivery.losses) == ([f"{calls}"], 1, 0)
+        await ack(backend.broker, delivery)
+        assert await nothing(backend.broker, "q")
+        if not away:
+            return
+        # What is to lapse at once does so when time passes, which it does not by itself.
+        await anyio.sleep(SHORT)
+    pytest.fail("an enqueue takes fewer calls of the store")

@@ -8,11 +8,13 @@ import pytest
 
 from taskq import App
 from taskq.config import Settings, load_config
-from taskq.errors import ConfigError, MissingCapability
+from taskq.errors import BrokerUnavailable, ConfigError, MissingCapability
 from taskq.opening import open_backend
 from tests.backends.sqs.deployment import Tenant
 from tests.flow import test_batches, test_chains
+from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.process import Process
+from tests.servers.tenants import queue_on
 from tests.worker import (
     test_control,
     test_dead_caps,
@@ -103,3 +105,25 @@ async def test_a_transaction_to_take_part_in_and_turns_of_tenants_are_not_promis
             await note.options(tx=object()).defer(1)
         said = [finding.message for finding in app.check()]
     assert any("lets no tenants take turns" in message for message in said)
+
+
+async def test_as_42_while_the_companion_is_away_jobs_are_taken_and_their_results_come_when_it_is_back(
+    sqs: Process, own_redis: Process
+) -> None:
+    app = App(Tenant(sqs).url, companion=queue_on(own_redis))
+
+    @app.task(idempotent=True)
+    async def double(number: int) -> int:
+        return 2 * number
+
+    async with app:
+        own_redis.kill()
+        job = await double.defer(21)
+        assert job.added
+        with pytest.raises(BrokerUnavailable):
+            await job.status()
+        with pytest.raises(BrokerUnavailable):
+            await double.options(unique=True).defer(21)
+        own_redis.start()
+        async with app.working():
+            assert await job.result(timeout=60) == 42

@@ -22,7 +22,7 @@ from benchmarks import (
     waiting,
     worker_line,
 )
-from benchmarks.bars import judge
+from benchmarks.bars import BARS, judge
 from benchmarks.beside import Table
 from benchmarks.driver import prepare, versions
 from benchmarks.environments import Missing
@@ -114,11 +114,12 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
 
 def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequence[Table]:
     """What is asked on SQS."""
-    waited_for = [side for side in sides if side.kind != "limit"]
+    judged = {bar.ours for bar in BARS}
+    waited_for = [side for side in sides if side.name in judged or side.kind == "asyncio"]
     return [
         processing.ask(ground, sides, "noop", ROUNDS),
         *(defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS),
-        latency.idle(ground, waited_for, profile.asides, profile.paced),
+        latency.idle(ground, waited_for, ROUNDS, profile.paced),
     ]
 
 

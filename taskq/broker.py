@@ -171,6 +171,8 @@ class QueueStats(Struct, frozen=True, kw_only=True):
     dead: int
     oldest: float
     """Seconds the longest-waiting ready job has waited; 0.0 when none waits."""
+    lapsed: int = 0
+    """Dead letters of the queue so far whose time to be kept was over; not among those that are counted above."""
 
 
 class Record(Struct, frozen=True, kw_only=True):

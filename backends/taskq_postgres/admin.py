@@ -20,10 +20,11 @@ class PostgresAdmin:
 
     async def stats(self, queues: Sequence[str] = ()) -> list[QueueStats]:
         """Costs a look at each job of these queues."""
-        wanted = list(queues) or None
-        rows = await self._lanes.run(lambda connection: connection.fetch(self._sql.stats, wanted))
+        named = list(queues) or None
+        rows = await self._lanes.run(lambda connection: connection.fetch(self._sql.stats, named))
         found = {row["queue"]: QueueStats(**dict(row)) for row in rows}
-        return [found.get(queue) or _empty(queue) for queue in sorted(set(queues) or found)]
+        wanted = set(queues) or {queue for queue, stats in found.items() if _holds(stats)}
+        return [found.get(queue) or _empty(queue) for queue in sorted(wanted)]
 
     async def lookup(self, ref: JobRef) -> Record | None:
         row = await self._lanes.run(lambda connection: connection.fetchrow(self._sql.record, ref.queue, ref.id))
@@ -70,3 +71,7 @@ def _arrays(refs: Sequence[JobRef]) -> tuple[list[str], list[str]]:
 
 def _empty(queue: str) -> QueueStats:
     return QueueStats(queue=queue, later=0, ready=0, leased=0, dead=0, oldest=0.0)
+
+
+def _holds(stats: QueueStats) -> bool:
+    return bool(stats.later or stats.ready or stats.leased or stats.dead)

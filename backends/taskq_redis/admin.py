@@ -93,12 +93,13 @@ class RedisAdmin:
         counts = await each([self._count(partition) for partition in partitions])
         later, ready, leased, dead = (sum(count[at] for count in counts) for at in range(4))
         oldest = max(0, *(count[4] for count in counts)) / 1e6
-        return QueueStats(queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=oldest)
+        lapsed = sum(count[5] for count in counts)
+        return QueueStats(queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=oldest, lapsed=lapsed)
 
-    async def _count(self, partition: str) -> tuple[int, int, int, int, int]:
+    async def _count(self, partition: str) -> tuple[int, int, int, int, int, int]:
         match await self._tools.client.run(self._tools.scripts.stats, self._tools.keys.queue(partition)):
-            case [int(later), int(ready), int(leased), int(dead), int(waited)]:
-                return later, ready, leased, dead, waited
+            case [int(later), int(ready), int(leased), int(dead), int(waited), int(lapsed)]:
+                return later, ready, leased, dead, waited, lapsed
             case reply:
                 raise BrokerRejected(f"a script answered {reply!r}")
 

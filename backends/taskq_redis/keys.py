@@ -8,7 +8,7 @@ from taskq.job import Job
 
 NAMES = (
     *("row", "call", "ready", "later", "leased", "dead", "unique", "parked", "places"),
-    *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched", "latest"),
+    *("shown", "error", "letter", "outcome", "kept", "ended", "waiting", "keeper", "watched", "latest", "lapsed"),
 )
 """What each partition of a queue has, in the order in which its scripts take it."""
 

@@ -26,12 +26,12 @@ class SqliteAdmin:
     async def stats(self, queues: Sequence[str] = ()) -> list[QueueStats]:
         now = time()
 
-        def step(cursor: sqlite3.Cursor) -> list[tuple[str, int, int, int, int, float | None]]:
+        def step(cursor: sqlite3.Cursor) -> list[tuple[str, int, int, int, int, float | None, int]]:
             return cursor.execute(self._sql.stats, {"now": now}).fetchall()
 
-        found = {row[0]: row for row in await self._reader.run(step) if any(row[1:5])}
-        wanted = sorted(set(queues) or found)
-        return [_stats(*found.get(queue, (queue, 0, 0, 0, 0, None)), now) for queue in wanted]
+        found = {row[0]: row for row in await self._reader.run(step)}
+        wanted = sorted(set(queues) or (queue for queue, row in found.items() if any(row[1:5])))
+        return [_stats(found.get(queue, (queue, 0, 0, 0, 0, None, 0)), now) for queue in wanted]
 
     async def lookup(self, ref: JobRef) -> Record | None:
         found = await self._reader.run(lambda cursor: _record(cursor, self._sql, ref.queue, ref.id))
@@ -97,9 +97,10 @@ class SqliteAdmin:
         return await self._lane.run(step)
 
 
-def _stats(queue: str, later: int, ready: int, leased: int, dead: int, due: float | None, now: float) -> QueueStats:
-    waited = 0.0 if due is None else max(0.0, now - due)
-    return QueueStats(queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=waited)
+def _stats(row: tuple[str, int, int, int, int, float | None, int], now: float) -> QueueStats:
+    queue, later, ready, leased, dead, due, lapsed = row
+    oldest = 0.0 if due is None else max(0.0, now - due)
+    return QueueStats(queue=queue, later=later, ready=ready, leased=leased, dead=dead, oldest=oldest, lapsed=lapsed)
 
 
 def _record(cursor: sqlite3.Cursor, sql: Queries, queue: str, id: str) -> list[Record]:

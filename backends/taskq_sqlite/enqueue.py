@@ -65,6 +65,7 @@ def _add(cursor: sqlite3.Cursor, sql: Queries, job: Job, now: float) -> Enqueued
             if not holder.has_lapsed(now):
                 return Enqueued(job.id, False)
             cursor.execute(sql.remove_job, (holder.seq,))
+            cursor.execute(sql.count_lapsed, (job.queue,))
             continue
         holder = Holder(*cursor.execute(sql.holder_of_key, (job.queue, job.unique)).fetchone())
         if not holder.has_lapsed(now) and not holder.has_lost_key(now):

@@ -11,6 +11,7 @@ class Queries(Struct, frozen=True):
     ack: str
     add_job: str
     cancel: str
+    count_lapsed: str
     dead_letter: str
     drop_key: str
     drop_members: str

@@ -14,15 +14,13 @@ def sweep(cursor: sqlite3.Cursor, sql: Queries) -> bool:
     """Remove some of what has lapsed; true when there may be more."""
     now = time()
     portion = {"now": now, "limit": _PORTION}
-    removed = [cursor.execute(statement, portion).rowcount for statement in _lapsing(sql)]
+    dead = cursor.execute(sql.lapse_dead, portion).fetchall()
+    cursor.executemany(sql.count_lapsed, dead)
+    removed = [cursor.execute(statement, portion).rowcount for statement in (sql.lapse_ended, sql.lapse_hints)]
     keys = cursor.execute(sql.lapsed_keys, portion).fetchall()
     for (key,) in keys:
         store.remove(cursor, sql, key)
     members = cursor.execute(sql.lapse_members, portion).fetchall()
     for key in {key for (key,) in members}:
         store.write(cursor, sql, key, store.read(cursor, sql, key, now), now)
-    return max(*removed, len(keys), len(members)) >= _PORTION
-
-
-def _lapsing(sql: Queries) -> tuple[str, ...]:
-    return sql.lapse_dead, sql.lapse_ended, sql.lapse_hints
+    return max(*removed, len(dead), len(keys), len(members)) >= _PORTION

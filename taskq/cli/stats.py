@@ -38,6 +38,8 @@ def stats(queues: Sequence[str], url: str | None, as_json: bool) -> None:
         click.echo(f"No queue holds a job at {place_of(app.config)}.")
     if not as_json and (others := [name.replace(":", " ", 1) for name in paused if not is_queue(name)]):
         click.echo(f"Paused besides: {', '.join(sorted(others))}.")
+    if not as_json and (lapsed := [f"{queue.queue} {queue.lapsed}" for queue in found if queue.lapsed]):
+        click.echo(f"Dead letters whose time was over, so far: {', '.join(lapsed)}.")
 
 
 async def _look(app: App, queues: Sequence[str]) -> tuple[Sequence[QueueStats], Paused]:

@@ -61,11 +61,12 @@ class CompanionAdmin:
     # Steps
 
     async def _stats(self, queue: str) -> QueueStats:
-        live, leased, dead, later = await asyncio.gather(
+        live, leased, dead, later, buried = await asyncio.gather(
             self._rows.ids(queue, "live"),
             self._rows.ids(queue, "leased"),
             self._rows.ids(queue, "dead"),
             self._later.count(queue),
+            self._rows.counted(queue),
         )
         waiting = sorted(live - leased)
         looked = await asyncio.gather(*(self._rows.get(JobRef(queue, one)) for one in waiting[:_OLDEST]))
@@ -77,6 +78,7 @@ class CompanionAdmin:
             leased=len(leased & live),
             dead=len(dead),
             oldest=max(0.0, *waits) if waits else 0.0,
+            lapsed=max(0, buried - len(dead)),
         )
 
     async def _cancel(self, ref: JobRef) -> bool:
@@ -103,17 +105,21 @@ class CompanionAdmin:
             await self._rows.change(ref, lambda found, _: moves.restored(found, before))
             return "conflict"
         await self._sender.place(row, now)
-        await self._rows.leave("dead", [before])
+        await self._unbury(before)
         return "revived"
 
     async def _purge(self, ref: JobRef) -> bool:
         row, _ = await self._rows.change(ref, lambda row, _: moves.purged(row))
         if row is None:
             return False
-        await self._rows.leave("dead", [row])
+        await self._unbury(row)
         if row.holds:
             await self._rows.free(row)
         return True
+
+    async def _unbury(self, row: Row) -> None:
+        await self._rows.count(row.called.queue, -1)
+        await self._rows.leave("dead", [row])
 
 
 def _holds(stats: QueueStats) -> bool:

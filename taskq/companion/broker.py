@@ -1,9 +1,11 @@
 """The four verbs: the store says what is true, the carrier brings word of it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import starmap
 from math import inf
 from secrets import token_hex
 
@@ -232,6 +234,7 @@ class CompanionBroker:
         over = [end for end in ends if not isinstance(end.settlement, Nack)]
         dead = [end for end in ends if isinstance(end.settlement, DeadLetter)]
         steps: list[Awaitable[object]] = [self._rows.enter("dead", [end.after], _kept(end)) for end in dead]
+        steps += starmap(self._rows.count, Counter(end.after.called.queue for end in dead).items())
         if over:
             steps += map(self._let_go, _by_group(over))
             steps.append(self._rows.leave("live", (end.before for end in over)))

@@ -10,6 +10,7 @@ from taskq.store import Store
 
 PREFIX = "companion:"
 _QUEUES = f"{PREFIX}queues"
+_BURIED = f"{PREFIX}buried:"
 AT_ONCE = 1e-6
 """Seconds after which a member lapses that is to be gone, and may come again: what is discarded may not."""
 
@@ -72,6 +73,22 @@ class Rows:
     async def free(self, row: Row) -> None:
         """Let another have its key."""
         await self.store.swap(_unique(row), f"{row.life} {row.called.id}".encode(), None)
+
+    # Dead letters
+
+    async def count(self, queue: str, change: int) -> None:
+        """Note that so many more are there, or fewer by somebody's doing: what else is missing has lapsed.
+
+        Who dies before this has one counted less.
+        """
+        key, swapped = f"{_BURIED}{queue}", False
+        while not swapped:
+            value = (await self.store.get(key)).value
+            swapped = await self.store.swap(key, value, str(int(value or b"0") + change).encode())
+
+    async def counted(self, queue: str) -> int:
+        """How many there would be if none had lapsed."""
+        return int((await self.store.get(f"{_BURIED}{queue}")).value or b"0")
 
     # Who is where
 

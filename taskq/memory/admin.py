@@ -22,7 +22,7 @@ class MemoryAdmin:
             for row in jobs.rows():
                 if not wanted or row.job.queue in wanted:
                     found.setdefault(row.job.queue, []).append((jobs.state(row, now), row.due))
-            return [_stats(queue, found[queue], now) for queue in sorted(found)]
+            return [_stats(queue, found[queue], jobs.lapsed[queue], now) for queue in sorted(found)]
 
     async def lookup(self, ref: JobRef) -> Record | None:
         with self._broker.changing() as (jobs, now):
@@ -56,7 +56,7 @@ class MemoryAdmin:
             return [jobs.purge((ref.queue, ref.id)) for ref in refs]
 
 
-def _stats(queue: str, found: Sequence[tuple[State, float]], now: float) -> QueueStats:
+def _stats(queue: str, found: Sequence[tuple[State, float]], lapsed: int, now: float) -> QueueStats:
     states = [state for state, _ in found]
     waited = [now - due for state, due in found if state == "ready"]
     return QueueStats(
@@ -66,6 +66,7 @@ def _stats(queue: str, found: Sequence[tuple[State, float]], now: float) -> Queu
         leased=states.count("leased"),
         dead=states.count("dead"),
         oldest=max(waited, default=0.0),
+        lapsed=lapsed,
     )
 
 

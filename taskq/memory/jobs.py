@@ -3,6 +3,7 @@
 Moments are the event loop's; ``epoch`` added to one gives seconds since the epoch.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from math import inf
@@ -23,6 +24,8 @@ class Jobs:
         self.live: dict[Ref, Row] = {}
         self.dead: dict[Ref, Row] = {}
         self.outcomes: dict[Ref, bytes] = {}
+        self.lapsed: Counter[str] = Counter()
+        """Dead letters of each queue whose time was over."""
         self.ended: Ranks[Ref, float] = Ranks()
         """Ids inside their dedup window."""
         self.keys: dict[Ref, Row] = {}
@@ -174,6 +177,7 @@ class Jobs:
             del self.outcomes[ref]
         for ref in list(self._dead_ends.up_to(now)):
             self.purge(ref)
+            self.lapsed[ref[0]] += 1
         for _ in self.ended.up_to(now):
             pass
         firsts = (self._alarms.first(), self._outcome_ends.first(), self._dead_ends.first(), self.ended.first())

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import MeterProvider, Observation
 
 from taskq.broker import QueueStats
 from taskq.events import (
@@ -39,6 +39,7 @@ NAMES = {
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
     "taskq.jobs.vetoed": ("{job}", "Defers that a middleware refused"),
     "taskq.dead.dropped": ("{job}", "Dead letters dropped because their queue had too many"),
+    "taskq.dead.lapsed": ("{job}", "Dead letters whose time to be kept was over, in all"),
     "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
     "taskq.messages.repeated": (
         "{message}",
@@ -121,6 +122,7 @@ class Metrics:
     def count(self, stats: Callable[[], Sequence[QueueStats]]) -> None:
         """Measure queues whenever somebody collects; ``stats`` is called from the collecting thread."""
         self._gauge("taskq.queue.jobs", lambda: list(_by_state(stats())))
+        self._total("taskq.dead.lapsed", lambda: [Observation(one.lapsed, _queue(one.queue)) for one in stats()])
         self._gauge("taskq.queue.oldest", lambda: [Observation(one.oldest, _queue(one.queue)) for one in stats()])
         self._gauge("taskq.queue.backlog", lambda: [Observation(self._work(one), _queue(one.queue)) for one in stats()])
 
@@ -169,11 +171,12 @@ class Metrics:
         return self._meter.create_counter(name, unit, text)
 
     def _gauge(self, name: str, observe: Callable[[], Iterable[Observation]]) -> None:
-        def callback(_: CallbackOptions) -> Iterable[Observation]:
-            return observe()
-
         unit, text = NAMES[name]
-        self._meter.create_observable_gauge(name, [callback], unit, text)
+        self._meter.create_observable_gauge(name, [lambda _: observe()], unit, text)
+
+    def _total(self, name: str, observe: Callable[[], Iterable[Observation]]) -> None:
+        unit, text = NAMES[name]
+        self._meter.create_observable_counter(name, [lambda _: observe()], unit, text)
 
 
 def _job(event: JobEvent) -> Attributes:

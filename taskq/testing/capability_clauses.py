@@ -123,6 +123,32 @@ class CapabilityClauses:
         if backend.results is not None:
             assert await backend.results.outcome(ref(a_job(queue)), wait=0) is None
 
+    async def test_c_s4_a_dead_letter_that_lapsed_is_counted(
+        self, backend: Backend, other: Backend, queue: str
+    ) -> None:
+        admin, looking = part(backend.admin, "admin"), part(other.admin, "admin")
+
+        async def bury(name: str, keep: float) -> None:
+            await add(backend.broker, a_job(queue, name))
+            await backend.broker.settle([DeadLetter((await take_one(backend.broker, queue)).receipt, b"no", keep=keep)])
+
+        async def counts() -> tuple[int, int]:
+            (stats,) = await looking.stats([queue])
+            return stats.dead, stats.lapsed
+
+        async def said(dead: int, lapsed: int) -> bool:
+            return await counts() == (dead, lapsed)
+
+        for name, keep in (("a", SHORT), ("b", SHORT), ("kept", LONG), ("purged", LONG), ("revived", LONG)):
+            await bury(name, keep)
+        await admin.purge([ref(a_job(queue, "purged"))])
+        await admin.revive([ref(a_job(queue, "revived"))])
+        await ack(backend.broker, await take_one(backend.broker, queue))
+        await wait_until(lambda: said(1, 2))
+        # Whose id is free again.
+        await bury("a", SHORT)
+        await wait_until(lambda: said(1, 3))
+
     async def test_c_s4_a_revived_job_starts_anew(self, backend: Backend, other: Backend, queue: str) -> None:
         admin = part(backend.admin, "admin")
         await add(backend.broker, a_job(queue))

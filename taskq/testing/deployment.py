@@ -31,7 +31,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     open: Callable[[], AbstractAsyncContextManager[Backend]]
     """Connects; two at a time stand for two processes on the same storage."""
     residue: Callable[[], Awaitable[Collection[str]]]
-    """The names of all that is stored now, besides what an empty storage has."""
+    """The names of all that is stored now, besides what an empty storage has, and counts."""
     restart: Callable[[], Awaitable[None]] | None = None
     """Ends the storage the hard way and starts it again. No connection is open meanwhile."""
     sever: Callable[[Backend], AbstractAsyncContextManager[None]] | None = None

@@ -77,6 +77,7 @@ def capability_mutants() -> list[Mutant]:
             _admin(cancel=_cancel_nothing),
         ),
         ("ready is counted as later", "test_admin_counts_the_jobs_of_each_state", _miscounting_admin),
+        ("what lapses is not counted", "test_c_s4_a_dead_letter_that_lapsed_is_counted", _forgetting_admin),
         ("a page begins at its mark", "test_admin_lists_jobs_by_rising_id_in_pages", _repeating_admin),
         ("hints go nowhere", "test_hints_reach_every_listener_of_their_channel", _mute_hints),
         ("hints wait for their listeners", "test_hints_do_not_wait_for_a_listener", _waiting_hints),
@@ -242,6 +243,15 @@ def _miscounting_admin(backend: Backend) -> Backend:
 
     async def stats(queues: Sequence[str] = ()) -> list[QueueStats]:
         return [replace(s, later=s.later + s.ready, ready=0) for s in await admin.stats(queues)]
+
+    return replace(backend, admin=Twisted(admin, stats=stats))
+
+
+def _forgetting_admin(backend: Backend) -> Backend:
+    admin = part(backend.admin, "admin")
+
+    async def stats(queues: Sequence[str] = ()) -> list[QueueStats]:
+        return [replace(one, lapsed=0) for one in await admin.stats(queues)]
 
     return replace(backend, admin=Twisted(admin, stats=stats))
 

@@ -66,6 +66,13 @@ def test_jobs_are_listed_and_shown_by_their_tags(shell: Shell) -> None:
     assert "tags          eu, bulk" in shell.run("job", "0300").out
 
 
+def test_dead_letters_that_lapsed_are_counted(shell: Shell) -> None:
+    shell.enqueue(job("1", "bad", task="shop.fail", body=b'{"args":{"word":"no"}}'))
+    shell.run("worker", "shop", "--until-idle", "--queues", "bad", TASKQ_KEEP_DEAD="0.01")
+    assert [(one["dead"], one["lapsed"]) for one in shell.json("stats", "bad")] == [(0, 1)]
+    assert "Dead letters whose time was over, so far: bad 1." in shell.run("stats", "bad").out
+
+
 def test_a_job_is_shown_with_its_arguments_and_errors(shell: Shell) -> None:
     shell.bury(job("1", tenant="acme"), error="OSError: disk\x1b[31m full")
     (shown,) = shell.json("job", "1")

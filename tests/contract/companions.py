@@ -35,7 +35,7 @@ class CompanionContract(
 
 
 async def _remembered(store: Store, name: str) -> bool:
-    if re.search(rf"{PREFIX}(queues|later:\w+)(?![:\w])", name):
+    if re.search(rf"{PREFIX}(queues|later:\w+|buried:[\w-]+)(?![:\w])", name):
         return True
     key = re.search(rf"{PREFIX}job:[\w:-]+", name)
     if key is None:
@@ -68,7 +68,7 @@ def paired(carrier: Deployment, keeper: Deployment) -> Deployment:
             yield
 
     async def residue() -> Collection[str]:
-        """Besides what is remembered for a while: names of queues, portions of time, ids of ended jobs."""
+        """Besides what is remembered for a while: names of queues, portions of time, counts, ids of ended jobs."""
         async with keeper.open() as backend:
             assert backend.store is not None
             kept = [name for name in await keeper.residue() if not await _remembered(backend.store, name)]

@@ -33,10 +33,10 @@ class _Sqlite:
         return connect(f"sqlite:///{self._path}", busy_timeout=1.0)
 
     async def residue(self) -> Collection[str]:
-        """Each row of each table, but for the bookkeeping of the migrations."""
+        """Each row of each table, but for counts and the bookkeeping of the migrations."""
         with closing(sqlite3.connect(self._path)) as connection:
             tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-            own = [name for name in tables if name.startswith("taskq_") and name != "taskq_migrations"]
+            own = {name for name in tables if name.startswith("taskq_")} - {"taskq_migrations", "taskq_lapsed"}
             # Table names cannot be parameters.
             return [f"{name}: {row}" for name in own for row in connection.execute(f"SELECT * FROM {name}")]  # noqa: S608
 

@@ -207,6 +207,7 @@ async def test_prometheus_reads_what_happened() -> None:
     assert found["taskq_settle_jobs_sum",] == 6.0
     assert found["taskq_queue_jobs", "later", "later"] == 1.0
     assert found["taskq_queue_jobs", "mail", "dead"] == 1.0
+    assert found["taskq_dead_lapsed_total", "mail"] == 0.0
 
 
 async def test_a_broker_that_does_not_answer_costs_the_page_its_queues_alone() -> None:

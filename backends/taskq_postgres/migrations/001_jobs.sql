@@ -80,3 +80,10 @@ CREATE TABLE {schema}.ended (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE INDEX ended_lapses ON {schema}.ended (lapses_at);
+
+-- How many dead letters have lapsed and are gone; a queue has several rows until the next sweep adds them up, so that
+-- nobody waits for anybody to count.
+CREATE TABLE {schema}.lapsed (
+  queue text COLLATE "C" NOT NULL,
+  jobs  bigint NOT NULL
+);

@@ -89,7 +89,11 @@ BEGIN
       CONTINUE WHEN job.n = ANY (answered);
       SELECT * INTO other FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id;
       IF FOUND AND other.lapses_at <= moment THEN
-        DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.lapses_at <= moment;
+        WITH gone AS (
+          DELETE FROM {schema}.jobs AS j WHERE j.queue = job.queue AND j.id = job.id AND j.lapses_at <= moment
+          RETURNING j.queue
+        )
+        INSERT INTO {schema}.lapsed (queue, jobs) SELECT gone.queue, 1 FROM gone;
         again := again || job.n::integer;
       ELSIF FOUND OR EXISTS (
         SELECT FROM {schema}.ended AS e WHERE e.queue = job.queue AND e.id = job.id AND e.id_until > moment

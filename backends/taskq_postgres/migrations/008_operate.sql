@@ -94,10 +94,17 @@ BEGIN
   IF NOT pg_try_advisory_xact_lock(hashtextextended('{schema} sweep', 0)) THEN
     RETURN 0;
   END IF;
-  DELETE FROM {schema}.jobs WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM {schema}.jobs WHERE lapses_at <= moment LIMIT portion FOR UPDATE SKIP LOCKED
-  ));
-  GET DIAGNOSTICS removed = ROW_COUNT;
+  WITH gone AS (
+    DELETE FROM {schema}.jobs WHERE ctid = ANY (ARRAY(
+      SELECT ctid FROM {schema}.jobs WHERE lapses_at <= moment LIMIT portion FOR UPDATE SKIP LOCKED
+    )) RETURNING queue, 1 AS jobs
+  ), before AS (
+    DELETE FROM {schema}.lapsed WHERE EXISTS (SELECT FROM gone) RETURNING queue, jobs
+  ), counted AS (
+    INSERT INTO {schema}.lapsed (queue, jobs)
+    SELECT queue, sum(jobs) FROM (SELECT * FROM gone UNION ALL SELECT * FROM before) AS one GROUP BY queue
+  )
+  SELECT count(*) INTO removed FROM gone;
   total := total + removed;
   DELETE FROM {schema}.ended WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM {schema}.ended WHERE lapses_at <= moment LIMIT portion FOR UPDATE SKIP LOCKED

@@ -20,7 +20,7 @@ end
 local function is_known(id)
   if held[id] == nil and not packed[id] then return false end
   local row = row_of(id)
-  if row and has_lapsed(id, row) then bury(id, row) end
+  if row and has_lapsed(id, row) then lapse(id, row) end
   return held[id]
 end
 
@@ -33,7 +33,7 @@ local function holder_of(name)
   local row = id and row_of(id)
   if not row or (row.more.ku or now + 1) <= now then return nil end
   if has_lapsed(id, row) then
-    bury(id, row)
+    lapse(id, row)
     return nil
   end
   return id, row

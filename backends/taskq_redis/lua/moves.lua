@@ -21,8 +21,9 @@
 --   keeper   string: the one of them that wakes up by itself when the next job becomes due, and until when it would not
 --   watched  hash  id → '|channel number' of everybody who waits for its outcome
 --   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
+--   lapsed   string: how many dead letters have lapsed and are gone
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.
-local WIDTH = 19
+local WIDTH = 20
 local EVERYBODY = MIDDLE -- the limit of a tenant
 
 local key
@@ -36,7 +37,7 @@ local function turn_to(queue)
     dead = KEYS[k + 6], unique = KEYS[k + 7], parked = KEYS[k + 8], places = KEYS[k + 9], shown = KEYS[k + 10],
     error = KEYS[k + 11], letter = KEYS[k + 12], outcome = KEYS[k + 13], kept = KEYS[k + 14], ended = KEYS[k + 15],
     waiting = KEYS[k + 16], keeper = KEYS[k + 17], watched = KEYS[k + 18],
-    latest = KEYS[k + 19],
+    latest = KEYS[k + 19], lapsed = KEYS[k + 20],
   }
   packed, held, changed, groups, touched, fresh, soonest = {}, {}, {}, {}, {}, false, nil
 end
@@ -279,6 +280,12 @@ local function bury(id, row)
   held[id], changed[id] = false, true
 end
 
+-- Bury a dead letter whose time is over.
+local function lapse(id, row)
+  bury(id, row)
+  redis.call('INCR', key.lapsed)
+end
+
 local function forget_outcomes(ids)
   if #ids > 0 and redis.call('EXISTS', key.outcome) == 1 then
     redis.call('HDEL', key.outcome, unpack(ids))
@@ -308,7 +315,7 @@ local function advance()
     for _, id in ipairs(due) do schedule(id, row_of(id)) end
   end
   for _, id in ipairs(redis.call('ZRANGE', key.dead, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000)) do
-    bury(id, row_of(id))
+    lapse(id, row_of(id))
   end
   forget_outcomes(redis.call('ZRANGE', key.kept, '-inf', now, 'BYSCORE', 'LIMIT', 0, 1000))
   redis.call('ZREMRANGEBYSCORE', key.ended, '-inf', now)

@@ -1,5 +1,6 @@
 -- Counts the jobs of a queue; returns how many are later, ready, leased and dead, and since when the oldest is ready
--- as microseconds of waiting (0: none is; of the one that a tenant shows it is since its turn came).
+-- as microseconds of waiting (0: none is; of the one that a tenant shows it is since its turn came), and how many dead
+-- letters have lapsed.
 -- KEYS: those of the queue.
 turn_to(0)
 local MOST = 1000 -- heads of lines to look at: one for each priority, and for each limit and priority of each group
@@ -30,4 +31,6 @@ end
 local later, leased = redis.call('ZCOUNT', key.later, after, '+inf'), redis.call('ZCOUNT', key.leased, after, '+inf')
 local lapsed = redis.call('ZCARD', key.later) - later + redis.call('ZCARD', key.leased) - leased
 local ready = redis.call('ZCARD', key.ready) + redis.call('ZCARD', key.parked) + lapsed
-return { later, ready, leased, redis.call('ZCOUNT', key.dead, after, '+inf'), now - oldest }
+local dead = redis.call('ZCOUNT', key.dead, after, '+inf')
+local gone = tonumber(redis.call('GET', key.lapsed) or 0) + redis.call('ZCARD', key.dead) - dead
+return { later, ready, leased, dead, now - oldest, gone }

@@ -73,9 +73,10 @@ class Tenant:
 
 
 def keys(node: Process, pattern: str = "*") -> list[str]:
-    """The keys of one server, but for the moments of fetches, which end by themselves within a minute."""
+    """The keys of one server, but for counts, and for the moments of fetches, which end within a minute."""
     found: list[bytes] = command(node, "KEYS", pattern)
-    return [key.decode() for key in found if not (key.endswith(b":latest") and _ends(node, key))]
+    kept = [key for key in found if not key.endswith(b":lapsed")]
+    return [key.decode() for key in kept if not (key.endswith(b":latest") and _ends(node, key))]
 
 
 def _ends(node: Process, key: bytes) -> bool:

@@ -60,6 +60,10 @@ CREATE TABLE taskq_keys (
   lasting INTEGER NOT NULL DEFAULT 0        -- live members that never lapse: counting them would cost their number
 ) STRICT;
 CREATE INDEX taskq_keys_until ON taskq_keys (until) WHERE until IS NOT NULL;
+CREATE TABLE taskq_lapsed (
+  queue TEXT PRIMARY KEY,
+  jobs  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE taskq_members (
   key    TEXT NOT NULL,
   member TEXT NOT NULL,

@@ -178,10 +178,11 @@ class RedisBroker:
 
     async def _adding(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Reply:
         client, settings = self._tools.client, self._tools.settings
-        if not settings.wait_replicas:
+        replicas, disk = settings.wait_replicas, settings.wait_disk
+        if not replicas and not disk:
             return await client.run(script, keys, *arguments)
-        replicas, patience = settings.wait_replicas, settings.patience
-        return await client.run_replicated(script, keys, *arguments, replicas=replicas, patience=patience)
+        patience = settings.patience
+        return await client.run_confirmed(script, keys, *arguments, replicas=replicas, disk=disk, patience=patience)
 
     async def _claim(self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None) -> list[Delivery]:
         """What can be leased now. One call for all queues, where all are on one server."""

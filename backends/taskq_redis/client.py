@@ -36,13 +36,16 @@ class Client:
         except DRIVER_ERRORS as error:
             raise translated(error, self.name) from error
 
-    async def run_replicated(
-        self, script: Script, keys: Sequence[bytes], *arguments: Argument, replicas: int, patience: float
+    async def run_confirmed(
+        self, script: Script, keys: Sequence[bytes], *arguments: Argument, replicas: int, disk: bool, patience: float
     ) -> Reply:
-        """The same, answered when so many replicas have what it wrote; fewer are BrokerUnavailable."""
-        rest = (len(keys), *keys, *arguments)
+        """The same, answered when what it wrote is where it must be; BrokerUnavailable when it is not in time.
+
+        That is on so many replicas, and with ``disk`` in the append-only files of the server and of theirs.
+        """
+        rest, milliseconds = (len(keys), *keys, *arguments), int(patience * 500)
         # On one connection and in one write: it is the connection whose writes are waited for.
-        wait = ("WAIT", replicas, int(patience * 500))
+        wait = ("WAITAOF", 1, replicas, milliseconds) if disk else ("WAIT", replicas, milliseconds)
         try:
             try:
                 reply, copies = await self.servers.call_all(keys[0], (b"EVALSHA", script.sha, *rest), wait)
@@ -50,11 +53,21 @@ class Client:
                 reply, copies = await self.servers.call_all(keys[0], (b"EVAL", script.text, *rest), wait)
         except DRIVER_ERRORS as error:
             raise translated(error, self.name) from error
-        if not isinstance(copies, int):
-            raise BrokerRejected(f"{self.name}: WAIT was answered {copies!r}")
-        if copies < replicas:
+        match copies:
+            case [int(written), int(confirmed)] if disk:
+                pass
+            case int(confirmed):
+                written = 1
+            case _:
+                raise BrokerRejected(f"{self.name}: {wait[0]} was answered {copies!r}")
+        if not written:
             raise BrokerUnavailable(
-                f"{self.name}: {copies} of the {replicas} replicas that wait_replicas asks for have confirmed; the "
+                f"{self.name}: what was enqueued is not on the disk yet, as wait_disk asks for; repeating the call "
+                "adds none twice"
+            )
+        if confirmed < replicas:
+            raise BrokerUnavailable(
+                f"{self.name}: {confirmed} of the {replicas} replicas that wait_replicas asks for have confirmed; the "
                 "jobs are on the master alone, and repeating the call adds none twice"
             )
         return reply

@@ -42,7 +42,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     async with AsyncExitStack() as stack:
         servers, found = await _found(target, chosen)
         stack.push_async_callback(_shielded, servers)
-        standing.check(found, target.name)
+        standing.check(found, target.name, waits_for_disk=chosen.wait_disk)
         keys, loaded = Keys(chosen.namespace, chosen.partitions), scripts.load()
         client = Client(servers, target.name)
         tools = Tools(client, loaded, keys, chosen, found.clustered)
@@ -116,7 +116,9 @@ def _traits(found: Standing, chosen: Settings) -> Traits:
         max_size=chosen.max_size,
         max_batch=_BATCH,
     )
-    return replace(traits, durability="replicated") if chosen.wait_replicas else traits
+    if chosen.wait_replicas:
+        return replace(traits, durability="replicated")
+    return replace(traits, durability="disk") if chosen.wait_disk else traits
 
 
 async def _shielded(part: Servers | RedisBroker | Listener) -> None:

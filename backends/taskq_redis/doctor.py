@@ -32,7 +32,7 @@ def doctor(servers: Servers, name: str, chosen: Settings) -> Doctor:
                     replace(finding, subject=f"{finding.subject}{where}")
                     for finding in (
                         _version(info),
-                        _persistence(found, info),
+                        _persistence(found, info, chosen),
                         _eviction(found, info),
                         _memory(info),
                         _replicas(info, chosen),
@@ -60,13 +60,16 @@ def _version(info: Mapping[str, str]) -> Finding:
     return Finding("version", "ok", f"{name}, {'a cluster' if info.get('cluster_enabled') == '1' else 'no cluster'}")
 
 
-def _persistence(found: Standing, info: Mapping[str, str]) -> Finding:
+def _persistence(found: Standing, info: Mapping[str, str], chosen: Settings) -> Finding:
     if info.get("aof_last_write_status", "ok") != "ok":
         message = "the last write of the append-only file failed"
         return Finding("persistence", "error", message, "see the server's log, and give its disk room")
     match found.appendfsync:
         case "always":
             return Finding("persistence", "ok", "appendfsync always: a job is on the disk when its defer is answered")
+        case setting if chosen.wait_disk:
+            message = f"appendfsync {setting}, and wait_disk: a job is on the disk when its defer is answered"
+            return Finding("persistence", "ok", message)
         case "off":
             message = "no append-only file: a restart loses every job since the last snapshot, or all"
             return Finding("persistence", "warning", message, "CONFIG SET appendonly yes")

@@ -31,6 +31,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds for which the id of an ended job is not added again; each such id is kept meanwhile."""
     wait_replicas: int = 0
     """How many replicas must have a job before its enqueue is answered."""
+    wait_disk: bool = False
+    """Whether it must be on the disk by then: of the server, and of so many replicas."""
     partitions: int = 1
     """Hash tags over which each queue is split, so that one queue can use several nodes of a cluster."""
     patience: float = 5.0

@@ -18,6 +18,9 @@ CONNECTIONS = 4
 FLOOR = (7, 0)
 """Scripts that run on a full server, and ranges by the first word ZRANGE: Redis 7.0, Valkey 7.2."""
 
+WAITS_FOR_DISK = (7, 2)
+"""The command WAITAOF: Redis 7.2, Valkey."""
+
 _FSYNCS = ("off", "unknown", "no", "everysec", "always")
 """The weakest first; what cannot be read is guessed low."""
 
@@ -81,7 +84,7 @@ def weakest(standings: Sequence[Standing]) -> Standing:
     )
 
 
-def check(standing: Standing, name: str) -> None:
+def check(standing: Standing, name: str, *, waits_for_disk: bool = False) -> None:
     """Refuse servers that are too old or would run out of connections, and say what a full one may throw away."""
     if standing.version < FLOOR:
         shown = ".".join(map(str, standing.version))
@@ -91,6 +94,11 @@ def check(standing: Standing, name: str) -> None:
         raise BrokerUnavailable(
             f"{name}: {used - 1} of {most} connections to a node are in use, and this process needs up to "
             f"{CONNECTIONS}: raise maxclients, and the limit of open files with it, or start fewer processes"
+        )
+    if waits_for_disk and (standing.version < WAITS_FOR_DISK or standing.appendfsync in ("off", "no")):
+        raise BrokerRejected(
+            f"{name}: wait_disk needs Redis 7.2, Valkey 7.2, or newer, with appendonly yes and appendfsync everysec or "
+            "always: set them, or do without it"
         )
     if standing.eviction.startswith("allkeys-"):
         _log.warning(

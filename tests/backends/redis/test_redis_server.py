@@ -12,7 +12,7 @@ import pytest
 from taskq_redis import connect
 
 from taskq.broker import Backend
-from taskq.errors import BrokerUnavailable
+from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq.job import Ack, Job, Lease
 from taskq.testing.deployment import LONG, SOON, a_job, ack, add, names, nothing, take, take_one, wait_until
 from tests.backends.redis.deployment import command, keys
@@ -395,3 +395,42 @@ async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Proce
             return not keys(alone) and await used() <= 1.01 * before
 
         await wait_until(back)
+
+
+async def test_a_defer_may_wait_for_the_disk(tmp_path: Path) -> None:
+    with valkey.single(tmp_path) as server:
+        async with opened(server, wait_disk=True, patience=4.0) as backend:
+            assert backend.broker.traits.durability == "disk"
+            await add(backend.broker, a_job("q", "1"), a_job("q", "2", delay=LONG))
+            command(server, "CONFIG", "SET", "appendfsync", "no")
+            with pytest.raises(BrokerUnavailable, match="not on the disk yet"):
+                await backend.broker.enqueue([a_job("q", "3")])
+            command(server, "CONFIG", "SET", "appendfsync", "always")
+            (again,) = await backend.broker.enqueue([a_job("q", "3")])
+            assert not again.added
+
+
+@pytest.mark.parametrize("setting", ["appendonly no", "appendfsync no"])
+async def test_a_server_that_cannot_wait_for_its_disk_is_refused(tmp_path: Path, setting: str) -> None:
+    name, value = setting.split()
+    with (
+        valkey.single(tmp_path, options=[f"--{name}", value]) as server,
+        pytest.raises(BrokerRejected, match="wait_disk needs"),
+    ):
+        await opened(server, wait_disk=True).__aenter__()
+
+
+async def test_a_defer_may_wait_for_the_disk_of_a_replica(tmp_path: Path) -> None:
+    (tmp_path / "master").mkdir()
+    (tmp_path / "replica").mkdir()
+    with valkey.single(tmp_path / "master", options=["--repl-diskless-sync-delay", "0"]) as master:
+        copying = ["--replicaof", f"127.0.0.1 {master.port}"]
+        with valkey.single(tmp_path / "replica", options=copying) as replica:
+            valkey.await_all([replica], "master_link_status:up\r", "INFO replication")
+            async with opened(master, wait_replicas=1, wait_disk=True, patience=4.0) as backend:
+                assert backend.broker.traits.durability == "replicated"
+                await add(backend.broker, a_job("q", "1"))
+                command(replica, "CONFIG", "SET", "appendfsync", "no")
+                with pytest.raises(BrokerUnavailable, match="0 of the 1 replicas"):
+                    await backend.broker.enqueue([a_job("q", "2")])
+                assert names(await take(backend.broker, "q", 2)) == ["1", "2"]

@@ -18,6 +18,8 @@ from taskq.worker.runner import Run, Runnable, Runner
 from taskq.worker.settler import Settler
 from taskq.worker.slots import Slots
 
+ENOUGH = Interrupted(begun=False, reason="the worker has begun as many jobs as it was to run")
+
 
 class Company(Struct, frozen=True):
     """What a pool knows of the worker it is part of."""
@@ -126,7 +128,7 @@ class Pool:
                     wanted.append(delivery)
             self._hold(refused)
             for run in refused:
-                self.settler.finish(run, _resting(run.delivery.job, paused) or Interrupted(begun=False))
+                self.settler.finish(run, _refused(run.delivery.job, paused, draining=draining))
             deliveries = wanted
         self.slots.start(deliveries, self._hold)
         self._link.leases.begin()
@@ -145,8 +147,10 @@ class Pool:
         self._changed()
 
 
-def _resting(job: Job, paused: Paused) -> Interrupted | None:
-    """Why it is to rest although its queue goes on."""
-    if job.queue in paused or paused.keys().isdisjoint(pauses_on(job)):
-        return None
-    return Interrupted(begun=False, reason="its task, tenant or a tag of it is paused", after=AGAIN)
+def _refused(job: Job, paused: Paused, *, draining: bool) -> Interrupted:
+    """Why it is handed back as it came."""
+    if job.queue in paused:
+        return Interrupted(begun=False, reason="its queue is paused")
+    if not paused.keys().isdisjoint(pauses_on(job)):
+        return Interrupted(begun=False, reason="its task, tenant or a tag of it is paused", after=AGAIN)
+    return Interrupted(begun=False) if draining else ENOUGH

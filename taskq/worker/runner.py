@@ -143,6 +143,11 @@ Decided = tuple[Run, Decision]
 """A run that is over, and what follows from it."""
 
 
+def unbegun(outcome: Outcome) -> Outcome:
+    """What a run that was asked to come to this comes to before it has begun."""
+    return msgspec.structs.replace(outcome, begun=False) if isinstance(outcome, Interrupted) else outcome
+
+
 class JobFields(TypedDict):
     """What every event about a job tells of it."""
 
@@ -223,7 +228,7 @@ class Runner:
         runnable, current = run.runnable, run.current
         assert runnable is not None and current is not None, "only what prepare() let pass is run"  # noqa: S101, PT018
         if run.asked is not None:
-            return Interrupted(begun=False) if isinstance(run.asked, Interrupted) else run.asked
+            return unbegun(run.asked)
         running.set(current)
         outcome: Outcome | Decision
         try:

@@ -11,12 +11,13 @@ from taskq.limits.limit import Limits
 from taskq.outcome import Decision, Interrupted, Outcome, Raised
 from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines
-from taskq.worker.runner import Run, Runner, job_fields
+from taskq.worker.runner import Run, Runner, job_fields, unbegun
 
 _log = logging.getLogger("taskq")
 
 SUSPICIOUS = 2
 """A job under which so many workers died runs alone, so that it takes no healthy neighbour with it."""
+MAKES_WAY = Interrupted(begun=False, reason="it makes way for a job under which workers died")
 
 
 class Slots:
@@ -98,10 +99,10 @@ class Slots:
         for slots in self._beside:
             slots.advance()
 
-    def give_back(self) -> None:
+    def give_back(self, why: Interrupted) -> None:
         """Hand back, uncounted, whatever has not begun."""
-        self._give_back(self._waiting)
-        self._give_back(self._suspects)
+        self._give_back(self._waiting, why)
+        self._give_back(self._suspects, why)
         self._changed()
 
     def cancel(self, runs: Iterable[Run], outcome: Outcome) -> None:
@@ -111,7 +112,7 @@ class Slots:
             for line in (self._waiting, self._suspects):
                 if run in line:
                     line.remove(run)
-                    self._finish(run, Interrupted(begun=False) if isinstance(outcome, Interrupted) else outcome)
+                    self._finish(run, unbegun(outcome))
 
     def close(self) -> None:
         """Watch no deadlines any more."""
@@ -134,19 +135,19 @@ class Slots:
 
     def _make_way(self, others: Iterable["Slots"]) -> None:
         if any(slots.suspicious for slots in others):
-            self.give_back()
+            self.give_back(MAKES_WAY)
         elif self._suspects:
-            self._give_back(self._waiting)
-            self._give_back(self._suspects, but=1)
+            self._give_back(self._waiting, MAKES_WAY)
+            self._give_back(self._suspects, MAKES_WAY, but=1)
             for slots in others:
                 slots.advance()
             if sum(len(slots.held) + slots.expecting for slots in self._beside) == 1:
                 self._suspect = self._suspects.popleft()
                 self._launch(self._suspect)
 
-    def _give_back(self, line: deque[Run], but: int = 0) -> None:
+    def _give_back(self, line: deque[Run], why: Interrupted, but: int = 0) -> None:
         while len(line) > but:
-            self._finish(line.pop(), Interrupted(begun=False))
+            self._finish(line.pop(), why)
 
     def _launch(self, run: Run) -> None:
         self.running[run.delivery.receipt] = run

@@ -232,7 +232,7 @@ class Worker:
         if not self._draining:
             self.drain()
         for slots in self._slots:
-            slots.give_back()
+            slots.give_back(Interrupted(begun=False))
         running = self.running
         if running:
             self._events.emit(WorkerDraining(running=len(running)))

@@ -71,8 +71,8 @@ async def test_a_run_asked_to_end_before_it_began_does_not_begin() -> None:
 
     runner = _runner(handler)
     run, _ = runner.prepare(a_delivery())
-    run.ask(Interrupted())
-    assert await runner.run(run) == Interrupted(begun=False)
+    run.ask(Interrupted(reason="the broker did not answer"))
+    assert await runner.run(run) == Interrupted(begun=False, reason="the broker did not answer")
     assert ran == []
 
 

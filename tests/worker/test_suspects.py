@@ -3,7 +3,9 @@
 import pytest
 
 from taskq import App, current
+from taskq.events import JobAgain
 from taskq.job import Nack
+from tests.worker.moves import heard
 
 pytestmark = pytest.mark.anyio
 
@@ -45,6 +47,7 @@ async def test_a_suspect_begins_when_nothing_else_is_held(url: str) -> None:
 async def test_an_at_most_once_job_that_makes_way_for_a_suspect_runs_later(url: str) -> None:
     app = App(url)
     ran: list[str] = []
+    again = heard(app, JobAgain)
 
     @app.task(idempotent=True)
     async def suspect() -> None:
@@ -61,3 +64,4 @@ async def test_an_at_most_once_job_that_makes_way_for_a_suspect_runs_later(url: 
         await app.run_worker(until="idle", slots=10)
         assert not await app.admin.list_jobs(QUEUE, "dead", after=None, limit=10)
     assert sorted(ran) == ["once", "suspect"]
+    assert {event.reason for event in again} == {"it makes way for a job under which workers died"}

@@ -61,7 +61,7 @@ from taskq.tasks import Scheduled, Tasks
 from taskq.worker.control import CANCEL, pause, pauses_of, resume
 from taskq.worker.options import WorkerOptions
 from taskq.worker.recipe import Recipe
-from taskq.worker.runner import Runnable
+from taskq.worker.run import Runnable
 from taskq.worker.worker import Worker
 from taskq.working import Working
 

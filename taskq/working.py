@@ -22,7 +22,7 @@ from taskq.worker.inline import Inline
 from taskq.worker.options import WorkerOptions
 from taskq.worker.presence import present
 from taskq.worker.recipe import Recipe
-from taskq.worker.runner import Runnable
+from taskq.worker.run import Runnable
 from taskq.worker.ticker import TickDesk
 from taskq.worker.worker import Worker
 

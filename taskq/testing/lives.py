@@ -13,7 +13,8 @@ from taskq.task import Task
 from taskq.testing.mortal import Life, MortalStore
 from taskq.worker.effects import Effects
 from taskq.worker.notes import end_notes, forget_notes
-from taskq.worker.runner import Run, Runner
+from taskq.worker.run import Run
+from taskq.worker.runner import Runner
 
 LEASE = 3600.0
 """Of deliveries whose end nobody waits for."""

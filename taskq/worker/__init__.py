@@ -3,6 +3,7 @@
 ===========  ==========================================================================================
 fetcher      asks the broker for as many jobs as there is room for
 slots        runs each in an asyncio task and context of its own
+run          a task as a worker runs it, and one delivery in its hands
 runner       decodes a delivery, runs its handler, and tells how that went
 handlers     how a handler is called: in the loop, in a thread, in another process
 deadlines    one timer for all time-outs: asks runs to stop, or to end

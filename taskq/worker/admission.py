@@ -9,7 +9,7 @@ from taskq.limits.limit import Concurrency, Limit, Limits, RateLimit
 from taskq.limits.line import Asked
 from taskq.outcome import Limited, Outcome, Raised, Undecodable
 from taskq.report import history_of
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 
 PATIENCE = 1.0
 """Seconds a job waits for its turn in its slot; a longer wait it spends in the queue, and comes back for its turn."""

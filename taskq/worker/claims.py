@@ -9,7 +9,7 @@ from taskq.job import Ack, Job
 from taskq.outcome import Decision
 from taskq.schedule import LIFE
 from taskq.store import Store
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 
 CLAIMED = 86_400.0
 """Seconds an id stays claimed: no worker sleeps longer between a decision and its enqueue."""

@@ -6,7 +6,7 @@ from math import inf
 
 from taskq.errors import JobTimeout
 from taskq.outcome import Raised
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 
 STOOD_STILL = 1.0
 """Seconds late: then the loop stood still, and heard nobody."""

@@ -16,7 +16,7 @@ from taskq.flow.members import RESUMED, Membership, all_of
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
-from taskq.worker.runner import Decided, Run
+from taskq.worker.run import Decided, Run
 
 
 class Effects:

@@ -14,7 +14,8 @@ from taskq.job import Delivery, Job, Nack
 from taskq.outcome import Decision, Outcome, Raised, decide
 from taskq.report import read_outcome
 from taskq.worker.deadlines import Deadlines
-from taskq.worker.runner import Run, Runnable, Runner
+from taskq.worker.run import Run, Runnable
+from taskq.worker.runner import Runner
 
 
 class Inline:

@@ -13,7 +13,7 @@ from taskq.errors import BrokerError
 from taskq.job import Lease
 from taskq.limits.keeper import Keeper
 from taskq.store import Store
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from taskq.worker.witness import Witness
 
 MARGIN = 0.9

@@ -22,7 +22,7 @@ from taskq.worker.effects import Effects
 from taskq.worker.leases import Leases
 from taskq.worker.lineup import Lineup, Lookout
 from taskq.worker.options import WorkerOptions
-from taskq.worker.runner import Run, job_fields
+from taskq.worker.run import Run, job_fields
 from taskq.worker.slots import Slots
 from taskq.worker.undertaker import Forget, undertaker_of
 from taskq.worker.witness import Witness, last_seen

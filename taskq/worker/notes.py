@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from taskq.job import Ack, JobRef
 from taskq.ledger.notes import key_of
 from taskq.store import Store
-from taskq.worker.runner import Decided, Run
+from taskq.worker.run import Decided, Run
 
 
 async def end_notes(decided: Sequence[Decided]) -> None:

@@ -14,7 +14,8 @@ from taskq.worker.fetcher import WAIT, Fetcher
 from taskq.worker.lineup import Lineup
 from taskq.worker.link import Link
 from taskq.worker.options import PoolOptions, WorkerOptions
-from taskq.worker.runner import Run, Runnable, Runner
+from taskq.worker.run import Run, Runnable
+from taskq.worker.runner import Runner
 from taskq.worker.settler import Settler
 from taskq.worker.slots import Slots
 

@@ -29,7 +29,7 @@ from taskq.worker.register import (
     entry_key,
     order_key,
 )
-from taskq.worker.runner import job_fields
+from taskq.worker.run import job_fields
 from taskq.worker.signals import log_running
 from taskq.worker.worker import Worker
 

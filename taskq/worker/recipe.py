@@ -28,7 +28,7 @@ from taskq.task import Task
 from taskq.timeouts import Timeouts
 from taskq.worker.handlers import Executors, build_handler
 from taskq.worker.options import PoolOptions, WorkerOptions
-from taskq.worker.runner import Runnable
+from taskq.worker.run import Runnable
 from taskq.worker.ticker import HINTED_POLL, POLL, TickDesk, Ticker
 from taskq.worker.undertaker import Caps
 

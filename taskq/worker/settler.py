@@ -18,7 +18,7 @@ from taskq.report import LastSeen
 from taskq.worker.contact import Contact
 from taskq.worker.effects import leaves_traces
 from taskq.worker.notes import end_notes, forget_notes
-from taskq.worker.runner import Decided, Run, job_fields
+from taskq.worker.run import Decided, Run, job_fields
 
 _log = logging.getLogger("taskq")
 

@@ -11,7 +11,8 @@ from taskq.limits.limit import Limits
 from taskq.outcome import Decision, Interrupted, Outcome, Raised
 from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines
-from taskq.worker.runner import Run, Runner, job_fields, unbegun
+from taskq.worker.run import Run, job_fields, unbegun
+from taskq.worker.runner import Runner
 
 _log = logging.getLogger("taskq")
 

@@ -12,7 +12,7 @@ from taskq.broker import Admin, Backend
 from taskq.errors import BrokerError, MissingCapability
 from taskq.events import DeadLettersDropped, Events
 from taskq.job import DeadLetter, JobRef
-from taskq.worker.runner import Decided
+from taskq.worker.run import Decided
 
 PAGE = 1000
 """Dead letters in one call."""

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from taskq.events import Events, LoopStalled, MemoryGrown
 from taskq.worker.memory import Growth, memory_of
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from taskq.worker.stacks import stack_of_thread
 
 

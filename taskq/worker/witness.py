@@ -22,7 +22,7 @@ from taskq.report import LastSeen
 from taskq.store import Store
 from taskq.worker.memory import memory_of
 from taskq.worker.register import Entry, entries
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from taskq.worker.stacks import stack_of, stack_of_thread
 
 KEPT = 86_400.0

@@ -17,7 +17,7 @@ from taskq.worker.link import Link
 from taskq.worker.options import WorkerOptions
 from taskq.worker.pool import Company, Pool
 from taskq.worker.register import own_id
-from taskq.worker.runner import Run, Runnable
+from taskq.worker.run import Run, Runnable
 from taskq.worker.sight import Sight
 from taskq.worker.slots import Slots
 from taskq.worker.throttle import Throttle

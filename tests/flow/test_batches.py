@@ -17,7 +17,7 @@ from taskq.outcome import Outcome, Raised, Returned, decide
 from taskq.sequel import plan_of
 from taskq.testing import run_until_idle
 from taskq.worker.effects import Effects
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from tests.worker.moves import SOON, lose
 
 pytestmark = pytest.mark.anyio

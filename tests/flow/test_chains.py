@@ -10,7 +10,7 @@ from taskq.errors import ConfigError, Conflict, JobCancelled, JobFailed, ResultN
 from taskq.outcome import Returned, decide
 from taskq.testing import run_until_idle
 from taskq.worker.effects import Effects
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from tests.worker.moves import SOON, lose
 
 pytestmark = pytest.mark.anyio

@@ -14,7 +14,7 @@ from taskq.job import Job
 from taskq.outcome import Decision
 from taskq.sequel import Plan, begin
 from taskq.worker.effects import Effects
-from taskq.worker.runner import Decided, Run
+from taskq.worker.run import Decided, Run
 from tests.flow.simulation import simulate
 
 LONG = "TASKQ_TEST_LONG" in os.environ

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from taskq import App
 from taskq.events import Event
 from taskq.job import Delivery, Job
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from taskq.worker.worker import Worker
 
 SOON = 20.0

@@ -13,7 +13,7 @@ from taskq.outcome import Raised
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.timeouts import Timeouts
 from taskq.worker.deadlines import STOOD_STILL, Deadlines
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from tests.worker.moves import a_delivery, heard, wait_until
 
 pytestmark = pytest.mark.anyio

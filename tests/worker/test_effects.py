@@ -12,7 +12,7 @@ from taskq.errors import ConfigError
 from taskq.job import Job
 from taskq.outcome import FollowUp, Policy, Raised, decide
 from taskq.worker.effects import Effects
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from tests.worker.moves import lose, wait_until
 from tests.worker.tap import Tap
 

@@ -16,7 +16,7 @@ from taskq.events import JobFinished, LeaseLost, SettlementRefused
 from taskq.job import Ack, Lease
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.worker.leases import Leases
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from tests.bad_input.conftest import weaker as weaker
 from tests.worker.moves import SOON, a_delivery, heard, steal, wait_until
 from tests.worker.tap import Tap

@@ -14,7 +14,8 @@ from taskq.job import Delivery
 from taskq.middleware import Handler
 from taskq.outcome import Decision, Interrupted, Outcome, Policy, Raised, Returned, Undecodable, Unknown
 from taskq.testing import VirtualClock, run_until_idle
-from taskq.worker.runner import Run, Runnable, Runner
+from taskq.worker.run import Run, Runnable
+from taskq.worker.runner import Runner
 from tests.worker.moves import a_delivery
 
 pytestmark = pytest.mark.anyio

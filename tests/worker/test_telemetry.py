@@ -34,7 +34,7 @@ from taskq.telemetry import OpenTelemetry
 from taskq.telemetry.metrics import NAMES
 from taskq.telemetry.page import MetricsPage
 from taskq.testing import run_until_idle
-from taskq.worker.runner import JobFields
+from taskq.worker.run import JobFields
 from tests.worker.moves import lose, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"

@@ -15,7 +15,7 @@ from taskq.outcome import Policy
 from taskq.report import Ended, LastSeen, read_outcome
 from taskq.testing import VirtualClock
 from taskq.worker.register import workers
-from taskq.worker.runner import Run
+from taskq.worker.run import Run
 from taskq.worker.witness import Witness, last_seen
 from tests.worker.moves import a_delivery, heard, lose, wait_until
 from tests.worker.tap import Tap

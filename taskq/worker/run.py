@@ -1,0 +1,136 @@
+"""A task as a worker runs it, and one delivery in its hands."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Any, TypedDict
+
+import msgspec
+from msgspec import Struct, field
+
+from taskq.broker import Transactions
+from taskq.codec import Codec
+from taskq.context import Current, Means
+from taskq.job import Delivery
+from taskq.limits.limit import Limits
+from taskq.middleware import Handler
+from taskq.outcome import Decision, Interrupted, Outcome, Policy
+from taskq.ownbatch import Prepare
+from taskq.store import Store
+from taskq.timeouts import Timeouts
+from taskq.versions import Upcast
+
+
+class Runnable(Struct, frozen=True):
+    """A task as a worker runs it, made once when the worker starts."""
+
+    policy: Policy
+    decode: Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]
+    encode: Callable[[Any], bytes]
+    handler: Handler
+    timeouts: Timeouts | None
+    transaction: bool
+    version: int = 1
+    upcast: Upcast | None = None
+    limits: Limits | None = None
+    prepare: Prepare | None = None
+    """What a job passes that the handler adds to its batch."""
+    codec: Codec = field(default_factory=Codec)
+
+    def means(self, store: Store | None, transactions: Transactions | None) -> Means:
+        """What its runs may use of a backend that has these parts."""
+        return Means(
+            loop=asyncio.get_running_loop(),
+            store=store,
+            transactions=transactions,
+            codec=self.codec,
+            resumes=self.policy.guarantee == "at_least_once",
+            in_transaction=self.transaction,
+            prepare=self.prepare,
+        )
+
+
+class Run:
+    """One delivery in this worker's hands, from the fetch until it is settled."""
+
+    __slots__ = (
+        "again",
+        "asked",
+        "current",
+        "delivery",
+        "fiber",
+        "held_since",
+        "look_at",
+        "lost",
+        "policy",
+        "runnable",
+        "said",
+        "settled",
+        "started",
+        "timeouts",
+    )
+
+    def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
+        self.delivery = delivery
+        self.policy = policy
+        self.again = delivery.losses > 0
+        """What it comes to may have been decided before, by an earlier delivery or another job of its id."""
+        self.said: frozenset[str] = frozenset()
+        """Which headers of its job the line obeys."""
+        self.runnable: Runnable | None = None
+        self.current: Current | None = None
+        self.fiber: asyncio.Task[None] | None = None
+        """The asyncio task it runs in, once it does."""
+        self.held_since = inf
+        """When it was fetched, by the event loop's clock."""
+        self.asked: Outcome | None = None
+        """What the run comes to if it heeds the cancellation it was asked for."""
+        self.lost = False
+        """Somebody else has the job: nothing of this run counts any more."""
+        self.settled = False
+        """Its end was accepted, by its own transaction or by the broker."""
+        self.started: float | None = None
+        self.timeouts: Timeouts | None = None
+        self.look_at = inf
+        """When its time-outs are looked at next, by the event loop's clock."""
+
+    def ask(self, outcome: Outcome) -> None:
+        """Cancel the run; the first request names the outcome. A handler that returns all the same has returned."""
+        if self.asked is None:
+            self.asked = outcome
+        if self.current is not None:
+            self.current.stop(outcome.reason if isinstance(outcome, Interrupted) else "it was asked to end")
+        if self.fiber is not None and self.started is not None:
+            self.fiber.cancel()
+
+    async def close(self) -> None:
+        """Heed no request to end any more: what follows is not the handler's."""
+        self.fiber = None
+        with suppress(asyncio.CancelledError):
+            # One that came after the end.
+            await asyncio.sleep(0)
+
+
+Decided = tuple[Run, Decision]
+"""A run that is over, and what follows from it."""
+
+
+def unbegun(outcome: Outcome) -> Outcome:
+    """What a run that was asked to come to this comes to before it has begun."""
+    return msgspec.structs.replace(outcome, begun=False) if isinstance(outcome, Interrupted) else outcome
+
+
+class JobFields(TypedDict):
+    """What every event about a job tells of it."""
+
+    id: str
+    task: str
+    queue: str
+    attempt: int
+
+
+def job_fields(run: Run) -> JobFields:
+    """The fields that an event about this run's job begins with."""
+    job = run.delivery.job
+    return {"id": job.id, "task": job.task, "queue": job.queue, "attempt": run.delivery.attempt}

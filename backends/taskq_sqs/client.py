@@ -7,6 +7,7 @@ takes a fifth of that.
 import asyncio
 import random
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from taskq.errors import BrokerUnavailable
 from taskq_sqs.account import Account, Signer
 from taskq_sqs.clock import Clock
 from taskq_sqs.faults import DRIVER_ERRORS, SaidError, is_passing, is_throttling, said, translated
+from taskq_sqs.settings import Settings
 
 TRIES = 4
 _FIRST, _CAP = 0.05, 1.0
@@ -42,11 +44,14 @@ class _Said(Struct):
 class Client:
     """One endpoint, from one event loop."""
 
-    def __init__(self, account: Account, signer: Signer, patience: float) -> None:
+    def __init__(self, account: Account, signer: Signer, settings: Settings) -> None:
         self.clock = Clock()
         self.account = account
         self._signer = signer
-        self._patience = patience
+        self._patience = settings.patience
+        most = settings.connections
+        self._room: AbstractAsyncContextManager[object] = nullcontext() if most is None else asyncio.Semaphore(most)
+        """For all calls but long polls, which would keep the others waiting."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
             skip_auto_headers=("User-Agent", "Accept"),
@@ -76,6 +81,10 @@ class Client:
         await self._session.close()
 
     async def _post(self, action: str, body: bytes, wait: float) -> bytes:
+        async with nullcontext() if wait else self._room:
+            return await self._asked(action, body, wait)
+
+    async def _asked(self, action: str, body: bytes, wait: float) -> bytes:
         headers = {"X-Amz-Target": f"AmazonSQS.{action}", "Content-Type": "application/x-amz-json-1.0"}
         signed = await self._signer.sign(headers, body)
         asked = time.monotonic()

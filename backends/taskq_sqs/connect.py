@@ -33,7 +33,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     """
     chosen = settings.read(url, options)
     account = await find_account(chosen)
-    client = Client(account, await account.signer(), chosen.patience)
+    client = Client(account, await account.signer(), chosen)
     queues = Queues(client, names_of(chosen), chosen)
     broker = SqsBroker(queues, _traits(chosen))
 

@@ -30,7 +30,7 @@ class SqsExtender:
 @asynccontextmanager
 async def extending(account: Account, settings: Settings) -> AsyncGenerator[Extender]:
     """An extender whose connections end with the context."""
-    client = Client(account, await account.signer(), settings.patience)
+    client = Client(account, await account.signer(), settings)
     try:
         yield SqsExtender(Queues(client, names_of(settings), settings))
     finally:

@@ -36,6 +36,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Make queues that are missing, for development and tests."""
     patience: float = 10.0
     """Seconds after which a server that does not answer counts as lost."""
+    connections: int | None = None
+    """Calls under way at once at most, besides the long polls, of which a queue has 1 to 16; None: as many as load
+    warrants, some dozens."""
 
 
 def read(url: str, options: Mapping[str, object]) -> Settings:
@@ -65,6 +68,8 @@ def _checked(settings: Settings) -> Settings:
         raise ConfigError(f"poll={settings.poll}: a long poll takes 1 to {_LONGEST_POLL} seconds")
     if not 16_384 <= settings.max_size <= _LARGEST:
         raise ConfigError(f"max_size={settings.max_size}: a message may have 16,384 to {_LARGEST:,} bytes")
+    if settings.connections is not None and settings.connections < 1:
+        raise ConfigError(f"connections={settings.connections}: without one nothing can be sent or settled")
     if settings.patience <= 0:
         raise ConfigError(f"patience={settings.patience}: it is a number of seconds above 0")
     if list(settings.bands) != sorted(set(settings.bands), reverse=True) or 0 not in settings.bands:

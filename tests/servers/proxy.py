@@ -22,6 +22,8 @@ class Proxy:
         """Seconds that bytes take either way."""
         self.rate = inf
         """Bytes a second."""
+        self.accepted = 0
+        """Connections so far."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -29,6 +31,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.accepted += 1
         self._writers += [writer, server]
         for source, sink, replies in ((reader, server, False), (there, writer, True)):
             task = asyncio.create_task(self._forward(source, sink, [writer, server], replies=replies))

@@ -74,6 +74,7 @@ def test_a_url_names_region_and_prefix_or_another_server() -> None:
         ("sqs://eu-west-1/a--b", "the prefix 'a--b'"),
         ("sqs://eu-west-1/shop?max_size=1", "max_size=1"),
         ("sqs://eu-west-1/shop?patience=0", "patience=0"),
+        ("sqs://eu-west-1/shop?connections=0", "connections=0: without one nothing can be sent"),
         ("sqs://eu-west-1/shop?bands=10", "0 is one of them"),
         ("sqs://eu-west-1/shop?bands=0,10", "the largest first"),
         ("sqs://eu-west-1/shop?bands=10,0&fifo=1", "no bands"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from taskq.testing.deployment import LONG, a_job, ack, add, names, nothing, take
 from taskq.testing.faults import Front, Rates, sqs_front
 from tests.backends.sqs.deployment import Tenant, ask
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
 
 pytestmark = pytest.mark.anyio
 
@@ -46,6 +48,24 @@ async def test_a_missing_queue_names_its_remedy(sqs: Process) -> None:
             await backend.broker.fetch(["mail"], 1, lease=LONG, wait=0)
         (answer,) = await backend.broker.enqueue([a_job("mail")])
         assert "taskq sqs apply" in str(answer.error)
+
+
+@pytest.mark.parametrize("connections", [2, None])
+async def test_calls_share_so_many_connections_and_long_polls_take_none_of_them(
+    sqs: Process, connections: int | None
+) -> None:
+    async with proxied(sqs.port) as (proxy, port):
+        tenant = Tenant(sqs, f"http://127.0.0.1:{port}", poll=20)
+        async with tenant.open(connections=connections) as backend:
+            assert await nothing(backend.broker, "mail")
+            before, proxy.latency = proxy.accepted, 0.02
+            async with anyio.create_task_group() as group:
+                group.start_soon(partial(backend.broker.fetch, ["other"], 1, lease=LONG, wait=LONG))
+                await add(backend.broker, *(a_job("mail", str(n)) for n in range(100)))
+                opened = proxy.accepted - before
+                # The long poll has one of its own; so has the look for its queue, which may have come first.
+                assert opened <= connections + 2 if connections else opened > 4
+                await add(backend.broker, a_job("other"))
 
 
 async def test_without_credentials_it_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,8 @@ class QueueDefaults(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     priority: Annotated[int, Meta(ge=-(2**31), lt=2**31)] | None = None
     expires_in: NotNegative | None = None
     timeout: NotNegative | None = None
+    soft_timeout: NotNegative | None = None
+    idle_timeout: Positive | None = None
     retry: Count | None = None
     """That many attempts on the default curve."""
     max_losses: Count | None = None

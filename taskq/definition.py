@@ -44,6 +44,7 @@ class Definition(Struct, frozen=True, kw_only=True):
 
 
 _OWN = frozenset({"keep", "keep_dead", "on_dead", "capture"})
+_BOUNDS = {"timeout": "run", "soft_timeout": "soft", "idle_timeout": "idle"}
 
 
 def refuse_retries(definition: Definition) -> None:
@@ -60,8 +61,7 @@ def completed(definition: Definition, defaults: Mapping[str, Any]) -> Definition
         policy = replace(policy, retry=Retry(missing["retry"]))
     if "max_losses" in missing:
         policy = replace(policy, max_losses=missing["max_losses"])
-    timeouts = definition.timeouts
-    if "timeout" in missing:
-        timeouts = check_timeouts(definition.name, replace(timeouts, run=missing["timeout"]))
+    bounds = {_BOUNDS[name]: value for name, value in missing.items() if name in _BOUNDS}
+    timeouts = check_timeouts(definition.name, replace(definition.timeouts, **bounds))
     own = {name: value for name, value in missing.items() if name in _OWN}
     return replace(definition, policy=policy, timeouts=timeouts, **own) if missing else definition

@@ -35,11 +35,15 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
 }
 _DEBOUNCED = frozenset({"delay", "run_at", "on_conflict", "unique_until"})
 _FILLABLE = frozenset({"priority", "expires_in"})
+"""What a queue's tasks may have in common of what their calls say."""
 _TASK = re.compile(r"[A-Za-z_][\w.:<>-]{0,199}")
 
 
 class Options(TypedDict, total=False):
-    """What one call may say: ``task.options(delay=60)``; a task may give defaults for all but ``id`` and ``tx``."""
+    """What one call may say: ``task.options(delay=60)``.
+
+    A task gives defaults for all but ``id``, ``tx`` and ``attempts``.
+    """
 
     id: str
     """The job's id; deferring it again while it lives adds nothing. Default: a new UUIDv7."""

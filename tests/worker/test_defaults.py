@@ -54,6 +54,8 @@ def test_a_task_inherits_from_its_queue_then_from_all_queues_then_from_the_setti
         ("priority", 5, 0, 0),
         ("expires_in", 60.0, 1, 1.0),
         ("timeout", 60.0, 1, 1.0),
+        ("soft_timeout", 60.0, 1, 1.0),
+        ("idle_timeout", 60.0, 1, 1.0),
         ("retry", 3, Retry(15), 15),
         ("max_losses", 9, 3, 3),
         ("keep", 60.0, 0, 0.0),

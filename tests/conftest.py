@@ -1,8 +1,10 @@
 """For every test: async tests run on asyncio."""
 
 import os
+import platform
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +28,31 @@ def report(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     def keep(name: str, text: str) -> None:
         print(text)  # noqa: T201 shown with -s or a failure
         if "TASKQ_TEST_LONG" in os.environ:
-            path = request.config.rootpath / "docs" / "reports" / f"{name}.md"
+            path = _kept(request, name)
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
 
     return keep
+
+
+@pytest.fixture
+def row(
+    request: pytest.FixtureRequest, report: Callable[[str, str], None]
+) -> Callable[[str, str, Mapping[str, object]], None]:
+    """As report, one row of a table that several tests write: those of the others stay."""
+
+    def keep(name: str, head: str, cells: Mapping[str, object]) -> None:
+        path = _kept(request, name)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = {line.split(" | ")[0]: line for line in lines if line.startswith("| test_")}
+        rows[f"| {request.node.name}"] = " | ".join([f"| {request.node.name}", *map(str, cells.values())]) + " |"
+        titles = " | ".join(["| test", *cells]) + " |\n|---|" + "---:|" * len(cells)
+        shown = "\n".join(rows[test] for test in sorted(rows))
+        foot = f"Written by `make test-long`, Python {platform.python_version()}."
+        report(name, f"{head}\n\n{titles}\n{shown}\n\n{foot}\n")
+
+    return keep
+
+
+def _kept(request: pytest.FixtureRequest, name: str) -> Path:
+    return request.config.rootpath / "docs" / "reports" / f"{name}.md"

@@ -1,12 +1,14 @@
 """The backends that real processes are killed on, and how long a run is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
+from tests.e2e.load import Load, Loading, working
 from tests.servers import valkey
 from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import own_redis as own_redis
@@ -27,6 +29,11 @@ def redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> I
         yield server
 
 
+FAULTS = """# Servers and networks that break
+
+One worker process that is never started again (20 slots, leases of 1 s) and a producer that never stops, while what
+the row says happens again and again. A run fails unless `taskq.testing.verdict` finds every promise kept."""
+
 STORIES = pytest.mark.parametrize("url", ["sqlite", *(["redis"] if LONG else []), "cluster", "postgres"], indirect=True)
 """On a cluster, too, which is stricter than a single Redis: that one has the long runs."""
 
@@ -44,3 +51,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 def rounds() -> Callable[[int, int], int]:
     """A number for every day, and the one that the issues name."""
     return lambda sample, full: full if LONG else sample
+
+
+@pytest.fixture
+def load(row: Callable[[str, str, Mapping[str, object]], None]) -> Loading:
+    """Work under which a server or a network is broken; what it has come to is a row of the report."""
+
+    @asynccontextmanager
+    async def loading(url: str, directory: Path) -> AsyncGenerator[Load]:
+        async with working(url, directory) as loaded:
+            yield loaded
+        row("faults", FAULTS, loaded.told())
+
+    return loading

@@ -1,13 +1,15 @@
 """A worker process that is never started again and a producer that never stops: what servers are broken under."""
 
 import random
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import anyio
 
 from taskq.testing.history import Killed, Started
+from taskq.testing.verdict import Verdict
 from tests.e2e.harness import PATIENCE, Client, Crew, Fleet, client
 
 SEED = 21
@@ -62,6 +64,8 @@ class Load:
         self.fleet = fleet
         self.customer = customer
         self.producer = producer
+        self.verdict: Verdict | None = None
+        """How it was judged, once it has ended."""
         self._faults = 0
 
     async def fill(self) -> None:
@@ -74,6 +78,19 @@ class Load:
         self._faults += 1
         self.fleet.journal.write(Killed(what, f"{what}-{self._faults}"))
 
+    def told(self) -> Mapping[str, object]:
+        """What it has come to."""
+        assert self.verdict is not None
+        counts, offences = self.verdict.counts, self.verdict.offences
+        return {
+            "faults": self._faults,
+            "enqueues without an answer": self.producer.unanswered,
+            "jobs": counts["acknowledged"],
+            "lost": len(offences["lost"]),
+            "delivered again": sum(self.verdict.causes.values()),
+            "promises broken": sum(map(len, offences.values())),
+        }
+
     async def flows(self, runs: int) -> None:
         """Wait until the producer was answered and so many more runs have begun."""
         await self.producer.is_answered(2)
@@ -81,22 +98,24 @@ class Load:
 
 
 @asynccontextmanager
-async def load(url: str, directory: Path) -> AsyncGenerator[Load]:
+async def working(url: str, directory: Path) -> AsyncGenerator[Load]:
     """Begins when jobs flow. At the end they flow still, all are done, and every promise was kept."""
     with Fleet(directory, Crew(url=url, workers=1, slots=20, lease=LEASE)) as fleet:
         fleet.revive()
         async with client(fleet) as customer:
-            producer = Producer(customer)
+            loaded = Load(fleet, customer, Producer(customer))
             async with anyio.create_task_group() as group:
-                group.start_soon(producer.run)
-                loaded = Load(fleet, customer, producer)
+                group.start_soon(loaded.producer.run)
                 await loaded.flows(20)
                 yield loaded
                 await loaded.flows(50)
-                producer.stop()
+                loaded.producer.stop()
             await customer.drained()
-        verdict = fleet.judge()
+            loaded.verdict = verdict = fleet.judge()
+            assert verdict.holds, str(verdict)
+            assert verdict.counts["acknowledged"] <= verdict.counts["completed"]
+            assert verdict.counts["set aside"] == 0
         assert fleet.alive(0)
-    assert verdict.holds, str(verdict)
-    assert verdict.counts["acknowledged"] <= verdict.counts["completed"]
-    assert verdict.counts["set aside"] == 0
+
+
+Loading: TypeAlias = Callable[[str, Path], AbstractAsyncContextManager[Load]]

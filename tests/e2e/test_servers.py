@@ -10,7 +10,7 @@ import pytest
 
 from taskq.testing.history import Settled, Started
 from tests.e2e.harness import Crew, Fleet, client
-from tests.e2e.load import LEASE, load
+from tests.e2e.load import LEASE, Loading
 from tests.servers import postgres as postgresql
 from tests.servers import valkey
 from tests.servers.process import Process
@@ -47,7 +47,7 @@ def stop_at_once(server: Process) -> None:
     ],
 )
 async def test_work_goes_on_when_a_server_that_ended_is_back(
-    name: str, end: End, request: pytest.FixtureRequest, tmp_path: Path, rounds: Rounds
+    name: str, end: End, request: pytest.FixtureRequest, tmp_path: Path, rounds: Rounds, load: Loading
 ) -> None:
     server: Process = request.getfixturevalue(name)
     async with load(queue_on(server), tmp_path) as loaded:
@@ -67,7 +67,7 @@ async def test_work_goes_on_when_a_server_that_ended_is_back(
     ],
 )
 async def test_work_goes_on_when_a_server_that_hung_for_longer_than_a_lease_answers_again(
-    name: str, patience: str, request: pytest.FixtureRequest, tmp_path: Path, rounds: Rounds
+    name: str, patience: str, request: pytest.FixtureRequest, tmp_path: Path, rounds: Rounds, load: Loading
 ) -> None:
     server: Process = request.getfixturevalue(name)
     # Each would outlast its pause, if its worker did not end it when the lease could not be extended.
@@ -88,7 +88,9 @@ async def test_work_goes_on_when_a_server_that_hung_for_longer_than_a_lease_answ
     assert loaded.fleet.count(Started, runs_of(*long)) >= 2 * len(long)
 
 
-async def test_work_goes_on_when_redis_forgets_its_scripts(redis: Process, tmp_path: Path, rounds: Rounds) -> None:
+async def test_work_goes_on_when_redis_forgets_its_scripts(
+    redis: Process, tmp_path: Path, rounds: Rounds, load: Loading
+) -> None:
     async with load(queue_on(redis), tmp_path) as loaded:
         for _ in range(rounds(5, 50)):
             await loaded.fill()
@@ -98,7 +100,7 @@ async def test_work_goes_on_when_redis_forgets_its_scripts(redis: Process, tmp_p
 
 
 async def test_a_full_redis_refuses_jobs_clearly_and_work_on_the_others_goes_on(
-    own_redis: Process, tmp_path: Path, rounds: Rounds
+    own_redis: Process, tmp_path: Path, rounds: Rounds, load: Loading
 ) -> None:
     async with load(queue_on(own_redis), tmp_path) as loaded:
         for _ in range(rounds(1, 20)):
@@ -112,7 +114,7 @@ async def test_a_full_redis_refuses_jobs_clearly_and_work_on_the_others_goes_on(
 
 
 async def test_work_goes_on_when_a_script_of_somebody_else_has_kept_redis_busy(
-    own_redis: Process, tmp_path: Path, rounds: Rounds
+    own_redis: Process, tmp_path: Path, rounds: Rounds, load: Loading
 ) -> None:
     valkey.ask(own_redis, "CONFIG SET busy-reply-threshold 100")
     async with load(f"{queue_on(own_redis)}&patience={LEASE}", tmp_path) as loaded:
@@ -126,7 +128,7 @@ async def test_work_goes_on_when_a_script_of_somebody_else_has_kept_redis_busy(
 
 
 async def test_work_goes_on_when_postgres_ends_all_connections_again_and_again(
-    postgres: Process, tmp_path: Path, rounds: Rounds
+    postgres: Process, tmp_path: Path, rounds: Rounds, load: Loading
 ) -> None:
     async with load(queue_on(postgres), tmp_path) as loaded:
         for _ in range(rounds(5, 50)):

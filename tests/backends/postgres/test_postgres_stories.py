@@ -2,18 +2,19 @@
 
 import random
 from contextlib import AsyncExitStack
+from math import inf
 from uuid import uuid4
 
 import anyio
 import asyncpg
 import pytest
-from taskq_postgres import connect
+from taskq_postgres import broker, connect
 
 from taskq import App, Retry, current
 from taskq.job import Delivery, Job
 from taskq.testing import deferred
-from taskq.testing.deployment import wait_until
-from tests.backends.postgres.conftest import plain
+from taskq.testing.deployment import SOON, a_job, add, names, wait_until
+from tests.backends.postgres.conftest import Opener, plain
 from tests.servers import postgres as postgresql
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
@@ -142,3 +143,19 @@ async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(p
             await direct.execute(lock.format("un"), schema)
     (delivery,) = deliveries
     assert delivery.due <= delivery.now
+
+
+async def test_as_35_a_waiting_worker_has_each_job_when_it_is_told_of_and_not_by_looking(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "LOOK", inf)
+    async with opened() as worker, opened() as producer:
+
+        async def wait(job: str) -> None:
+            assert names(await worker.broker.fetch(["q"], 1, lease=60, wait=SOON)) == [job]
+
+        for n in range(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(wait, str(n))
+                await anyio.wait_all_tasks_blocked()
+                await add(producer.broker, a_job("q", str(n)))

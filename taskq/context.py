@@ -79,6 +79,7 @@ class Current:
         "notes",
         "peak",
         "signs",
+        "thread",
         "used_batch",
     )
 
@@ -102,6 +103,8 @@ class Current:
         """When the run last gave a sign of life, by the event loop's clock; inf while it waits for a place."""
         self.signs: Signs | None = None
         """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
+        self.thread: int | None = None
+        """The thread that its function runs in, if it is not the worker's."""
         self.peak = 0
         """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
         self.grown = 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import threading
 import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -79,11 +80,17 @@ def _in_loop(function: Callable[..., Coroutine[Any, Any, Any]], provided: Mappin
 def _in_thread(function: Callable[..., Any], provided: Mapping[str, Any], executors: Executors) -> Handler:
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
+
+        def run() -> Any:
+            current.thread = threading.get_ident()
+            try:
+                return function(*args, **{**provided, **kwargs})
+            finally:
+                current.thread = None
+
         async with _place(executors.threads, current):
             before = highest()
-            inner = asyncio.ensure_future(
-                anyio.to_thread.run_sync(lambda: function(*args, **{**provided, **kwargs}), limiter=executors.free)
-            )
+            inner = asyncio.ensure_future(anyio.to_thread.run_sync(run, limiter=executors.free))
             # A thread cannot be cancelled: slot and lease stay with it until it returns, and what it returns counts.
             while not inner.done():
                 try:

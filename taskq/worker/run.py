@@ -20,6 +20,7 @@ from taskq.ownbatch import Prepare
 from taskq.store import Store
 from taskq.timeouts import Timeouts
 from taskq.versions import Upcast
+from taskq.worker.stacks import stack_of, stack_of_thread
 
 
 class Runnable(Struct, frozen=True):
@@ -103,6 +104,13 @@ class Run:
             self.current.stop(outcome.reason if isinstance(outcome, Interrupted) else "it was asked to end")
         if self.fiber is not None and self.started is not None:
             self.fiber.cancel()
+
+    @property
+    def stack(self) -> str:
+        """Where its code is: in its thread, or where its task waits; empty before it runs. Any thread may ask."""
+        if self.current is not None and self.current.thread is not None:
+            return stack_of_thread(self.current.thread)
+        return "" if self.fiber is None else stack_of(self.fiber)
 
     async def close(self) -> None:
         """Heed no request to end any more: what follows is not the handler's."""

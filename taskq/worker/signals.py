@@ -15,7 +15,6 @@ import anyio
 from anyio.abc import TaskStatus
 
 from taskq.worker.notify import notify_stopping
-from taskq.worker.stacks import stack_of
 from taskq.worker.worker import Worker
 
 HEEDED = (
@@ -97,6 +96,7 @@ def log_running(worker: Worker) -> None:
     _log.warning("%d jobs run", len(runs))
     for run in runs:
         job = run.delivery.job
-        stack = "".join(stack_of(run.fiber)) if run.fiber is not None else ""
         fields = {"job": job.id, "task": job.task, "queue": job.queue, "attempt": run.delivery.attempt}
-        _log.warning("%s has run for %.1f s\n%s", job.task, now - (run.started or now), stack.rstrip(), extra=fields)
+        _log.warning(
+            "%s has run for %.1f s\n%s", job.task, now - (run.started or now), run.stack.rstrip(), extra=fields
+        )

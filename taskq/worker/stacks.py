@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Any
 
 
-def stack_of(task: "asyncio.Task[Any]") -> list[str]:
+def stack_of(task: "asyncio.Task[Any]") -> str:
     """Where a task waits, the innermost call last. asyncio's own stack ends at the outermost coroutine."""
     frames: list[tuple[FrameType, int]] = []
     waiting: object = task.get_coro()
@@ -16,7 +16,7 @@ def stack_of(task: "asyncio.Task[Any]") -> list[str]:
         if isinstance(frame, FrameType):
             frames.append((frame, frame.f_lineno))
         waiting = _first(waiting, "cr_await", "gi_yieldfrom", "ag_await")
-    return traceback.StackSummary.extract(iter(frames)).format()
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
 
 
 def _first(value: object, *names: str) -> object:

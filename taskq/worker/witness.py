@@ -23,7 +23,7 @@ from taskq.store import Store
 from taskq.worker.memory import memory_of
 from taskq.worker.register import Entry, entries
 from taskq.worker.run import Run
-from taskq.worker.stacks import stack_of, stack_of_thread
+from taskq.worker.stacks import stack_of_thread
 
 KEPT = 86_400.0
 """Seconds for which a note is kept: longer than all workers are away. It is of rare jobs, and lapses by itself."""
@@ -61,10 +61,9 @@ class Witness:
 
     async def tell(self, store: Store, run: Run) -> None:
         """Tell of a run that goes on; from any thread, with a Store of its own."""
-        fiber = run.fiber
-        if fiber is not None:
-            blocks = asyncio.current_task(self._loop) is fiber
-            await self._write(store, run, stack_of_thread(self._thread) if blocks else "".join(stack_of(fiber)))
+        if run.fiber is not None:
+            blocks = asyncio.current_task(self._loop) is run.fiber
+            await self._write(store, run, stack_of_thread(self._thread) if blocks else run.stack)
 
     async def _write(self, store: Store, run: Run, stack: str) -> None:
         key, losses = _key(run.delivery.job), run.delivery.losses

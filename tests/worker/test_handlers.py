@@ -100,6 +100,24 @@ async def test_a_thread_keeps_slot_and_lease_until_it_returns() -> None:
     assert len(runs) == 1
 
 
+async def test_of_a_job_in_a_thread_it_is_known_where_its_code_is() -> None:
+    app = App("memory://")
+    gate, started = threading.Event(), threading.Event()
+
+    @app.task
+    def wait_in_thread() -> None:
+        started.set()
+        assert gate.wait(SOON)
+
+    async with app, app.working() as worker:
+        await wait_in_thread.defer()
+        await wait_until(started.is_set)
+        (run,) = worker.running
+        stack = run.stack
+        gate.set()
+    assert "in wait_in_thread" in stack
+
+
 async def test_a_failing_thread_fails_its_job(url: str) -> None:
     app = App(url)
 

@@ -1,7 +1,6 @@
 """Time-outs: one timer for all, each run asked in its time; to stop, to end, or to give a sign of life."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -14,7 +13,7 @@ from taskq.testing import VirtualClock, run_until_idle
 from taskq.timeouts import Timeouts
 from taskq.worker.deadlines import STOOD_STILL, Deadlines
 from taskq.worker.run import Run
-from tests.worker.moves import a_delivery, heard, wait_until
+from tests.worker.moves import a_delivery, heard
 
 pytestmark = pytest.mark.anyio
 
@@ -165,11 +164,11 @@ async def test_a_job_that_knows_how_far_it_is_hands_itself_back_at_its_soft_time
     assert clock.time() < 600
 
 
-async def test_a_loop_that_stood_still_heard_nobody_and_listens_anew() -> None:
-    run = _run("a", idle=0.5)
+async def test_a_loop_that_stood_still_heard_nobody_and_listens_anew(clock: VirtualClock) -> None:
+    run = _run("a", idle=10)
     Deadlines([run]).watch(run)
-    time.sleep(STOOD_STILL + 1)  # noqa: ASYNC251 - the loop stands still
-    for _ in range(3):
-        await asyncio.sleep(0)
+    clock.loop._now += 10 + 2 * STOOD_STILL  # pyright: ignore[reportPrivateUsage] - nothing of the loop could run
+    await clock.advance(9)
     assert run.asked is None
-    await wait_until(lambda: run.asked)
+    await clock.advance(1)
+    assert _asked([run]) == ["a"]

@@ -49,7 +49,7 @@ from taskq.middleware import DeferMiddleware, Middleware, carry
 from taskq.notify.notifier import Notifier
 from taskq.opening import open_sites
 from taskq.options import CallOptions
-from taskq.pools import check_takers, warnings_of
+from taskq.pools import check_takers
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
@@ -163,7 +163,7 @@ class App:
         """The same for other brokers, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
         self._schedule_configured()
         found = [each for task in self.registry.tasks.values() for each in self._check(task, sites, strict=strict)]
-        found += warnings_of(self.settings.pools, self._working.recipe.queues)
+        found += self._working.recipe.findings()
         found += unused(self.settings.defaults, self._working.recipe.queues)
         if sites is None:
             return found

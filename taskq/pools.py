@@ -51,6 +51,8 @@ class Selection(Struct, frozen=True):
 
     patterns: Sequence[str]
     weights: Mapping[str, int] = {}
+    before: Sequence["Selection"] = ()
+    """Those of pools that stand before: what one of them takes in is not in this one."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -64,6 +66,8 @@ class Selection(Struct, frozen=True):
 
     def pattern_of(self, queue: str) -> str | None:
         """What takes this queue in, None when nothing does: its name before any glob."""
+        if any(earlier.pattern_of(queue) is not None for earlier in self.before):
+            return None
         if queue in self.patterns:
             return queue
         if any(fnmatchcase(queue, pattern[1:]) for pattern in self.patterns if pattern[0] == "!"):
@@ -118,6 +122,13 @@ def home_of(queue: str, pools: Mapping[str, PoolSettings]) -> str:
     """The broker that a queue is on."""
     takers = (pool.broker for pool in pools.values() if pool.selection.pattern_of(queue) is not None)
     return next(takers, DEFAULT)
+
+
+def selection_of(name: str, pools: Mapping[str, PoolSettings]) -> Selection:
+    """The queues of a pool among others: one that several take in is the first's, so that it has one set of slots."""
+    names = [*pools]
+    before = [pools[each].selection for each in names[: names.index(name)]] if name in pools else []
+    return Selection(pools[name].queues, pools[name].weights, before)
 
 
 def warnings_of(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> Sequence[Finding]:

@@ -13,7 +13,7 @@ import click
 from taskq.app import App
 from taskq.broker import Admin, QueueStats
 from taskq.worker.probes import Page, served, verdict
-from taskq.worker.sight import trouble_alive, trouble_ready
+from taskq.worker.sight import Sight, remark, trouble_alive, trouble_ready
 from taskq.worker.worker import Worker
 
 Address = tuple[str, int]
@@ -36,12 +36,16 @@ def serve(app: App, worker: Worker, listen: Address, *, next_free: bool) -> Gene
     patience = 2 * app.settings.stall_warning
     pages = {
         "/livez": lambda: verdict(trouble_alive(worker.look(), patience)),
-        "/readyz": lambda: verdict(trouble_ready(worker.look(), worker.options.lease)),
+        "/readyz": lambda: _readiness(worker.look(), worker.options.lease),
         "/metrics": _metrics(app, worker),
     }
     with served(host, first, pages, next_free=next_free) as port:
         _log.info("listening on %s:%d", host, port)
         yield
+
+
+def _readiness(sight: Sight, lease: float) -> Page:
+    return verdict(trouble_ready(sight, lease), remark(sight, lease))
 
 
 def _metrics(app: App, worker: Worker) -> Callable[[], Page]:

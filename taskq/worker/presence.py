@@ -19,9 +19,11 @@ from taskq.worker.register import (
     LAPSE,
     LOOK,
     ORDER,
+    PATIENCE,
     PERIOD,
     REGISTER,
     SHOWN,
+    TOLD,
     Entry,
     Order,
     Places,
@@ -67,6 +69,8 @@ class Presence:
         self._version = version("taskq-async")
         self._began = time.monotonic()
         self._written: bytes | None = None
+        self._askers: set[str] = set()
+        self._hears = anyio.Event()
         self._now = anyio.Event()
 
     async def run(self) -> None:
@@ -75,10 +79,13 @@ class Presence:
             async with anyio.create_task_group() as group:
                 if self._hints is not None:
                     group.start_soon(self._listen, self._hints)
+                    # Who finds it in the register waits for its answer.
+                    with anyio.move_on_after(PATIENCE):
+                        await self._hears.wait()
                 while True:
                     self._now = anyio.Event()
                     with suppress(BrokerError):
-                        await self._write()
+                        await self._tell()
                         await self._look_for_order()
                     with anyio.move_on_after(PERIOD):
                         await self._now.wait()
@@ -86,6 +93,13 @@ class Presence:
             with anyio.move_on_after(1, shield=True), suppress(BrokerError):
                 await self._store.discard(REGISTER, [self._id])
                 await self._store.swap(entry_key(self._id), self._written, None)
+
+    async def _tell(self) -> None:
+        askers, self._askers = self._askers, set()
+        await self._write()
+        if self._hints is not None:
+            for asker in askers:
+                await self._hints.publish(TOLD, f"{asker} {self._id}")
 
     async def _write(self) -> None:
         new = msgspec.json.encode(self._entry())
@@ -146,7 +160,10 @@ class Presence:
         while True:
             try:
                 async with hints.subscribe([LOOK, ORDER]) as heard:
+                    self._hears.set()
                     async for hint in heard:
+                        if hint.channel == LOOK:
+                            self._askers.add(hint.data)
                         if hint.channel == LOOK or hint.data == self._id:
                             self._now.set()
             except BrokerUnavailable:

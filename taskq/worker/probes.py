@@ -29,10 +29,10 @@ class Page(Struct, frozen=True):
 Pages = dict[str, Callable[[], Page]]
 
 
-def verdict(trouble: str | None) -> Page:
-    """200 and ``ok``, or 503 and the trouble."""
+def verdict(trouble: str | None, remark: str | None = None) -> Page:
+    """200 and ``ok``, with a remark if there is one, or 503 and the trouble."""
     if trouble is None:
-        return Page(b"ok\n")
+        return Page(b"ok\n" if remark is None else f"ok, {remark}\n".encode())
     return Page(f"{trouble}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE)
 
 

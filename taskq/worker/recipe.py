@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from taskq.broker import Backend
+from taskq.broker import Backend, Finding
 from taskq.codec import Codec
 from taskq.collect import collecting
 from taskq.config import Settings
@@ -21,7 +21,7 @@ from taskq.joblog import Recorder
 from taskq.middleware import Middleware
 from taskq.outcome import FollowUp
 from taskq.ownbatch import Prepare
-from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, warnings_of
+from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, selection_of, warnings_of
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
 from taskq.task import Task
@@ -84,12 +84,12 @@ class Recipe(Struct, frozen=True):
         if pools:
             return {name: named_pool(name, self.settings.pools) for name in pools}
         if self.settings.pools and not queues and slots is None:
-            for finding in warnings_of(self.settings.pools, self.queues):
-                _log.warning("%s: %s", finding.subject, finding.message)
+            self._tell(warnings_of(self.settings.pools, self.queues))
             return self.settings.pools
         # What the app tells of its jobs comes after all of them.
         every = sorted(dict.fromkeys([*self.queues, "default"]), key=lambda queue: queue == self.settings.notify_queue)
         wanted = tuple(queues or self.settings.queues or every)
+        self._tell(self._untold(wanted))
         broker, *others = dict.fromkeys(home_of(queue, self.settings.pools) for queue in wanted)
         if others:
             raise ConfigError(
@@ -97,9 +97,27 @@ class Recipe(Struct, frozen=True):
             )
         return {UNNAMED: PoolSettings(queues=wanted, slots=slots, broker=broker)}
 
+    def findings(self) -> Sequence[Finding]:
+        """What an operator should know of the queues that workers are to fetch."""
+        untold = self._untold(self.settings.queues) if self.settings.queues else ()
+        return [*warnings_of(self.settings.pools, self.queues), *untold]
+
+    def _untold(self, wanted: Sequence[str]) -> Sequence[Finding]:
+        queue = self.settings.notify_queue
+        if not self.settings.notify or queue in wanted:
+            return ()
+        message = "nobody is told of failures by who fetches other queues alone: add it, or let another worker fetch it"
+        return [Finding(f"queue {queue}", "warning", message)]
+
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            _log.warning("%s: %s", finding.subject, finding.message)
+
     def _pool_options(self, name: str, pool: PoolSettings) -> PoolOptions:
         slots = pool.slots or self.settings.slots
-        return PoolOptions(name=name, selection=pool.selection, slots=slots, broker=pool.broker)
+        pools = self.settings.pools
+        selection = selection_of(name, pools) if name in pools else pool.selection
+        return PoolOptions(name=name, selection=selection, slots=slots, broker=pool.broker)
 
     def ticker(self, backend: Backend, schedules: Mapping[str, Schedule], desk: TickDesk) -> Ticker | None:
         """Who fires these schedules and the stored ones; nobody without a Store."""

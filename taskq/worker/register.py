@@ -21,8 +21,11 @@ from taskq.store import Store
 PERIOD = 30.0
 """Seconds between two entries that nobody asked for: two commands, so that an idle worker stays near one a second."""
 LAPSE = 3 * PERIOD
-LOOK, ORDER = "taskq:look", "taskq:order"
-"""Channels of hints: somebody wants to see the workers; the worker of this id is to look for an order."""
+LOOK, ORDER, TOLD = "taskq:look", "taskq:order", "taskq:told"
+"""Channels of hints: somebody of this name wants to see the workers; the worker of this id is to look for an order; to
+whom of this name that worker has told how it is."""
+PATIENCE = 0.5
+"""Seconds for which a worker is waited for that does not tell: it was killed, or is cut off."""
 REGISTER = "taskq:workers"
 SHOWN = 100
 """Running jobs that an entry names at most."""
@@ -87,10 +90,23 @@ def own_id() -> str:
 async def workers(store: Store, hints: Hints | None) -> Sequence[Entry]:
     """Every worker, by its id; what it told is as old as ``PERIOD`` unless hints reach it."""
     if hints is not None:
-        await hints.publish(LOOK, "")
-        # Those who heard have told when this is over; nobody says so.
-        await anyio.sleep(0.2)
+        await _let_them_tell(store, hints)
     return await entries(store)
+
+
+async def _let_them_tell(store: Store, hints: Hints) -> None:
+    """Return when all workers there are have told how they are."""
+    name = secrets.token_hex(6)
+    async with hints.subscribe([TOLD]) as told:
+        missing = set((await store.get(REGISTER)).members)
+        await hints.publish(LOOK, name)
+        with anyio.move_on_after(PATIENCE):
+            while missing:
+                asker, _, worker = (await anext(told)).data.partition(" ")
+                if asker == name:
+                    missing.discard(worker)
+    # A caller that asks again and again must not freeze the loop.
+    await anyio.sleep(0)
 
 
 async def entries(store: Store) -> Sequence[Entry]:

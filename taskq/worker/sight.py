@@ -1,5 +1,7 @@
 """What a worker is doing right now, as one value that any thread may ask for."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 
@@ -22,8 +24,10 @@ class Sight(Struct, frozen=True, kw_only=True):
     """How long the event loop last took to answer."""
     stalled: float
     """For how long the event loop has not answered."""
+    away: Mapping[str, float]
+    """The brokers that do not answer, and for how long."""
     out_of_contact: float
-    """For how long the broker has not answered; 0.0 while it does."""
+    """For how long none has answered; 0.0 while one does."""
 
 
 def trouble_alive(sight: Sight, patience: float) -> str | None:
@@ -38,5 +42,12 @@ def trouble_ready(sight: Sight, lease: float) -> str | None:
     if sight.draining:
         return "it is draining"
     if sight.out_of_contact > lease:
-        return f"the broker has not answered for {sight.out_of_contact:.1f} s"
+        who = "the broker has" if len(sight.away) == 1 else "no broker has"
+        return f"{who} not answered for {sight.out_of_contact:.1f} s"
     return None
+
+
+def remark(sight: Sight, lease: float) -> str | None:
+    """What is wrong although it works, or None."""
+    away = [name for name, seconds in sight.away.items() if seconds > lease]
+    return f"but not on broker {', '.join(away)}, out of reach" if away else None

@@ -73,6 +73,7 @@ class Worker:
     def look(self) -> Sight:
         """What it is doing; any thread may ask."""
         pools = self._pools
+        silent = {name: link.contact.lost_for for name, link in self._links.items()}
         return Sight(
             started=self._started,
             draining=self._draining,
@@ -83,7 +84,8 @@ class Worker:
             held=self._held,
             lag=self._watchdog.lag,
             stalled=self._watchdog.stalled,
-            out_of_contact=max(link.contact.lost_for for link in self._links.values()),
+            away={name: seconds for name, seconds in silent.items() if seconds},
+            out_of_contact=min(silent.values()),
         )
 
     @property

@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
+from taskq.broker import Record
 from taskq.config import Settings
+from taskq.connect import connect
 from tests.cli.shell import APP, PATIENCE, Program, Shell, job
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
@@ -221,6 +224,38 @@ def test_a_rollout_brings_new_code_to_forked_workers_too(shell: Shell) -> None:
         program.send(signal.SIGTERM)
         assert program.code() == 0
     assert gone([old])
+
+
+def test_term_drains_all_pools_on_all_brokers(shell: Shell) -> None:
+    far = Shell(shell.directory, f"sqlite:///{shell.directory / 'far.db'}")
+    (shell.directory / "taskq.toml").write_text(f"""
+        brokers = {{far = "{far.url}"}}
+        pools = {{near = {{queues = ["mail"], slots = 1}}, far = {{queues = ["slow"], slots = 1, broker = "far"}}}}
+    """)
+    body = json.dumps({"args": {"gate": str(shell.directory / "gate")}}).encode()
+    shell.enqueue(job("near-1", task="shop.wait_for", body=body), job("near-2"))
+    far.enqueue(job("far-1", "slow", task="shop.wait_for", body=body), job("far-2", "slow"))
+    with shell.started("worker", "shop", "--log-level", "debug") as program:
+        program.line("shop.wait_for started")
+        program.line("shop.wait_for started")
+        program.send(signal.SIGTERM)
+        program.line("worker draining: 2 jobs run")
+        (shell.directory / "gate").touch()
+        program.line("worker stopped")
+        assert program.code() == 0
+    for place, queue, left in ((shell, "mail", "near-2"), (far, "slow", "far-2")):
+        (found,) = anyio.run(records, place.url, queue)
+        assert (found.job.id, found.state, found.attempt, found.losses) == (left, "ready", 1, 0)
+
+
+async def records(url: str, queue: str) -> Sequence[Record]:
+    async with connect(url) as backend:
+        assert backend.admin is not None
+        return [
+            record
+            for state in ("ready", "leased", "later", "dead")
+            for record in await backend.admin.list_jobs(queue, state, after=None, limit=10)
+        ]
 
 
 @pytest.mark.parametrize("processes", [[], ["--processes", "2"]])

@@ -63,6 +63,20 @@ def redact(text: str) -> str:
     return text.replace("address", "***")
 
 
+async def test_a_worker_that_leaves_out_the_queue_of_messages_says_so(
+    receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = "queue taskq.notify: nobody is told of failures by who fetches other queues alone"
+    app = an_app("memory://", hook(receiver), queues=("mail",))
+    assert [finding for finding in app.check() if finding.subject == "queue taskq.notify"]
+    async with app, app.working():
+        assert caplog.text.count(told) == 1
+    app = an_app("memory://", hook(receiver))
+    assert not [finding for finding in app.check() if finding.subject == "queue taskq.notify"]
+    async with app, app.working(), app.working(queues=["mail", "taskq.notify"]):
+        assert caplog.text.count(told) == 1
+
+
 async def test_a_dead_letter_is_told_signed_with_its_redacted_error(url: str, receiver: Receiver) -> None:
     app = an_app(url, hook(receiver), redact=redact)
     send = breaking(app)

@@ -9,7 +9,7 @@ import pytest
 
 from taskq.config import load_config
 from taskq.errors import ConfigError
-from taskq.pools import PoolSettings, Selection, check_takers, in_turn, warnings_of
+from taskq.pools import PoolSettings, Selection, check_takers, in_turn, selection_of, warnings_of
 
 KNOWN = ("bulk", "mail", "mail-de", "mail-fr", "mail-slow", "web")
 
@@ -89,6 +89,14 @@ def test_two_globs_that_take_in_one_queue_of_a_task_are_refused() -> None:
     check_takers(pools, ["mail-de", "web"])
     with pytest.raises(ConfigError, match="pools 'a' and 'b' both take queue 'mail-slow'"):
         check_takers(pools, ["mail-slow"])
+
+
+def test_a_queue_that_two_globs_take_in_is_the_first_pools() -> None:
+    pools = {"a": PoolSettings(queues=("mail-*", "!mail-x")), "b": PoolSettings(queues=("*-slow", "mail-x", "mail-y*"))}
+    first, second = (selection_of(name, pools) for name in pools)
+    known = ["mail-slow", "sms-slow", "mail-x", "mail-y1"]
+    assert [*first.among(known)] == ["mail-slow", "mail-y1"]
+    assert [*second.among(known)] == ["sms-slow", "mail-x"]
 
 
 def test_a_queue_in_no_pool_and_a_glob_without_a_queue_are_told() -> None:

@@ -11,6 +11,7 @@ from taskq.errors import ConfigError, JobCancelled, PayloadTooLarge
 from taskq.events import BrokerLost, BrokerRegained, JobFinished
 from taskq.flow import BatchReport
 from taskq.job import JobRef
+from taskq.worker.sight import remark, trouble_ready
 from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.process import Process
@@ -235,6 +236,11 @@ async def test_a_broker_that_ends_and_comes_back_does_not_hinder_another(
         await wait_until(lambda: len(done) == 2 and not worker.look().held)
         server.kill()
         await wait_until(lambda: lost)
+        # It is ready as long as one answers, and tells which does not.
+        await wait_until(lambda: worker.look().away)
+        name = lost[0].broker
+        assert trouble_ready(worker.look(), 0.0) is None
+        assert remark(worker.look(), 0.0) == f"but not on broker {name}, out of reach"
         for n in range(20):
             await note.options(queue=up).defer()
             await wait_until(lambda: done.count(up) == n + 2)  # noqa: B023 - awaited here

@@ -12,6 +12,8 @@ from taskq.explain import Explanation, Reason
 from taskq.job import Job, JobRef
 from taskq.retry import Retry
 from taskq.testing import run_until_idle
+from taskq.worker import presence, register
+from taskq.worker.register import workers
 from tests.worker.moves import SOON, heard, lose
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +36,29 @@ async def until(app: App, id: str, check: Callable[[Mapping[str, Reason]], objec
         while not check(found := await why(app, id)):
             pass
     return found
+
+
+async def test_whoever_looks_at_workers_waits_for_them_and_not_for_a_time(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (presence, register):
+        monkeypatch.setattr(module, "PATIENCE", 100 * SOON)
+    app, begun, gate = App(url), anyio.Event(), anyio.Event()
+
+    @app.task
+    async def wait() -> None:
+        begun.set()
+        await gate.wait()
+
+    with anyio.fail_after(SOON):
+        async with app, app.working(), app.working():
+            while len(await workers(app.store, app.backend.hints)) < 2:
+                pass
+            job = await wait.defer()
+            await begun.wait()
+            found = await workers(app.store, app.backend.hints)
+            assert [run.id for entry in found for run in entry.jobs] == [job.id]
+            gate.set()
 
 
 async def test_a_job_that_waits_says_what_it_waits_for(url: str) -> None:
@@ -91,7 +116,7 @@ async def test_slots_of_another_pool_are_none_for_a_job() -> None:
     async with app, app.working():
         running, *waiting = [await block.defer() for _ in range(5)]
         last = waiting[-1].id
-        found = await until(app, last, lambda found: "slots" in found)
+        found = await until(app, last, lambda found: {"slots", "holder"} <= found.keys())
         assert found["slots"].text == "of the slots for queue slow none is free: 1 are taken"
         assert found["holder"].text.startswith(running.id)
         gate.set()

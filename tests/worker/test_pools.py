@@ -148,6 +148,30 @@ async def test_a_queue_that_appears_later_is_taken_in_and_one_that_is_left_out_i
         assert left.ready == 1
 
 
+async def test_a_later_queue_that_two_pools_take_in_is_the_first_ones_in_every_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lineup, "POLL", 0.02)
+    app = App("memory://", pools={"tenants": {"queues": ["tenant-*"]}, "rest": {"queues": ["*"]}})
+    ran = list[str]()
+
+    @app.task
+    async def note() -> None:
+        ran.append(current().queue)
+
+    async with app:
+        async with app.working(pools=["rest"]):
+            for queue in ("tenant-a", "odd", "even"):
+                await note.options(queue=queue).defer()
+            await wait_until(lambda: sorted(ran) == ["even", "odd"])
+        (left,) = await app.admin.stats(["tenant-a"])
+        assert left.ready == 1
+        async with app.working() as worker:
+            await wait_until(lambda: len(ran) == 3)
+            tenants, rest = ([*pool.lineup.queues] for pool in worker.pools)
+        assert (tenants, "tenant-a" in rest) == (["tenant-a"], False)
+
+
 async def test_a_drain_ends_all_pools_and_gives_back_what_does_not_end(url: str) -> None:
     app = App(url, pools=FAST_AND_SLOW)
     running = 0

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Literal, get_args
 
 import anyio
+import anyio.lowlevel
 import msgspec
 from msgspec import Struct
 
@@ -106,7 +107,7 @@ async def _let_them_tell(store: Store, hints: Hints) -> None:
                 if asker == name:
                     missing.discard(worker)
     # A caller that asks again and again must not freeze the loop.
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
 
 
 async def entries(store: Store) -> Sequence[Entry]:

@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from taskq.broker import Finding
-from taskq.errors import UnknownTask
+from taskq.errors import ConfigError, UnknownTask
 from taskq.pools import Count, check_name
 
 EVERY = "*"
@@ -55,10 +56,12 @@ def inherited(queue: str, defaults: Mapping[str, QueueDefaults]) -> Inherited:
 
 
 def check_defaults(defaults: Mapping[str, QueueDefaults]) -> None:
-    """Raises ConfigError for a name that no queue can have."""
-    for queue in defaults:
+    """Raises ConfigError for a name that no queue can have, and for jobs that expire when time ends."""
+    for queue, said in defaults.items():
         if queue != EVERY:
             check_name("defaults of queue", queue)
+        if said.expires_in == inf:
+            raise ConfigError(f"setting 'defaults.{queue}.expires_in': give seconds; left out, nothing expires")
 
 
 def check_followers(defaults: Mapping[str, QueueDefaults], tasks: Collection[str]) -> None:

@@ -147,6 +147,7 @@ async def test_an_on_dead_that_names_no_task_is_refused_when_the_app_opens() -> 
         ("zzz = 5", r"unknown setting 'defaults\.mail\.zzz' \(taskq\.toml\); known: priority, expires_in, timeout"),
         ("retry = 0", r"setting 'defaults\.mail\.retry' \(taskq\.toml\): Expected `int` >= 1"),
         ("timeout = -1", r"setting 'defaults\.mail\.timeout' \(taskq\.toml\): Expected `float` >= 0"),
+        ("expires_in = inf", r"setting 'defaults\.mail\.expires_in': give seconds; left out, nothing expires"),
         ("timeout = '5'", r"setting 'defaults\.mail\.timeout' \(taskq\.toml\): Expected `float \| null`, got `str`"),
         ("capture = 9999999", r"setting 'defaults\.mail\.capture' \(taskq\.toml\): Expected `int` <= 1048576"),
         ("priority = 4294967296", r"setting 'defaults\.mail\.priority' \(taskq\.toml\): Expected `int` <= 2147483647"),

@@ -12,16 +12,17 @@ from taskq import App, current
 from taskq.broker import Guarantee
 from taskq.outcome import Interrupted
 from taskq.report import read_outcome
+from taskq.worker.worker import Worker
 from tests.worker.moves import lose, wait_until
 
 pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def doomed(app: App, jobs: int) -> AsyncGenerator[None]:
+async def doomed(app: App, jobs: int) -> AsyncGenerator[Worker]:
     """A worker that stops in the middle of its jobs: nothing is settled or given back, and then the leases end."""
     async with app.working(slots=jobs) as worker:
-        yield
+        yield worker
         runs = list(worker.running)
         assert len(runs) == jobs
         worker.abandon()

@@ -35,6 +35,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._outside = 0
         self._settling: list[asyncio.Future[None]] = []
         self._ticking: list[asyncio.Future[bool]] = []
+        self._moved: set[asyncio.Task[Any]] = set()
+        """The tasks that have had a step since time passed: all others stand where they stood."""
+        self._away: set[asyncio.Task[Any]] = set()
+        """Those that wait for a thread or child process."""
         super().__init__(_Selector(self._nothing_to_do))
 
     def time(self) -> float:
@@ -47,6 +51,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             # asyncio would wake up once a day for it, and the clock would run away.
             return asyncio.TimerHandle(when, callback, args, self, context)
         return super().call_at(when, callback, *args, context=context)
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        task = getattr(callback, "__self__", None)
+        if isinstance(task, asyncio.Task):
+            self._moved.add(task)
+        return super().call_soon(callback, *args, context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future: asyncio.Future[T] = super().run_in_executor(executor, func, *args)
@@ -80,7 +92,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def _nothing_to_do(self, timeout: float | None) -> bool:
         """Called when no callback is ready: lets time pass. False: first something outside has to come back."""
-        if self._outside or any(is_outside(task.get_coro()) for task in asyncio.all_tasks(self)):
+        if self._moved:
+            self._away |= self._moved
+            self._away = {task for task in self._away if not task.done() and is_outside(task.get_coro())}
+            self._moved.clear()
+        if self._outside or self._away:
             return False
         if self._settling:
             _resolve(self._settling, None)

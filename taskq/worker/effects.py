@@ -74,10 +74,14 @@ class Effects:
         return decided
 
     async def forget(self, decided: Sequence[Decided]) -> None:
-        """Now that these are settled, their marks would only bind a revived job."""
+        """Now that these are settled, their marks would only bind a revived job.
+
+        One whose settlement was refused is not: whoever has the job now may find the mark yet, and must obey it.
+        """
         if self._store is not None:
             store = self._store
-            marked = [(run, decision) for run, decision in decided if needs_mark(decision, run.delivery.job)]
+            settled = [(run, decision) for run, decision in decided if run.settled]
+            marked = [(run, decision) for run, decision in settled if needs_mark(decision, run.delivery.job)]
             await all_of(forget(store, decision, run.delivery.job) for run, decision in marked)
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:

@@ -119,6 +119,24 @@ async def test_an_end_that_was_written_down_is_the_one_that_counts() -> None:
         assert b"first" in graves[0].job.body
 
 
+async def test_an_end_whose_settlement_was_refused_stays_written_down_for_whoever_has_the_job_now() -> None:
+    policy = Policy(
+        retry=msgspec.structs.replace(Policy().retry, attempts=1), on_dead=FollowUp("bury", "graves", "death")
+    )
+    async with connect("memory://") as backend:
+        effects = Effects(backend)
+        await backend.broker.enqueue([Job(id="j", task="fail", body=b"{}")])
+        (slow,) = await backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
+        run = Run(slow, policy)
+        decided = await effects.carry_out([(run, decide(Raised(ValueError("slow")), slow, policy, chance=0.0))])
+        (fast,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        assert await backend.broker.settle([decided[0][1].settlement]) == [False]
+        await effects.forget(decided)
+        recalled = await effects.find(Run(fast, policy))
+        assert recalled is not None
+        assert recalled.effects == decided[0][1].effects
+
+
 async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:
     app, buried = app_with_a_grave()
     async with app:

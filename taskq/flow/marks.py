@@ -2,6 +2,7 @@
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.flow.record import PENDING
 from taskq.job import Ack, DeadLetter, Delivery, Job, JobRef
@@ -12,6 +13,8 @@ from taskq.store import Store
 
 REMEMBERED = 7 * 86_400.0
 """Seconds a decision stays written down: longer than a job may wait for its next delivery after a crash."""
+SETTLED = 86_400.0
+"""Seconds that is known of a settled end that there was one: longer than a worker may stand still and then go on."""
 
 
 class _Mark(Struct, frozen=True):
@@ -23,7 +26,9 @@ class _Mark(Struct, frozen=True):
     effects: tuple[Job, ...]
     leaves: Leave | None = None
     fence: int = 0
-    """Of the delivery that decided."""
+    """Of the delivery that decided, or settled it."""
+    settled: bool = False
+    """It binds nobody any more, but who comes too late with another."""
 
 
 def needs_mark(decision: Decision, job: Job) -> bool:
@@ -41,57 +46,65 @@ def needs_mark(decision: Decision, job: Job) -> bool:
 
 async def find_mark(store: Store, delivery: Delivery) -> Decision | None:
     """What an earlier delivery of this job decided, without living to settle it."""
-    value = (await store.get(_key(delivery.job.queue, delivery.job.id))).value
-    return None if value is None or _of_earlier_life(value, delivery) else _restored(value, delivery.receipt)
+    mark = _read((await store.get(_key(delivery.job))).value)
+    return None if mark is None or _is_past(mark, delivery) else _restored(mark, delivery.receipt)
 
 
 async def decide_once(store: Store, decision: Decision, delivery: Delivery) -> Decision:
     """Write the decision down, and answer the one that counts: this one, or that which was there."""
-    key, mine = _key(delivery.job.queue, delivery.job.id), _written(decision, delivery.fence)
+    key, mine = _key(delivery.job), _written(decision, delivery.fence)
     # A gathered result is read from here when the last of the gather has ended.
     collects = decision.leaves is not None and decision.leaves.place.collects
-    ttl = PENDING if collects else REMEMBERED
-    if await store.swap(key, None, mine, ttl=ttl):
-        return decision
-    value = (await store.get(key)).value
-    if value is None or value == mine:
-        return decision
-    if _of_earlier_life(value, delivery):
-        await store.swap(key, value, mine, ttl=ttl)
-        return decision
-    return _restored(value, delivery.receipt)
+    before: bytes | None = None
+    while not await store.swap(key, before, mine, ttl=PENDING if collects else REMEMBERED):
+        before = (await store.get(key)).value
+        mark = _read(before)
+        if before == mine:
+            break
+        if mark is not None and mark.settled and delivery.fence < mark.fence:
+            # It has ended without us, who stood still meanwhile: nothing may follow from this, and nobody takes it.
+            return replace(decision, effects=(), leaves=None)
+        if mark is not None and not _is_past(mark, delivery):
+            return _restored(mark, delivery.receipt)
+    return decision
 
 
-async def forget(store: Store, decision: Decision, job: Job) -> None:
-    """Take back what :func:`decide_once` wrote, now that it is settled.
+async def forget(store: Store, decision: Decision, delivery: Delivery) -> None:
+    """Take back what :func:`decide_once` wrote, now that it is settled; what is left only stops who comes too late.
 
     A dead letter's mark would bind it when it is revived, any other's only takes room. But what may be enqueued again
     after it ended is to find its mark: a follow-up, and a member, by a producer that begins again.
     """
-    plan = plan_of(job)
-    again = FOLLOWS in job.headers or (plan is not None and plan.place is not None)
+    plan = plan_of(delivery.job)
+    again = FOLLOWS in delivery.job.headers or (plan is not None and plan.place is not None)
     if isinstance(decision.settlement, DeadLetter) or not again:
-        key = _key(job.queue, job.id)
-        await store.swap(key, (await store.get(key)).value, None)
+        value = (await store.get(_key(delivery.job))).value
+        mark = _read(value)
+        if mark is not None and mark.fence <= delivery.fence:
+            left = _Mark(None, 0.0, mark.dead, mark.end, "", (), fence=delivery.fence, settled=True)
+            await store.swap(_key(delivery.job), value, msgspec.msgpack.encode(left), ttl=SETTLED)
 
 
 async def marked_outcome(store: Store, ref: JobRef) -> bytes | None:
     """The encoded outcome that was written down for a job."""
-    value = (await store.get(_key(ref.queue, ref.id))).value
-    return None if value is None else msgspec.msgpack.decode(value, type=_Mark).outcome
+    mark = _read((await store.get(_key(ref))).value)
+    return None if mark is None else mark.outcome
 
 
-def _key(queue: str, id: str) -> str:
-    return f"end:{queue}:{id}"
+def _key(job: Job | JobRef) -> str:
+    return f"end:{job.queue}:{job.id}"
 
 
-def _of_earlier_life(value: bytes, delivery: Delivery) -> bool:
-    """Whether a mark tells of the job's death before it was revived: in its own life a mark is found after a loss.
+def _read(value: bytes | None) -> _Mark | None:
+    return None if value is None else msgspec.msgpack.decode(value, type=_Mark)
+
+
+def _is_past(mark: _Mark, delivery: Delivery) -> bool:
+    """Whether a mark is settled, or of a death before the job was revived: in its own life one is found after a loss.
 
     A delivery that is out of date finds the mark of a later one, and obeys it.
     """
-    mark = msgspec.msgpack.decode(value, type=_Mark)
-    return mark.dead and not delivery.losses and mark.fence < delivery.fence
+    return mark.settled or (mark.dead and not delivery.losses and mark.fence < delivery.fence)
 
 
 def _written(decision: Decision, fence: int) -> bytes:
@@ -111,8 +124,7 @@ def _written(decision: Decision, fence: int) -> bytes:
     return msgspec.msgpack.encode(mark)
 
 
-def _restored(value: bytes, receipt: str) -> Decision:
-    mark = msgspec.msgpack.decode(value, type=_Mark)
+def _restored(mark: _Mark, receipt: str) -> Decision:
     settlement = (
         DeadLetter(receipt, mark.outcome or b"", mark.keep) if mark.dead else Ack(receipt, mark.outcome, mark.keep)
     )

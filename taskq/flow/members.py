@@ -89,14 +89,15 @@ class Membership:
         )
         key = chunk_key(place.batch, place.chunk)
         await self._hold(key, list(members))
-        if not again:
-            return jobs
         live = (await self._store.get(key)).members
         if place.chunk not in (await self._store.get(batch_key(place.batch))).members:
             # It had ended, and what was known of its members gone with it.
             await self._store.discard(key, list(members))
             await self._store.swap(key, b"1", None)
             return []
+        # Also who does it for the first time may have stood still meanwhile, and another have done it.
+        if not again and len(live) == len(members):
+            return jobs
         return [replace(job, headers={**job.headers, RESUMED: "1"}) for name, job in members.items() if name in live]
 
     async def _hold(self, key: str, members: Sequence[str]) -> None:

@@ -82,7 +82,7 @@ class Effects:
             store = self._store
             settled = [(run, decision) for run, decision in decided if run.settled]
             marked = [(run, decision) for run, decision in settled if needs_mark(decision, run.delivery.job)]
-            await all_of(forget(store, decision, run.delivery.job) for run, decision in marked)
+            await all_of(forget(store, decision, run.delivery) for run, decision in marked)
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         decision = await self._counting(run, decision)
@@ -99,6 +99,10 @@ class Effects:
             return decision
         if not await self._members.has_returned(leaves.place):
             return decision
+        # The head of a chain that has gone on has said so; one that is delivered too often is not asked before.
+        found = None if self._store is None else await find_mark(self._store, run.delivery)
+        if found is not None:
+            return found
         if run.policy.keep and RESUMED not in run.delivery.job.headers:
             return replace(decision, leaves=replace(leaves, succeeded=True))
         return _as_returned(run, leaves.place)

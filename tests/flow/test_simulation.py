@@ -58,8 +58,8 @@ def mark_before_effect(patch: pytest.MonkeyPatch) -> None:
     """Whoever finds a mark takes its effects for done."""
     restored = marks._restored  # pyright: ignore[reportPrivateUsage] - the planted bug's place
 
-    def forgetful(value: bytes, receipt: str) -> Decision:
-        found = restored(value, receipt)
+    def forgetful(mark: Any, receipt: str) -> Decision:
+        found = restored(mark, receipt)
         return Decision(found.settlement, found.end, found.reason)
 
     patch.setattr(marks, "_restored", forgetful)

@@ -9,8 +9,11 @@ import pytest
 from taskq import App, Death
 from taskq.connect import connect
 from taskq.errors import ConfigError
-from taskq.job import Job
-from taskq.outcome import FollowUp, Policy, Raised, decide
+from taskq.flow.members import Membership
+from taskq.flow.record import Record
+from taskq.job import Ack, DeadLetter, Job, JobRef
+from taskq.outcome import FollowUp, Poisonous, Policy, Raised, Returned, decide
+from taskq.sequel import Place, Plan, Step, planned, renamed
 from taskq.worker.effects import Effects
 from taskq.worker.run import Run
 from tests.worker.moves import lose, wait_until
@@ -135,6 +138,52 @@ async def test_an_end_whose_settlement_was_refused_stays_written_down_for_whoeve
         recalled = await effects.find(Run(fast, policy))
         assert recalled is not None
         assert recalled.effects == decided[0][1].effects
+
+
+async def test_who_comes_with_an_end_after_another_has_settled_it_brings_nothing_about() -> None:
+    policy = Policy(
+        retry=msgspec.structs.replace(Policy().retry, attempts=1), on_dead=FollowUp("bury", "graves", "death")
+    )
+    async with connect("memory://") as backend:
+        effects = Effects(backend)
+        await backend.broker.enqueue([Job(id="j", task="fail", body=b"{}")])
+        (slow,) = await backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
+        (fast,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        run = Run(fast, policy)
+        decided = await effects.carry_out([(run, decide(Raised(ValueError("fast")), fast, policy, chance=0.0))])
+        (run.settled,) = await backend.broker.settle([decided[0][1].settlement])
+        await effects.forget(decided)
+        late = decide(Raised(ValueError("slow")), slow, policy, chance=0.0)
+        assert late.effects
+        ((_, counting),) = await effects.carry_out([(Run(slow, policy), late)])
+        assert counting.effects == ()
+        # It binds no revived job, not even one whose worker has died.
+        assert backend.admin is not None
+        assert await backend.admin.revive([JobRef("default", "j")]) == ["revived"]
+        await backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
+        (revived,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        assert revived.losses == 1
+        assert await effects.find(Run(revived, policy)) is None
+
+
+async def test_the_head_of_a_chain_that_has_gone_on_is_no_dead_letter_when_it_is_delivered_too_often() -> None:
+    policy, following = Policy(keep=60), Job(id="n", task="next", body=b"{}", queue="next")
+    plan = Plan(next=(Step(following),), keeps=True)
+    head = renamed(planned(Job(id="h", task="head", body=b"{}"), plan), "b.0", Place("b", "0/0", "0@default"))
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        effects, members = Effects(backend), Membership(backend.store, backend.broker)
+        await members.open("b", Record())
+        await members.add([head], again=False)
+        for queue, lease in (("default", 0.05), ("next", 30)):
+            (delivery,) = await backend.broker.fetch([queue], 1, lease=lease, wait=0)
+            decided = (Run(delivery, policy), decide(Returned(b"1"), delivery, policy, chance=0.0))
+            await effects.carry_out([decided])
+        (again,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        poisonous = decide(Poisonous(), again, policy, chance=0.0)
+        ((_, counting),) = await effects.carry_out([(Run(again, policy), poisonous)])
+        assert isinstance(poisonous.settlement, DeadLetter)
+        assert (type(counting.settlement), counting.end) == (Ack, "returned")
 
 
 async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:

@@ -1,4 +1,7 @@
-"""A program goes on deferring while its broker is dead, and is killed itself: every job that was taken arrives once."""
+"""A program goes on deferring while its broker is dead, and is killed itself: every job that was taken arrives once.
+
+AS-14 and AS-15.
+"""
 
 import subprocess
 import sys
@@ -11,19 +14,25 @@ import pytest
 
 from taskq.connect import connect
 from taskq.job import Ack
+from tests.e2e.harness import LONG
 from tests.servers import postgres as postgresql
 from tests.servers import valkey
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
 from tests.worker.moves import SOON
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
+
+PAUSE = 0.01 if LONG else 0.002
+"""Seconds between two defers."""
+SPOOLED = 1000 if LONG else 300
+"""Jobs that are deferred while the broker is dead and the program lives."""
 
 PROGRAM = """
 import asyncio, sys
 from taskq import App
 
-url, spool, first, many = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+url, spool, first, many, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
 app = App(url, spool=spool)
 
 @app.task
@@ -32,9 +41,9 @@ async def note(n: int) -> None: ...
 async def main():
     async with app:
         for n in range(first, first + many):
-            await note.options(id=f"job-{n:06}", group="one").defer(n)
+            await note.options(id=f"job-{n:06}", group=str(n % 3)).defer(n)
             print(n, flush=True)
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(pause)
         print("done", flush=True)
         await asyncio.Event().wait()
 
@@ -58,7 +67,8 @@ class Program:
     """A program that defers jobs, and says which were taken."""
 
     def __init__(self, directory: Path, url: str, first: int, many: int) -> None:
-        arguments = [sys.executable, "-c", PROGRAM, url, str(directory / "spool.db"), str(first), str(many)]
+        numbers = map(str, (first, many, PAUSE))
+        arguments = [sys.executable, "-c", PROGRAM, url, str(directory / "spool.db"), *numbers]
         self._process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.taken: list[int] = []
 
@@ -80,7 +90,25 @@ class Program:
         self.taken += [int(line) for line in rest.split() if line.isdecimal()]
 
 
-async def test_what_was_deferred_while_the_broker_was_dead_survives_the_program_and_arrives_once_in_order(
+async def arrived(url: str, many: int) -> list[str]:
+    """The ids of all jobs, in the order in which they come, when there are so many."""
+    ids: list[str] = []
+    async with connect(url) as backend:
+        admin = backend.admin
+        assert admin is not None
+        with anyio.fail_after(3 * SOON):
+            while (await admin.stats(["default"]))[0].ready < many:  # noqa: ASYNC110 - servers can only be asked
+                await anyio.sleep(0.05)
+        while page := await backend.broker.fetch(["default"], 100, lease=60, wait=0):
+            ids += [delivery.job.id for delivery in page]
+            await backend.broker.settle([Ack(delivery.receipt) for delivery in page])
+    assert len(ids) == len(set(ids))
+    for key in range(3):
+        assert all(earlier < later for earlier, later in pairwise(one for one in ids if int(one[4:]) % 3 == key))
+    return ids
+
+
+async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_program_and_arrives_once_in_order(
     server: Process, tmp_path: Path
 ) -> None:
     url = queue_on(server)
@@ -89,24 +117,33 @@ async def test_what_was_deferred_while_the_broker_was_dead_survives_the_program_
     first = Program(tmp_path, url, 0, 100_000)
     first.take(until=100)
     server.kill()
-    first.take(until=400)
+    first.take(until=100 + SPOOLED)
     first.kill()
     taken = len(first.taken) + 2
     server.start()
     # It defers nothing of its own.
     second = Program(tmp_path, url, taken, 0)
     second.take(until="done")
-    arrived: list[str] = []
-    async with connect(url) as backend:
-        admin = backend.admin
-        assert admin is not None
-        with anyio.fail_after(SOON):
-            while (await admin.stats(["default"]))[0].ready < taken:  # noqa: ASYNC110 - servers can only be asked
-                await anyio.sleep(0.05)
-        while page := await backend.broker.fetch(["default"], 1, lease=60, wait=0):
-            arrived += [delivery.job.id for delivery in page]
-            await backend.broker.settle([Ack(delivery.receipt) for delivery in page])
+    ids = await arrived(url, taken)
     second.kill()
-    assert len(arrived) == len(set(arrived))
-    assert set(arrived) >= {f"job-{n:06}" for n in range(taken)}
-    assert all(earlier < later for earlier, later in pairwise(arrived))
+    assert set(ids) >= {f"job-{n:06}" for n in range(taken)}
+
+
+@pytest.mark.skipif(not LONG, reason="5,000 jobs at 100 a second: make test-long")
+@pytest.mark.timeout(300)
+async def test_as_14_a_program_does_not_feel_that_its_broker_is_dead_for_half_a_minute(
+    server: Process, tmp_path: Path
+) -> None:
+    url = queue_on(server)
+    async with connect(url):
+        pass
+    program = Program(tmp_path, url, 0, 5000)
+    program.take(until=1000)
+    server.kill()
+    program.take(until=4000)
+    server.start()
+    # A defer that had failed would have ended it.
+    program.take(until="done")
+    ids = await arrived(url, 5000)
+    program.kill()
+    assert sorted(ids) == [f"job-{n:06}" for n in range(5000)]

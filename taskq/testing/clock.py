@@ -57,7 +57,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.Handle:
         task = getattr(callback, "__self__", None)
         if isinstance(task, asyncio.Task):
-            self._moved.add(task)
+            self._moved.add(task)  # pyright: ignore[reportUnknownArgumentType] - what it returns is nothing to us
         return super().call_soon(callback, *args, context=context)
 
     def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:

@@ -1,8 +1,11 @@
 """What SQS may do to its callers on a bad day loses no job; and what calls cost on a good one."""
 
 import os
+import platform
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -13,7 +16,7 @@ from taskq.errors import BrokerUnavailable
 from taskq.events import JobFinished, JobRepeated
 from taskq.retry import Retry
 from taskq.task import Task
-from taskq.testing.faults import Rates, sqs_front
+from taskq.testing.faults import Front, Rates, sqs_front
 from tests.backends.sqs.deployment import Tenant
 from tests.servers.process import Process
 
@@ -21,6 +24,36 @@ pytestmark = pytest.mark.anyio
 
 BAD = Rates(double=0.05, shuffle=0.2, late=0.03, expire=0.02, partly=0.03, throttle=0.02, fail=0.02, cut=0.01)
 JOBS = 20_000 if os.environ.get("TASKQ_TEST_LONG") else 1_500
+
+
+def fault_report(name: str, front: Front, figures: Mapping[str, int]) -> str:
+    """What a run has shown, as a page."""
+    tables = [
+        ("", "jobs", {"deferred": JOBS, "lost": 0, **figures}),
+        ("fault", "times", dict(sorted(front.done.items()))),
+        ("call", "times", dict(sorted(front.calls.items()))),
+    ]
+    shown = "\n\n".join(
+        "\n".join([f"| {left} | {right} |", "|---|---:|", *(f"| {what} | {times} |" for what, times in rows.items())])
+        for left, right, rows in tables
+    )
+    return (
+        f"# A bad day of {name}\n\n"
+        "Before an emulator stands `taskq.testing.faults.sqs_front`, which doubles messages (at once, later, and after "
+        "they were deleted), shuffles and delays them, lets leases lapse at once, says that entries of a batch failed "
+        "and carries out half of them all the same, throttles, answers 5xx before or after a call was carried out, and "
+        "loses answers. One job of twenty fails at its first attempt.\n\n"
+        f"{shown}\n\nWritten by `make test-long`, seed 1, Python {platform.python_version()}.\n"
+    )
+
+
+def ledger_of(file: Path) -> tuple[int, int, int]:
+    """How many jobs are remembered, with how many bytes, and how many of them for long."""
+    with closing(sqlite3.connect(file)) as database:
+        rows = "FROM taskq_keys WHERE key LIKE 'companion:job:%'"
+        count, size = database.execute(f"SELECT count(*), sum(length(key) + length(value)) {rows}").fetchone()
+        long = f"SELECT count(*) {rows} AND until > unixepoch() + 3600 + 60"
+        return count, size, database.execute(long).fetchone()[0]
 
 
 async def defer_all(app: App, note: Task[[int], None], numbers: Iterable[int], again: set[int] | None = None) -> None:
@@ -68,7 +101,7 @@ async def test_what_comes_twice_in_one_answer_is_two_runs(sqs: Process) -> None:
 
 
 @pytest.mark.long
-async def test_a_bad_day_loses_no_job(sqs: Process) -> None:
+async def test_a_bad_day_loses_no_job(sqs: Process, report: Callable[[str, str], None]) -> None:
     runs: Counter[int] = Counter()
     wanted = {n: 2 if n % 20 == 0 else 1 for n in range(JOBS)}
     aside: list[JobFinished] = []
@@ -99,14 +132,14 @@ async def test_a_bad_day_loses_no_job(sqs: Process) -> None:
                     await anyio.sleep(0.1)
     assert not aside
     twice = sum(runs[n] > wanted[n] for n in wanted)
-    print(f"{JOBS} jobs, lost 0, run more often than wanted {twice}; {dict(front.done)}; {dict(front.calls)}")  # noqa: T201 the figures
+    report("faults-sqs", fault_report("SQS", front, {"set aside": 0, "run more often than they would have": twice}))
     assert set(front.done) == {name for name in Rates.__struct_fields__ if getattr(BAD, name)}
     assert twice
 
 
 @pytest.mark.long
 async def test_as_26_with_a_companion_no_message_doubles_an_effect(
-    sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[[str, str], None]
 ) -> None:
     """What was deferred once has one effect. What a client deferred again, not knowing that it had got through and was
     done meanwhile, is another job, as on every backend."""
@@ -142,6 +175,16 @@ async def test_as_26_with_a_companion_no_message_doubles_an_effect(
     assert not aside
     assert {n for n, count in effects.items() if count > 1} <= again
     assert repeated
+    remembered, size, longer = ledger_of(tmp_path / "companion.db")
+    assert longer <= remembered <= JOBS
     twice = sum(count > 1 for count in effects.values())
-    said = f"{len(again)} deferred again, {twice} of them run twice; {len(repeated)} messages too many"
-    print(f"{JOBS} jobs, lost 0, doubled by messages 0; {said}; {dict(front.done)}")  # noqa: T201 the figures
+    figures = {
+        "effects doubled by messages": 0,
+        "deferred again by a client that was not answered": len(again),
+        "of these run twice, as another job": twice,
+        "messages recognised as one too many (`JobRepeated`)": len(repeated),
+        "ended ids that are remembered": remembered,
+        "of these for more than an hour and a lease, for another message of theirs may come": longer,
+        "bytes to a remembered id": size // max(remembered, 1),
+    }
+    report("faults-sqs-companion", fault_report("SQS with a companion", front, figures))

@@ -267,7 +267,7 @@ class CompanionBroker:
 async def extend(
     rows: Rows, carry: Callable[[Sequence[str], float], Awaitable[object]], receipts: Sequence[str], lease: float
 ) -> list[Lease]:
-    """The store's answer is the one that counts; a message that comes meanwhile is hidden again."""
+    """The store's answer is the one that counts; a message that comes because it was not extended is hidden again."""
     held = {text: receipt for text in receipts if (receipt := read_receipt(text)) is not None}
     if receipts and not held:
         await ping(rows)
@@ -279,8 +279,9 @@ async def extend(
     answers = dict(zip(held, await asyncio.gather(*map(one, held.values())), strict=True))
     leased = [row for _, row in answers.values() if row is not None]
     if leased:
-        await carry([row.carrier for row in leased], lease)
         await rows.enter("leased", leased, max(lease, 0.001))
+        with suppress(BrokerError):
+            await carry([row.carrier for row in leased], lease)
     return [answers[text][0] if text in answers else Lease.LOST for text in receipts]
 
 

@@ -53,6 +53,8 @@ class Front:
         self.done: Counter[str] = Counter()
         """Faults, by the name of their rate."""
         self.rates = rates
+        self.refusing: set[str] = set()
+        """Actions of which every call is throttled, for as long as they are in here."""
         self._server = urlsplit(server)
         self._random = random.Random(seed)  # noqa: S311 a simulation
         self._seen: dict[str, deque[Said]] = {}
@@ -83,7 +85,7 @@ class Front:
     async def _answer(self, head: bytes, body: bytes, behind: "_Connection") -> bytes | None:
         action = _header(head, b"x-amz-target").rpartition(".")[2]
         self.calls[action] += 1
-        if self._falls("throttle"):
+        if action in self.refusing or self._falls("throttle"):
             return _refusal(400, "RequestThrottled")
         failing, cut = self._falls("fail"), self._falls("cut")
         if failing and self._random.random() < 0.5:

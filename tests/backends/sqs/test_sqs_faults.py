@@ -101,6 +101,7 @@ async def test_what_comes_twice_in_one_answer_is_two_runs(sqs: Process) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 async def test_a_bad_day_loses_no_job(sqs: Process, report: Callable[[str, str], None]) -> None:
     runs: Counter[int] = Counter()
     wanted = {n: 2 if n % 20 == 0 else 1 for n in range(JOBS)}
@@ -138,6 +139,7 @@ async def test_a_bad_day_loses_no_job(sqs: Process, report: Callable[[str, str],
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 async def test_as_26_with_a_companion_no_message_doubles_an_effect(
     sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, report: Callable[[str, str], None]
 ) -> None:

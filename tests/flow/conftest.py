@@ -30,5 +30,5 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     """A backend of its own for each test."""
     if request.param == "sqs":
         monkeypatch.setenv("TASKQ_COMPANION", f"sqlite:///{tmp_path}/companion.db")
-        return Tenant(request.getfixturevalue("sqs")).url
+        return Tenant(request.getfixturevalue("sqs"), bands="3,0").url
     return queue_anywhere(request, tmp_path)

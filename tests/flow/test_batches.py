@@ -89,12 +89,14 @@ async def end(app: App, outcome: Outcome, queue: str = "default", lease: float =
 
 
 async def test_a_batch_tells_of_its_end_when_all_its_members_have_returned(office: Office) -> None:
-    async with office.app, office.app.working():
-        async with office.batch() as batch:
-            assert await batch.add(office.calls(1, 2)) == 2
-            assert await batch.add(office.calls(3)) == 1
-        assert await batch == BatchReport("b", 3, 0)
-        status = await batch.status()
+    async with office.app:
+        async with office.app.working():
+            async with office.batch() as batch:
+                assert await batch.add(office.calls(1, 2)) == 2
+                assert await batch.add(office.calls(3)) == 1
+            assert await batch == BatchReport("b", 3, 0)
+            status = await batch.status()
+        await run_until_idle(office.app)
     assert status is not None
     assert (status.total, status.pending, status.failed, status.sealed) == (3, 0, 0, True)
     assert sorted(office.ran) == [1, 2, 3]

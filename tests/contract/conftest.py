@@ -1,6 +1,6 @@
 """The deployments under test: one fixture a backend."""
 
-from collections.abc import AsyncGenerator, Collection, Generator, Iterator
+from collections.abc import AsyncGenerator, Collection, Generator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -11,9 +11,11 @@ from taskq.memory.broker import MemoryBroker
 from taskq.memory.store import MemoryStore
 from taskq.testing.deployment import Deployment
 from tests.contract.postgres_server import PostgresServer
-from tests.contract.redis_server import redis_deployment, redis_server
+from tests.contract.redis_server import redis_deployment
 from tests.contract.sqlite_file import sqlite_deployment
-from tests.servers.postgres import postgres
+from tests.servers.fixtures import durable_postgres as durable_postgres
+from tests.servers.fixtures import durable_redis as durable_redis
+from tests.servers.fixtures import running as running
 from tests.servers.process import Process
 
 
@@ -75,16 +77,9 @@ def memory_deployment() -> Deployment:
     return Memory().deployment
 
 
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Process]:
-    """A server that these tests restart, and that promises what it keeps."""
-    with postgres(options=["fsync=on"]) as server:
-        yield server
-
-
 @pytest.fixture
-def postgres_deployment(own_postgres: Process) -> Deployment:
-    return PostgresServer(own_postgres, own_postgres.url).deployment()
+def postgres_deployment(durable_postgres: Process) -> Deployment:
+    return PostgresServer(durable_postgres, durable_postgres.url).deployment()
 
 
-__all__ = ["redis_deployment", "redis_server", "sqlite_deployment"]
+__all__ = ["redis_deployment", "sqlite_deployment"]

@@ -1,6 +1,6 @@
 """The backends that real processes are killed on, and how long a run is."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
 from tests.e2e.load import Load, Loading, working
-from tests.servers import valkey
+from tests.servers.fixtures import durable_redis as durable_redis
 from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.fixtures import postgres as postgres
@@ -22,11 +22,9 @@ from tests.servers.tenants import queue_anywhere
 
 
 @pytest.fixture(scope="session")
-def redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> Iterator[Process]:
-    """Valkey, with every write on the disk before it is answered."""
-    with valkey.single(tmp_path_factory.mktemp("redis"), aof="always") as server:
-        running.append(server)
-        yield server
+def redis(durable_redis: Process) -> Process:
+    """As the queues of these tests are called."""
+    return durable_redis
 
 
 FAULTS = """# Servers and networks that break

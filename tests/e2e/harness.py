@@ -36,6 +36,8 @@ class Crew(Struct, frozen=True, kw_only=True):
     """How the workers of a test work."""
 
     url: str
+    detour: str = ""
+    """Another way to the same server, which every other worker takes."""
     workers: int = 4
     slots: int = 8
     lease: float = 2.0
@@ -85,7 +87,8 @@ class Fleet:
             _close(self._members[place][1])
         self._started += 1
         name = f"worker-{place}.{self._started}"
-        settings = {"URL": self.crew.url, "SLOTS": self.crew.slots, "LEASE": self.crew.lease, "GRACE": self.crew.grace}
+        url = self.crew.detour if self.crew.detour and place % 2 else self.crew.url
+        settings = {"URL": url, "SLOTS": self.crew.slots, "LEASE": self.crew.lease, "GRACE": self.crew.grace}
         environment = {f"TASKQ_{key}": str(value) for key, value in settings.items()}
         with (self.directory / "workers.log").open("ab") as log:
             process = subprocess.Popen(

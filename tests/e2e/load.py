@@ -1,4 +1,4 @@
-"""A worker process that is never started again and a producer that never stops: what servers are broken under."""
+"""Worker processes that are never started again and a producer that never stops: what servers are broken under."""
 
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -58,7 +58,7 @@ async def _reached(count: Callable[[], int], wanted: int) -> None:
 
 
 class Load:
-    """One worker process that is never started again, and a producer."""
+    """Worker processes that are never started again, and a producer."""
 
     def __init__(self, fleet: Fleet, customer: Client, producer: Producer) -> None:
         self.fleet = fleet
@@ -98,9 +98,9 @@ class Load:
 
 
 @asynccontextmanager
-async def working(url: str, directory: Path) -> AsyncGenerator[Load]:
+async def working(url: str, directory: Path, *, workers: int = 1, detour: str = "") -> AsyncGenerator[Load]:
     """Begins when jobs flow. At the end they flow still, all are done, and every promise was kept."""
-    with Fleet(directory, Crew(url=url, workers=1, slots=20, lease=LEASE)) as fleet:
+    with Fleet(directory, Crew(url=url, detour=detour, workers=workers, slots=20, lease=LEASE)) as fleet:
         fleet.revive()
         async with client(fleet) as customer:
             loaded = Load(fleet, customer, Producer(customer))
@@ -115,7 +115,7 @@ async def working(url: str, directory: Path) -> AsyncGenerator[Load]:
             assert verdict.holds, str(verdict)
             assert verdict.counts["acknowledged"] <= verdict.counts["completed"]
             assert verdict.counts["set aside"] == 0
-        assert fleet.alive(0)
+        assert all(map(fleet.alive, range(workers)))
 
 
 Loading: TypeAlias = Callable[[str, Path], AbstractAsyncContextManager[Load]]

@@ -89,6 +89,21 @@ def postgres15(running: list[Process]) -> Iterator[Process]:
     yield from shared_postgres(postgresql.postgres15_binaries(), running)
 
 
+@pytest.fixture(scope="session")
+def durable_redis(tmp_path_factory: pytest.TempPathFactory, running: list[Process]) -> Iterator[Process]:
+    """Valkey, with every write on the disk before it is answered, that shared tests may restart."""
+    with redis.single(tmp_path_factory.mktemp("redis"), aof="always") as server:
+        running.append(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def durable_postgres() -> Iterator[Process]:
+    """PostgreSQL that promises what it keeps, and that the tests of a module may restart."""
+    with postgresql.postgres(options=["fsync=on"]) as server:
+        yield server
+
+
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[Process]:
     """A server that the test may end."""

@@ -2,9 +2,11 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from math import inf
+
+import hiredis
 
 
 class Proxy:
@@ -24,6 +26,8 @@ class Proxy:
         """Bytes a second."""
         self.accepted = 0
         """Connections so far."""
+        self.allows: Callable[[list[bytes]], bool] | None = None
+        """Asked of each command of Redis; one that is refused ends its connection."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -46,10 +50,13 @@ class Proxy:
         *,
         replies: bool,
     ) -> None:
+        commands = hiredis.Reader()
         with suppress(OSError):
             while data := await source.read(1 << 16):
                 if replies in self.deaf:
                     continue
+                if not replies and self.allows is not None and not _all(commands, data, self.allows):
+                    break
                 if replies and self.cutting:
                     self.cutting = False
                     break
@@ -76,6 +83,16 @@ class Proxy:
         for writer in self._writers:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for writer in self._writers), return_exceptions=True)
+
+
+def _all(commands: hiredis.Reader, data: bytes, allows: Callable[[list[bytes]], bool]) -> bool:
+    """Whether every command that is complete with these bytes is allowed."""
+    commands.feed(data)
+    with suppress(hiredis.ProtocolError):  # a replica says more than commands
+        while (command := commands.gets()) is not False:
+            if not allows(command):
+                return False
+    return True
 
 
 @asynccontextmanager

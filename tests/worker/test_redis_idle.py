@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -58,8 +59,24 @@ async def test_as_31_an_idle_worker_sends_a_command_a_second_and_starts_a_job_at
             # What has a period of its own may fall into it once more.
             assert sent(nodes) - before <= anyio.current_time() - began + 1
             await tasks[1].defer("second")
-            with anyio.fail_after(1.0):
-                await wait_until(lambda: ran == ["first", "second"])
+            await wait_until(lambda: ran == ["first", "second"])
+
+
+async def test_as_35_a_job_waits_for_no_tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who is told of nothing looks an hour later.
+    monkeypatch.setattr("taskq_redis.waiting.LOOK", 3600.0)
+    ran: list[int] = []
+    with valkey.single(tmp_path) as server:
+        app, other = App(server.url), App(server.url)
+
+        async def note(number: int) -> None:
+            ran.append(number)
+
+        (_, task) = [each.task(name="note", idempotent=True)(note) for each in (app, other)]
+        async with other, app, app.working():
+            for number in range(50):
+                await task.defer(number)
+                await wait_until(partial(ran.__contains__, number))
 
 
 async def test_as_30_four_workers_of_five_hundred_slots_fit_a_server_of_thirty_connections(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A server of PostgreSQL 18 that all tests of a process share, and servers of their own for those that end one."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import uuid4
 
@@ -9,7 +9,7 @@ import pytest
 from taskq_postgres import connect
 
 from taskq.broker import Backend
-from tests.servers import postgres as postgresql
+from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
@@ -35,10 +35,9 @@ def opened(postgres: Process, schema: str) -> Opener:
 
 
 @pytest.fixture
-def own() -> Iterator[Process]:
+def own(own_postgres: Process) -> Process:
     """A server that the test may end."""
-    with postgresql.postgres() as server:
-        yield server
+    return own_postgres
 
 
 @pytest.fixture

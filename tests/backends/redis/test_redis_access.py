@@ -3,7 +3,6 @@
 import re
 import ssl
 import subprocess
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from tests.servers.proxy import proxied
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "redis.md"
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Process]:
-    with valkey.single(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +45,9 @@ def tls(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-async def test_one_server_is_reached_over_tls(alone: Process, tls: ssl.SSLContext, certificate: Path) -> None:
+async def test_one_server_is_reached_over_tls(own_redis: Process, tls: ssl.SSLContext, certificate: Path) -> None:
     async with (
-        proxied(alone.port, tls) as (_, port),
+        proxied(own_redis.port, tls) as (_, port),
         connect(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}") as backend,
         backend.extender() as extender,
     ):
@@ -64,8 +57,8 @@ async def test_one_server_is_reached_over_tls(alone: Process, tls: ssl.SSLContex
         await ack(backend.broker, delivery)
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_refused(alone: Process, tls: ssl.SSLContext) -> None:
-    async with proxied(alone.port, tls) as (_, port):
+async def test_a_certificate_that_nobody_vouches_for_is_refused(own_redis: Process, tls: ssl.SSLContext) -> None:
+    async with proxied(own_redis.port, tls) as (_, port):
         with pytest.raises(BrokerRejected, match="ssl_ca_certs"):
             async with connect(f"rediss://127.0.0.1:{port}"):
                 pass
@@ -93,23 +86,23 @@ async def test_a_cluster_is_reached_over_tls_and_its_redirections_are_followed(
 
 
 @pytest.mark.parametrize("forbidden", ["-@scripting", "resetkeys ~other*"])
-async def test_a_user_who_may_not_do_what_taskq_needs_is_refused_at_once(forbidden: str, alone: Process) -> None:
-    command(alone, "ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", *forbidden.split())
+async def test_a_user_who_may_not_do_what_taskq_needs_is_refused_at_once(forbidden: str, own_redis: Process) -> None:
+    command(own_redis, "ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", *forbidden.split())
     with pytest.raises(BrokerRejected, match="grant it the commands, keys and channels"):
-        async with connect(f"redis://few:secret@127.0.0.1:{alone.port}"):
+        async with connect(f"redis://few:secret@127.0.0.1:{own_redis.port}"):
             pass
 
 
-async def test_the_rights_that_the_guide_names_are_enough(alone: Process) -> None:
+async def test_the_rights_that_the_guide_names_are_enough(own_redis: Process) -> None:
     (rights,) = re.findall(r"^ACL SETUSER app (.*)$", GUIDE.read_text("utf-8"), re.MULTILINE)
-    command(alone, "ACL", "SETUSER", "app", *rights.split())
-    async with connect(f"redis://app:secret@127.0.0.1:{alone.port}") as backend:
+    command(own_redis, "ACL", "SETUSER", "app", *rights.split())
+    async with connect(f"redis://app:secret@127.0.0.1:{own_redis.port}") as backend:
         assert backend.hints is not None
         assert backend.admin is not None
         assert backend.doctor is not None
         async with backend.hints.subscribe(["news"]) as hints, anyio.create_task_group() as tasks:
             tasks.start_soon(take, backend.broker, "q")
-            await wait_until(lambda: _waits(alone))
+            await wait_until(lambda: _waits(own_redis))
             await add(backend.broker, a_job("q", "a", delay=0.01), a_job("q", "b", group="g"))
             await backend.hints.publish("news", "x")
             assert (await anext(hints)).data == "x"

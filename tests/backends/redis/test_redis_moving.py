@@ -5,14 +5,15 @@ import random
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio import to_thread
-from redis import RedisError
+from redis import Redis, RedisError
 from redis.crc import key_slot
 from taskq_redis.broker import RedisBroker
 from taskq_redis.servers import Cluster
@@ -20,13 +21,15 @@ from taskq_redis.servers import Cluster
 from taskq.broker import Backend
 from taskq.errors import BrokerUnavailable
 from taskq.testing.broker_contract import BrokerContract
-from taskq.testing.deployment import SOON, Deployment, wait_until
+from taskq.testing.deployment import SOON, Deployment, a_job, add, wait_until
 from taskq.testing.mutant import run_clause
 from taskq.testing.store_contract import StoreContract
 from tests.backends.redis.deployment import Tenant, command
 from tests.backends.redis.test_redis_cluster import move, sentinel_url
 from tests.servers import valkey
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
+from tests.servers.valkey import await_all
 
 EACH = 1 if "TASKQ_TEST_LONG" in os.environ else 8
 """Every how many-th clause is run."""
@@ -79,6 +82,37 @@ class Mover:
         return [node for node in self._nodes if command(node, "ROLE")[0] == role.encode()]
 
 
+class Narrow:
+    """What a managed cluster allows: commands of 3,999 arguments, and no database but the first."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.refused: list[bytes] = []
+
+    def __call__(self, command: list[bytes]) -> bool:
+        self.most = max(self.most, len(command))
+        if len(command) <= 3_999 and command[0].upper() != b"SELECT":
+            return True
+        self.refused.append(command[0])
+        return False
+
+
+@asynccontextmanager
+async def narrowed(nodes: Sequence[Process], allows: Narrow) -> AsyncGenerator[Sequence[int]]:
+    """The ports under which the nodes of a cluster are known from now on."""
+    async with AsyncExitStack() as stack:
+        ports: list[int] = []
+        for node in nodes:
+            proxy, port = await stack.enter_async_context(proxied(node.port))
+            proxy.allows = allows
+            command(node, "CONFIG", "SET", "cluster-announce-port", port)
+            ports.append(port)
+        # Each hears from the others by gossip.
+        for port in ports:
+            await to_thread.run_sync(await_all, nodes, f":{port}@", "CLUSTER NODES")
+        yield ports
+
+
 async def run_clauses(deployment: Deployment, clauses: Sequence[tuple[type, str]]) -> dict[str, str]:
     """What is not kept, and how that was seen; a clause that needs what is not there is passed over."""
     failures: dict[str, str] = {}
@@ -93,38 +127,48 @@ async def run_clauses(deployment: Deployment, clauses: Sequence[tuple[type, str]
     return failures
 
 
-async def test_the_contract_holds_while_slots_move_and_primaries_fail_over(tmp_path: Path) -> None:
+async def test_as_21_the_contract_holds_while_slots_move_and_primaries_fail_over(tmp_path: Path) -> None:
+    allows = Narrow()
     with valkey.cluster(tmp_path, replicas=3) as nodes:
-        places = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-        tenant = Tenant(nodes, lambda user: f"redis+cluster://{user}{places}")
-        met: Counter[str] = Counter()
+        async with narrowed(nodes, allows) as ports:
+            places = ",".join(f"127.0.0.1:{port}" for port in ports)
+            tenant = Tenant(nodes, lambda user: f"redis+cluster://{user}{places}")
+            met: Counter[str] = Counter()
 
-        @asynccontextmanager
-        async def counted() -> AsyncGenerator[Backend]:
+            @asynccontextmanager
+            async def counted() -> AsyncGenerator[Backend]:
+                async with tenant.open() as backend:
+                    yield backend
+                    assert isinstance(backend.broker, RedisBroker)
+                    servers = backend.broker._tools.client.servers  # pyright: ignore[reportPrivateUsage]
+                    assert isinstance(servers, Cluster)
+                    met.update(servers.redirections)
+
+            def has_moved() -> bool:
+                return mover.failed_over > 0 and met["MOVED"] > 0 and met["ASK"] + met["TRYAGAIN"] > 0
+
+            mover, failures = Mover(nodes), dict[str, str]()
+            deployment = Deployment(
+                open=counted, residue=tenant.residue, sever=tenant.sever, driver_errors=(RedisError, OSError)
+            )
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(to_thread.run_sync, mover.run)
+                try:
+                    failures |= await run_clauses(deployment, CLAUSES[::EACH])
+                    # Until what this is about has been met; a short sample may not have.
+                    while not has_moved() and not failures:
+                        failures |= await run_clauses(deployment, random.sample(CLAUSES, 1))
+                finally:
+                    mover.stop()
             async with tenant.open() as backend:
-                yield backend
-                assert isinstance(backend.broker, RedisBroker)
-                servers = backend.broker._tools.client.servers  # pyright: ignore[reportPrivateUsage]
-                assert isinstance(servers, Cluster)
-                met.update(servers.redirections)
-
-        def has_moved() -> bool:
-            return mover.failed_over > 0 and met["MOVED"] > 0 and met["ASK"] + met["TRYAGAIN"] > 0
-
-        mover, failures = Mover(nodes), dict[str, str]()
-        deployment = Deployment(
-            open=counted, residue=tenant.residue, sever=tenant.sever, driver_errors=(RedisError, OSError)
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(to_thread.run_sync, mover.run)
-            try:
-                failures |= await run_clauses(deployment, CLAUSES[::EACH])
-                # Until what this is about has been met; a short sample may not have.
-                while not has_moved() and not failures:
-                    failures |= await run_clauses(deployment, random.sample(CLAUSES, 1))
-            finally:
-                mover.stop()
-        print(f"{mover.moved} slots moved, {mover.failed_over} failovers, met: {dict(met)}")  # noqa: T201 the figures
+                await add(backend.broker, *(a_job("large", str(n)) for n in range(3_000)))
+            assert not allows.refused
+            most = allows.most
+            with pytest.raises(RedisError):
+                await to_thread.run_sync(_delete, ports[0], 3_999)
+            assert {*allows.refused} == {b"DEL"}
+        figures = f"{mover.moved} slots moved, {mover.failed_over} failovers, met: {dict(met)}"
+        print(f"{figures}, at most {most} arguments")  # noqa: T201
         assert not failures
 
 
@@ -153,3 +197,9 @@ async def test_the_contract_holds_before_and_after_a_failover_under_sentinel(tmp
 
 def _with_user(url: str, user: str) -> str:
     return url.replace("://", f"://{user}")
+
+
+def _delete(port: int, count: int) -> None:
+    client: Any = Redis(port=port)
+    with closing(client):
+        client.delete(*range(count))

@@ -23,12 +23,6 @@ from tests.servers.proxy import proxied
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def alone(tmp_path: Path) -> AsyncGenerator[Process]:
-    with valkey.single(tmp_path, aof="always") as server:
-        yield server
-
-
 @asynccontextmanager
 async def opened(server: Process, **options: object) -> AsyncGenerator[Backend]:
     async with connect(server.url, **options) as backend:
@@ -47,8 +41,8 @@ def sent(server: Process) -> int:
     return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "ping", "subscribe"))
 
 
-async def test_scripts_that_are_forgotten_are_sent_again(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_scripts_that_are_forgotten_are_sent_again(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         done: list[str] = []
 
         async def work() -> None:
@@ -62,13 +56,13 @@ async def test_scripts_that_are_forgotten_are_sent_again(alone: Process) -> None
                 tasks.start_soon(work)
                 for n in range(30):
                     await add(backend.broker, *(a_job("q", f"{n}-{m}") for m in range(10)))
-                    command(alone, "SCRIPT", "FLUSH")
+                    command(own_redis, "SCRIPT", "FLUSH")
         assert Counter(done) == Counter(f"{n}-{m}" for n in range(30) for m in range(10))
 
 
-async def test_a_killed_server_loses_nothing_it_had_answered_and_is_found_again(alone: Process) -> None:
+async def test_a_killed_server_loses_nothing_it_had_answered_and_is_found_again(own_redis: Process) -> None:
     answered: set[str] = set()
-    async with opened(alone) as backend:
+    async with opened(own_redis) as backend:
         assert backend.broker.traits.durability == "disk"
 
         async def produce(part: int) -> None:
@@ -85,8 +79,8 @@ async def test_a_killed_server_loses_nothing_it_had_answered_and_is_found_again(
                 tasks.start_soon(produce, part)
             while len(answered) < 500:  # noqa: ASYNC110 the producers cannot know when it is enough
                 await anyio.sleep(0.01)
-            alone.kill()
-        alone.start()
+            own_redis.kill()
+        own_redis.start()
 
         async def back() -> bool:
             try:
@@ -102,8 +96,8 @@ async def test_a_killed_server_loses_nothing_it_had_answered_and_is_found_again(
         assert answered <= found
 
 
-async def test_a_waiting_fetch_outlives_a_restart_of_the_server(alone: Process) -> None:
-    async with opened(alone) as backend, opened(alone) as other:
+async def test_a_waiting_fetch_outlives_a_restart_of_the_server(own_redis: Process) -> None:
+    async with opened(own_redis) as backend, opened(own_redis) as other:
         got: list[str] = []
 
         async def wait() -> None:
@@ -117,8 +111,8 @@ async def test_a_waiting_fetch_outlives_a_restart_of_the_server(alone: Process) 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(wait)
                 await anyio.wait_all_tasks_blocked()
-                alone.kill()
-                alone.start()
+                own_redis.kill()
+                own_redis.start()
 
                 async def added() -> bool:
                     try:
@@ -130,12 +124,12 @@ async def test_a_waiting_fetch_outlives_a_restart_of_the_server(alone: Process) 
         assert got == ["a"]
 
 
-async def test_a_full_server_refuses_jobs_and_still_settles_and_extends(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_a_full_server_refuses_jobs_and_still_settles_and_extends(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         jobs = [Job(id=f"{n}", task="t", body=b"x" * 100_000, queue="q") for n in range(50)]
         await backend.broker.enqueue(jobs)
         deliveries = await take(backend.broker, "q", 50)
-        command(alone, "CONFIG", "SET", "maxmemory", "3mb")
+        command(own_redis, "CONFIG", "SET", "maxmemory", "3mb")
         with pytest.raises(BrokerUnavailable, match="maxmemory"):
             await backend.broker.enqueue([a_job("q", "more")])
         receipts = [delivery.receipt for delivery in deliveries]
@@ -144,8 +138,8 @@ async def test_a_full_server_refuses_jobs_and_still_settles_and_extends(alone: P
         await add(backend.broker, a_job("q", "more"))
 
 
-async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twice(alone: Process) -> None:
-    async with proxied(alone.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}") as backend:
+async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twice(own_redis: Process) -> None:
+    async with proxied(own_redis.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}") as backend:
         await know_scripts(backend)
         jobs = [a_job("q", str(n)) for n in range(20)]
         proxy.cutting = True
@@ -158,11 +152,11 @@ async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twic
         with pytest.raises(BrokerUnavailable):
             await backend.broker.settle([Ack(delivery.receipt) for delivery in deliveries])
         assert not any(await backend.broker.settle([Ack(delivery.receipt) for delivery in deliveries]))
-        assert keys(alone) == []
+        assert keys(own_redis) == []
 
 
-async def test_a_pulled_cable_is_noticed(alone: Process) -> None:
-    async with proxied(alone.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}", patience=0.3) as backend:
+async def test_a_pulled_cable_is_noticed(own_redis: Process) -> None:
+    async with proxied(own_redis.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}", patience=0.3) as backend:
         await add(backend.broker, a_job("q"))
         proxy.deaf = frozenset({True, False})
         with anyio.fail_after(SOON), pytest.raises(BrokerUnavailable):
@@ -171,8 +165,8 @@ async def test_a_pulled_cable_is_noticed(alone: Process) -> None:
         await ack(backend.broker, await take_one(backend.broker, "q"))
 
 
-async def test_a_job_and_its_results_leave_nothing_behind(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_a_job_and_its_results_leave_nothing_behind(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         for n in range(20):
             await add(backend.broker, *(a_job("q", f"{n}-{m}", priority=m, group=f"g{m % 3}") for m in range(30)))
         done = 0
@@ -182,13 +176,13 @@ async def test_a_job_and_its_results_leave_nothing_behind(alone: Process) -> Non
             done += len(got)
 
         async def gone() -> bool:
-            return not keys(alone)
+            return not keys(own_redis)
 
         await wait_until(gone)
 
 
-async def test_an_ended_id_is_refused_for_the_dedup_window_and_then_forgotten(alone: Process) -> None:
-    async with opened(alone, dedup_window=0.5) as backend:
+async def test_an_ended_id_is_refused_for_the_dedup_window_and_then_forgotten(own_redis: Process) -> None:
+    async with opened(own_redis, dedup_window=0.5) as backend:
         assert backend.broker.traits.dedup_window == 0.5
         await add(backend.broker, a_job("q"))
         await ack(backend.broker, await take_one(backend.broker, "q"))
@@ -196,21 +190,21 @@ async def test_an_ended_id_is_refused_for_the_dedup_window_and_then_forgotten(al
         assert (refused.added, refused.error) == (False, None)
 
         async def gone() -> bool:
-            return not keys(alone)
+            return not keys(own_redis)
 
         await wait_until(gone)
         await add(backend.broker, a_job("q"))
 
 
-async def test_an_idle_fetch_sends_at_most_a_command_a_second(alone: Process) -> None:
-    async with opened(alone) as backend, opened(alone) as other:
+async def test_an_idle_fetch_sends_at_most_a_command_a_second(own_redis: Process) -> None:
+    async with opened(own_redis) as backend, opened(own_redis) as other:
         await know_scripts(backend)
-        command(alone, "CONFIG", "RESETSTAT")
+        command(own_redis, "CONFIG", "RESETSTAT")
         for _ in range(5):
             assert not await backend.broker.fetch(["q", "r", "s"], 1, lease=LONG, wait=1.0)
         # Connecting, listening and the first looks are in it.
-        assert sent(alone) <= 5
-        before = sent(alone)
+        assert sent(own_redis) <= 5
+        before = sent(own_redis)
         got: list[str] = []
 
         async def wait() -> None:
@@ -221,11 +215,11 @@ async def test_an_idle_fetch_sends_at_most_a_command_a_second(alone: Process) ->
             await anyio.wait_all_tasks_blocked()
             await add(other.broker, a_job("r"))
         assert got == ["a"]
-        assert sent(alone) - before <= 4
+        assert sent(own_redis) - before <= 4
 
 
-async def test_one_job_wakes_one_of_many_that_wait(alone: Process) -> None:
-    async with opened(alone) as backend, opened(alone) as other:
+async def test_one_job_wakes_one_of_many_that_wait(own_redis: Process) -> None:
+    async with opened(own_redis) as backend, opened(own_redis) as other:
         await know_scripts(backend)
         async with anyio.create_task_group() as tasks:
 
@@ -238,18 +232,18 @@ async def test_one_job_wakes_one_of_many_that_wait(alone: Process) -> None:
 
             # Until all of them wait on the server.
             async def all_wait() -> bool:
-                return bool(command(alone, "ZCARD", "{taskq:q}:waiting") == 20)
+                return bool(command(own_redis, "ZCARD", "{taskq:q}:waiting") == 20)
 
             await wait_until(all_wait)
             await anyio.wait_all_tasks_blocked()
-            command(alone, "CONFIG", "RESETSTAT")
+            command(own_redis, "CONFIG", "RESETSTAT")
             await add(other.broker, a_job("q"))
         # The enqueue, one claim, one settle; and one more claim of the fetch that keeps the time from then on.
-        assert sent(alone) <= 5
+        assert sent(own_redis) <= 5
 
 
-async def test_connections_do_not_grow_with_what_waits(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_connections_do_not_grow_with_what_waits(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         assert backend.hints is not None
 
         async def wait(queue: str) -> None:
@@ -264,14 +258,14 @@ async def test_connections_do_not_grow_with_what_waits(alone: Process) -> None:
                 tasks.start_soon(wait, f"q{n % 7}")
             await anyio.wait_all_tasks_blocked()
             await extender.extend(["unknown-1"], LONG)
-            clients = command(alone, "CLIENT", "LIST").splitlines()
+            clients = command(own_redis, "CLIENT", "LIST").splitlines()
             # One of them is this question's.
             assert 3 <= len(clients) - 1 <= 4
             tasks.cancel_scope.cancel()
 
 
-async def test_a_cancelled_call_confuses_no_replies(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_a_cancelled_call_confuses_no_replies(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         store = backend.store
         assert store is not None
         for n in range(50):
@@ -301,19 +295,19 @@ async def test_durability_is_what_the_server_is_configured_for(
             assert "throws jobs away" in caplog.text
 
 
-async def test_a_server_that_forbids_config_is_trusted_with_seconds(alone: Process) -> None:
-    command(alone, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-config", "-client")
-    async with connect(f"redis://plain:secret@127.0.0.1:{alone.port}") as backend:
+async def test_a_server_that_forbids_config_is_trusted_with_seconds(own_redis: Process) -> None:
+    command(own_redis, "ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-config", "-client")
+    async with connect(f"redis://plain:secret@127.0.0.1:{own_redis.port}") as backend:
         assert backend.broker.traits.durability == "seconds"
         await add(backend.broker, a_job("q"))
         await ack(backend.broker, await take_one(backend.broker, "q"))
 
 
-async def test_namespaces_and_databases_are_apart(alone: Process) -> None:
+async def test_namespaces_and_databases_are_apart(own_redis: Process) -> None:
     async with (
-        connect(alone.url, namespace="one") as one,
-        connect(alone.url, namespace="two") as two,
-        connect(f"{alone.url}/3") as three,
+        connect(own_redis.url, namespace="one") as one,
+        connect(own_redis.url, namespace="two") as two,
+        connect(f"{own_redis.url}/3") as three,
     ):
         for backend in (one, two, three):
             await add(backend.broker, a_job("q"))
@@ -329,14 +323,14 @@ async def test_a_unix_socket_is_a_server_too(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_lost_its_jobs_is_noticed_once_by_the_next_fetch(
-    alone: Process, caplog: pytest.LogCaptureFixture
+    own_redis: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(alone) as backend, opened(alone) as other:
+    async with opened(own_redis) as backend, opened(own_redis) as other:
         await add(backend.broker, a_job("q", "before"))
         for broker in (backend.broker, other.broker):
             await broker.fetch(["q"], 1, lease=LONG, wait=0)
         assert not caplog.records
-        command(alone, "FLUSHALL")
+        command(own_redis, "FLUSHALL")
         for _ in range(3):
             for broker in (backend.broker, other.broker):
                 assert await nothing(broker, "q")
@@ -346,24 +340,24 @@ async def test_a_server_that_lost_its_jobs_is_noticed_once_by_the_next_fetch(
 
 
 async def test_a_server_that_went_back_to_a_copy_is_noticed_and_says_how_far(
-    alone: Process, caplog: pytest.LogCaptureFixture
+    own_redis: Process, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(alone) as backend:
+    async with opened(own_redis) as backend:
         assert await nothing(backend.broker, "q")
         await add(backend.broker, a_job("q"))
         moments: list[int] = []
         copies: list[bytes] = []
         for _ in range(2):
             assert len(await take(backend.broker, "q", lease=0.01)) == 1
-            copies.append(command(alone, "DUMP", "{taskq:q}:latest"))
-            moments.append(int(command(alone, "GET", "{taskq:q}:latest").split()[1]))
-        command(alone, "RESTORE", "{taskq:q}:latest", 60_000, copies[0], "REPLACE")
+            copies.append(command(own_redis, "DUMP", "{taskq:q}:latest"))
+            moments.append(int(command(own_redis, "GET", "{taskq:q}:latest").split()[1]))
+        command(own_redis, "RESTORE", "{taskq:q}:latest", 60_000, copies[0], "REPLACE")
         await backend.broker.fetch(["q"], 1, lease=LONG, wait=0)
         assert f"has lost the last {(moments[1] - moments[0]) / 1e6:.3f} s of queue 'q'" in caplog.text
 
 
-async def test_a_fetch_of_large_jobs_comes_in_portions(alone: Process) -> None:
-    async with opened(alone) as backend:
+async def test_a_fetch_of_large_jobs_comes_in_portions(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
         await backend.broker.enqueue([Job(id=f"{n}", task="t", body=b"x" * 100_000, queue="q") for n in range(120)])
         first = await backend.broker.fetch(["q", "r"], 1000, lease=LONG, wait=0)
         assert 0 < len(first) < 120
@@ -371,11 +365,11 @@ async def test_a_fetch_of_large_jobs_comes_in_portions(alone: Process) -> None:
         assert len({delivery.job.id for delivery in [*first, *rest]}) == 120
 
 
-async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Process) -> None:
+async def test_memory_is_back_where_it_began_when_all_jobs_are_done(own_redis: Process) -> None:
     # The server's own logs of what was slow or large fill up to 128 entries each.
     for log in ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than"):
-        command(alone, "CONFIG", "SET", log, -1)
-    async with opened(alone) as backend:
+        command(own_redis, "CONFIG", "SET", log, -1)
+    async with opened(own_redis) as backend:
 
         async def work_off(count: int) -> None:
             for first in range(0, count, 1000):
@@ -384,7 +378,7 @@ async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Proce
                 await ack(backend.broker, *await take(backend.broker, "q", 1000))
 
         async def used() -> int:
-            return int(command(alone, "INFO", "memory")["used_memory"])
+            return int(command(own_redis, "INFO", "memory")["used_memory"])
 
         # Buffers of connections and scripts come with the first use.
         await work_off(1000)
@@ -392,7 +386,7 @@ async def test_memory_is_back_where_it_began_when_all_jobs_are_done(alone: Proce
         await work_off(100_000 if "TASKQ_TEST_LONG" in os.environ else 10_000)
 
         async def back() -> bool:
-            return not keys(alone) and await used() <= 1.01 * before
+            return not keys(own_redis) and await used() <= 1.01 * before
 
         await wait_until(back)
 

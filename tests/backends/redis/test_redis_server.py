@@ -20,6 +20,9 @@ from tests.servers import valkey
 from tests.servers.process import Process
 from tests.servers.proxy import proxied
 
+PATIENT = 2 * SOON
+"""Seconds of a backend that waits for a disk, however slow that is."""
+
 pytestmark = pytest.mark.anyio
 
 
@@ -393,12 +396,15 @@ async def test_memory_is_back_where_it_began_when_all_jobs_are_done(own_redis: P
 
 async def test_a_defer_may_wait_for_the_disk(tmp_path: Path) -> None:
     with valkey.single(tmp_path) as server:
-        async with opened(server, wait_disk=True, patience=4.0) as backend:
+        async with (
+            opened(server, wait_disk=True, patience=PATIENT) as backend,
+            opened(server, wait_disk=True, patience=1.0) as hasty,
+        ):
             assert backend.broker.traits.durability == "disk"
             await add(backend.broker, a_job("q", "1"), a_job("q", "2", delay=LONG))
             command(server, "CONFIG", "SET", "appendfsync", "no")
             with pytest.raises(BrokerUnavailable, match="not on the disk yet"):
-                await backend.broker.enqueue([a_job("q", "3")])
+                await hasty.broker.enqueue([a_job("q", "3")])
             command(server, "CONFIG", "SET", "appendfsync", "always")
             (again,) = await backend.broker.enqueue([a_job("q", "3")])
             assert not again.added
@@ -417,14 +423,17 @@ async def test_a_server_that_cannot_wait_for_its_disk_is_refused(tmp_path: Path,
 async def test_a_defer_may_wait_for_the_disk_of_a_replica(tmp_path: Path) -> None:
     (tmp_path / "master").mkdir()
     (tmp_path / "replica").mkdir()
-    with valkey.single(tmp_path / "master", options=["--repl-diskless-sync-delay", "0"]) as master:
+    with valkey.single(tmp_path / "master", aof="always", options=["--repl-diskless-sync-delay", "0"]) as master:
         copying = ["--replicaof", f"127.0.0.1 {master.port}"]
-        with valkey.single(tmp_path / "replica", options=copying) as replica:
+        with valkey.single(tmp_path / "replica", aof="always", options=copying) as replica:
             valkey.await_all([replica], "master_link_status:up\r", "INFO replication")
-            async with opened(master, wait_replicas=1, wait_disk=True, patience=4.0) as backend:
+            async with (
+                opened(master, wait_replicas=1, wait_disk=True, patience=PATIENT) as backend,
+                opened(master, wait_replicas=1, wait_disk=True, patience=1.0) as hasty,
+            ):
                 assert backend.broker.traits.durability == "replicated"
                 await add(backend.broker, a_job("q", "1"))
                 command(replica, "CONFIG", "SET", "appendfsync", "no")
                 with pytest.raises(BrokerUnavailable, match="0 of the 1 replicas"):
-                    await backend.broker.enqueue([a_job("q", "2")])
+                    await hasty.broker.enqueue([a_job("q", "2")])
                 assert names(await take(backend.broker, "q", 2)) == ["1", "2"]

@@ -29,13 +29,15 @@ class PostgresBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        # Told by the commit itself, a waiting worker need not wait for a second statement.
-        tells = self._watcher.silent
-        answers = await self._lanes.run(lambda connection: self._verbs.enqueue_ahead(connection, jobs, tells=tells))
-        if tells:
+        # After a silence somebody may be waiting for just these; in a stream of jobs one commit is cheaper than two.
+        ahead = self._watcher.silent
+        if ahead:
+            answers = await self._lanes.run(lambda connection: self._verbs.enqueue_ahead(connection, jobs))
             self._watcher.told()
+        else:
+            answers = await self._lanes.run(lambda connection: self._verbs.enqueue(connection, jobs, tells=False))
         queues = {job.queue for job, answer in zip(jobs, answers, strict=True) if answer.error is None}
-        self._watcher.wake(queues, others=not tells)
+        self._watcher.wake(queues, others=not ahead)
         return answers
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:

@@ -68,9 +68,9 @@ def arrays_of(jobs: Sequence[Job]) -> tuple[Sequence[object] | None, ...]:
     """The parameters of ``enqueue``: an array for each column, None where all jobs have its default."""
     keyed = [job.unique_until if job.unique is not None else None for job in jobs]
     return (
-        [job.queue for job in jobs],
+        shortened([job.queue for job in jobs]),
         [job.id for job in jobs],
-        [job.task for job in jobs],
+        shortened([job.task for job in jobs]),
         [job.body for job in jobs],
         _said((job.priority for job in jobs), 0),
         _said((job.delay for job in jobs), 0.0),
@@ -90,6 +90,11 @@ def _group(job: Job) -> tuple[str | None, int]:
     if job.group is None and job.tenant is not None:
         return _TENANT + job.tenant, _INTEGER - 1
     return job.group, job.group_limit
+
+
+def shortened(values: list[T]) -> list[T]:
+    """One element where all are equal, which the server takes for each: the driver needs 0.3 µs for an element."""
+    return values[:1] if values.count(values[0]) == len(values) else values
 
 
 def _said(values: Iterable[T], default: T) -> list[T] | None:

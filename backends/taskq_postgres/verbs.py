@@ -10,7 +10,7 @@ from taskq.errors import Conflict
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq_postgres.lanes import Connection
 from taskq_postgres.queries import Queries
-from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal
+from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal, shortened
 
 Arrays: TypeAlias = Sequence[Sequence[object] | None]
 Refused: TypeAlias = tuple[int, str, bool]
@@ -45,7 +45,7 @@ class Verbs(Struct, frozen=True):
     dedup_window: float
 
     async def enqueue(self, connection: Asked, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
-        """Add the jobs in the caller's transaction; with ``tells`` its commit tells those who wait."""
+        """Add the jobs in the connection's transaction; with ``tells`` its commit tells those who wait."""
 
         async def add(arrays: Arrays) -> Sequence[Refused]:
             rows = await connection.fetch(self.sql.enqueue, *arrays, tells)
@@ -53,11 +53,11 @@ class Verbs(Struct, frozen=True):
 
         return await self._add(jobs, add)
 
-    async def enqueue_ahead(self, connection: Connection, jobs: Sequence[Job], *, tells: bool) -> list[Enqueued]:
+    async def enqueue_ahead(self, connection: Connection, jobs: Sequence[Job]) -> list[Enqueued]:
         """Add the jobs in transactions of their own: others see them, and are told, before they are on disk."""
 
         async def add(arrays: Arrays) -> Sequence[Refused]:
-            (row,) = await connection.fetch(self.sql.enqueue_ahead, *arrays, tells)
+            (row,) = await connection.fetch(self.sql.enqueue_ahead, *arrays)
             return list(zip(*(column or () for column in row), strict=True))
 
         return await self._add(jobs, add)
@@ -136,7 +136,8 @@ class Verbs(Struct, frozen=True):
 
 
 def _columns(receipts: Sequence[Receipt]) -> tuple[list[str], list[str], list[int]]:
-    return [one.queue for one in receipts], [one.id for one in receipts], [one.token for one in receipts]
+    queues, tokens = [one.queue for one in receipts], [one.token for one in receipts]
+    return shortened(queues), [one.id for one in receipts], shortened(tokens)
 
 
 def _grouped(receipts: Sequence[Receipt]) -> list[str] | None:

@@ -1,4 +1,10 @@
--- Add jobs, given as arrays of one length; an array that is NULL leaves each job its default.
+-- An array of one element stands for as many as there are ids.
+CREATE FUNCTION {schema}.spread(given anyarray, ids text[]) RETURNS anyarray LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE WHEN cardinality(given) = 1 THEN array_fill(given[1], ARRAY[cardinality(ids)]) ELSE given END
+$$;
+
+-- Add jobs, given as arrays of one length; an array that is NULL leaves each job its default. Of queues and tasks one
+-- element will do for all.
 --
 -- Returns a row for each job that was not added: its place in the arrays, who holds its id or key, and whether that is
 -- a conflict. With tells, those who wait are told at the commit: for callers whose transaction it is.
@@ -40,6 +46,8 @@ DECLARE
   line text;
   name text;
 BEGIN
+  queues := {schema}.spread(queues, ids);
+  tasks := {schema}.spread(tasks, ids);
   IF grps IS NOT NULL OR 'replace' = ANY (conflicts) THEN
     PERFORM {schema}.lock_groups(queues);
   END IF;
@@ -192,14 +200,14 @@ $$;
 CREATE PROCEDURE {schema}.enqueue_ahead(
   queues text[], ids text[], tasks text[], bodies bytea[], priorities integer[], delays float8[], run_ats float8[],
   expiries float8[], uniques text[], conflicts text[], key_untils text[], key_seconds float8[], grps text[],
-  group_limits integer[], rests text[], tells boolean, OUT places integer[], OUT holders text[], OUT in_conflict boolean[]
+  group_limits integer[], rests text[], OUT places integer[], OUT holders text[], OUT in_conflict boolean[]
 ) LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
   SELECT array_agg(place), array_agg(holder), array_agg(conflict) INTO places, holders, in_conflict
   FROM {schema}.enqueue(
     queues, ids, tasks, bodies, priorities, delays, run_ats, expiries, uniques, conflicts, key_untils, key_seconds, grps,
-    group_limits, rests, tells
+    group_limits, rests
   );
   COMMIT;
   -- A transaction that has written nothing would not wait.

@@ -1,4 +1,4 @@
--- End leases, given as arrays of one length without repetition. NULL for kinds means that all are plain acks.
+-- End leases, given as arrays of one length without repetition; of queues and tokens one element will do. NULL for kinds means that all are plain acks.
 --
 -- kinds: 'ack', 'nack', 'dead'. payloads: an outcome, or a nack's error. seconds: how long an ack's or dead letter's
 -- outcome is kept (NULL: for ever), or after how long a nack is due. grouped: the queues whose groups may change.
@@ -28,6 +28,8 @@ DECLARE
   lines text[];
   names text[];
 BEGIN
+  queues := {schema}.spread(queues, ids);
+  tokens := {schema}.spread(tokens, ids);
   IF grouped IS NOT NULL THEN
     PERFORM {schema}.lock_groups(grouped);
     SELECT array_agg(queue), array_agg(grp) INTO lines, names FROM (

@@ -1,4 +1,4 @@
--- Let leases end so many seconds from now, given as arrays of one length without repetition.
+-- Let leases end so many seconds from now, given as arrays as in settle.
 --
 -- grouped: the queues whose groups may change. Returns the place of each that is held, and whether it is cancelled.
 CREATE FUNCTION {schema}.extend(queues text[], ids text[], tokens bigint[], grouped text[], lease float8)
@@ -12,6 +12,8 @@ DECLARE
   job record;
   line text;
 BEGIN
+  queues := {schema}.spread(queues, ids);
+  tokens := {schema}.spread(tokens, ids);
   IF grouped IS NOT NULL THEN
     PERFORM {schema}.lock_groups(grouped);
   END IF;

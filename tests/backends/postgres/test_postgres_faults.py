@@ -2,9 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from itertools import count
 from typing import TypeAlias
 
 import anyio
@@ -69,35 +68,40 @@ async def test_what_was_confirmed_outlives_a_restart_and_work_goes_on(own: Proce
 
 
 @pytest.mark.anyio
-async def test_a_job_is_fetched_before_it_is_on_disk_and_the_enqueue_returns_when_it_is(own: Process) -> None:
-    async with connect(own.url, migrate=True) as backend, plain(own.url) as direct:
-        # A commit that waits for the disk waits for a standby as well, and there is none.
-        await configure(direct, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+async def test_a_job_is_seen_before_it_is_on_disk_and_the_enqueue_returns_when_it_is(own: Process) -> None:
+    async with connect(own.url, migrate=True) as backend, plain(own.url) as direct, plain(own.url) as other:
         heard = anyio.Event()
 
         def hear(*said: object) -> None:  # noqa: ARG001  # the driver's
             heard.set()
 
         await direct.add_listener("taskq_taskq", hear)
-        waiting, job = await enqueue_that_waits(backend, direct)
-        assert await direct.fetchval("SELECT state FROM taskq.jobs WHERE id = $1", job) == "ready"
+        # A commit that waits for the disk waits for a standby as well, and there is none.
+        await configure(direct, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        written = asyncio.ensure_future(write_until_one_waits(other))
+        await wait_until(lambda: waiting(direct, 1))
+        enqueue = asyncio.ensure_future(backend.broker.enqueue([a_job("q")]))
+        await wait_until(lambda: waiting(direct, 2))
+        assert await direct.fetchval("SELECT state FROM taskq.jobs") == "ready"
         with anyio.fail_after(SOON):
             await heard.wait()
-        assert not waiting.done()
+        assert not enqueue.done()
+        written.cancel()
         await configure(direct, "ALTER SYSTEM RESET synchronous_standby_names")
-        (answer,) = await waiting
+        (answer,) = await enqueue
         assert answer.added
 
 
-async def enqueue_that_waits(backend: Backend, direct: Direct) -> tuple["asyncio.Task[Sequence[Enqueued]]", str]:
-    """An enqueue whose commit waits for a standby, and its job; those before everybody knew the setting do not wait."""
-    for n in count():
-        job = a_job("q", str(n))
-        enqueue = asyncio.ensure_future(backend.broker.enqueue([job]))
-        while not enqueue.done():
-            if await direct.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"):
-                return enqueue, job.id
-    raise AssertionError
+async def write_until_one_waits(connection: Direct) -> None:
+    """Those before everybody has heard of the setting do not wait."""
+    while True:
+        await connection.execute("SELECT pg_logical_emit_message(true, '', '')")
+
+
+async def waiting(direct: Direct, commits: int) -> bool:
+    """Whether so many commits wait for a standby."""
+    found: int = await direct.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+    return found == commits
 
 
 async def configure(direct: Direct, statement: str) -> None:

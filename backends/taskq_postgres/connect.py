@@ -9,12 +9,12 @@ from anyio import CancelScope
 from msgspec import Struct
 
 from taskq.broker import Backend, Durability, Extender, Traits
-from taskq.errors import ConfigError
+from taskq.errors import BrokerRejected, ConfigError
 from taskq.store import Store
 from taskq_postgres import budget, migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
 from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
-from taskq_postgres.doctor import doctor
+from taskq_postgres.doctor import OLDEST, doctor
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
 from taskq_postgres.lanes import Lanes, open_connection
@@ -128,6 +128,9 @@ async def _look(address: Address, chosen: Settings, deployment: str) -> Deployme
     """Ask the server what it is, by means that any pooler lets through."""
     connection = await open_connection(address, chosen, pooled=True)
     try:
+        version = connection.get_server_version()
+        if version.major < OLDEST:
+            raise BrokerRejected(f"{address.shown} is PostgreSQL {version.major}: use PostgreSQL {OLDEST} or newer")
         if chosen.migrate:
             await migrate.apply(connection, chosen.schema)
         await migrate.check(connection, chosen.schema, address.shown)

@@ -15,7 +15,8 @@ _OLD = 60.0
 """Seconds after which an open transaction keeps noticeably much from being removed."""
 
 _FULL = 0.8
-_OLDEST_VERSION = 150_000
+OLDEST = 15
+"""The first PostgreSQL that will do."""
 
 
 def doctor(lanes: Lanes, health: str, *, connections: int, pooled: bool, listening: bool) -> Doctor:
@@ -47,8 +48,8 @@ def judged(row: Any, each: int) -> list[Finding]:
 
 
 def _version(row: Any) -> Finding:
-    if row["version_num"] < _OLDEST_VERSION:
-        return Finding("version", "error", f"PostgreSQL {row['version']}", "use PostgreSQL 15 or newer")
+    if row["version_num"] < OLDEST * 10_000:
+        return Finding("version", "error", f"PostgreSQL {row['version']}", f"use PostgreSQL {OLDEST} or newer")
     if row["standby"]:
         remedy = "name the primary in the URL, or let target_session_attrs=read-write find it"
         return Finding("version", "error", f"PostgreSQL {row['version']}, a standby that takes no jobs", remedy)

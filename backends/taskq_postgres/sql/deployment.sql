@@ -1,7 +1,6 @@
--- What this server is and promises: version, its process behind this connection, what a commit waits for, and how many
--- connections it has and may have.
+-- What this server is and promises: its process behind this connection, what a commit waits for, and how many connections
+-- it has and may have.
 SELECT
-  current_setting('server_version_num')::integer AS version,
   pg_backend_pid() AS process,
   current_setting('synchronous_commit') AS synchronous_commit,
   current_setting('fsync')::boolean AS fsync,

@@ -1,6 +1,7 @@
 """What the doctor finds on real servers."""
 
 from contextlib import AsyncExitStack, nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import asyncpg
@@ -9,7 +10,7 @@ from taskq_postgres import connect, queries
 from taskq_postgres.doctor import judged
 
 from taskq.broker import Finding
-from taskq.errors import BrokerUnavailable
+from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq.testing.deployment import wait_until
 from tests.backends.postgres.conftest import plain
 from tests.backends.postgres.test_postgres_marks import held
@@ -69,6 +70,17 @@ async def test_what_the_server_says_of_itself_is_judged(own: Process) -> None:
     ):
         (finding,) = [one for one in judged({**row, **changed}, 5) if one.subject == subject]
         assert (finding.level, bool(finding.remedy)) == (level, level != "ok"), finding
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_too_old_refuses_to_open(
+    postgres: Process, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No server that old is to be had for tests.
+    monkeypatch.setattr(import_module("taskq_postgres.connect"), "OLDEST", 99)
+    with pytest.raises(BrokerRejected, match=r"is PostgreSQL 18: use PostgreSQL 99 or newer"):
+        async with connect(postgres.url, schema=schema, migrate=True):
+            pass
 
 
 @pytest.mark.anyio

@@ -135,6 +135,10 @@ BEGIN
     expected := cardinality(again);
     EXIT WHEN expected = 0;
   END LOOP;
+  IF answered <> '{}' THEN
+    -- What another has added may not be on disk yet: a transaction that has written nothing would not wait for it.
+    PERFORM pg_logical_emit_message(true, 'taskq', '');
+  END IF;
   -- An outcome is the last end's of its id. An end that was committed while the insert waited for it, unseen by it,
   -- holds its id still.
   FOR job IN

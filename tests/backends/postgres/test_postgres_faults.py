@@ -69,7 +69,12 @@ async def test_what_was_confirmed_outlives_a_restart_and_work_goes_on(own: Proce
 
 @pytest.mark.anyio
 async def test_a_job_is_seen_before_it_is_on_disk_and_the_enqueue_returns_when_it_is(own: Process) -> None:
-    async with connect(own.url, migrate=True) as backend, plain(own.url) as direct, plain(own.url) as other:
+    async with (
+        connect(own.url, migrate=True) as backend,
+        plain(own.url) as direct,
+        plain(own.url) as writer,
+        plain(own.url) as other,
+    ):
         heard = anyio.Event()
 
         def hear(*said: object) -> None:  # noqa: ARG001  # the driver's
@@ -78,18 +83,23 @@ async def test_a_job_is_seen_before_it_is_on_disk_and_the_enqueue_returns_when_i
         await direct.add_listener("taskq_taskq", hear)
         # A commit that waits for the disk waits for a standby as well, and there is none.
         await configure(direct, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        written = asyncio.ensure_future(write_until_one_waits(other))
+        written = asyncio.ensure_future(write_until_one_waits(writer))
         await wait_until(lambda: waiting(direct, 1))
         enqueue = asyncio.ensure_future(backend.broker.enqueue([a_job("q")]))
         await wait_until(lambda: waiting(direct, 2))
         assert await direct.fetchval("SELECT state FROM taskq.jobs") == "ready"
         with anyio.fail_after(SOON):
             await heard.wait()
+        repeat = "SELECT taskq.enqueue(ARRAY['q'], ARRAY['q-a'], ARRAY['task'], ARRAY[''::bytea])"
+        repeated = asyncio.ensure_future(other.fetchval(repeat))
+        await wait_until(lambda: waiting(direct, 3))
         assert not enqueue.done()
+        assert not repeated.done()
         written.cancel()
         await configure(direct, "ALTER SYSTEM RESET synchronous_standby_names")
         (answer,) = await enqueue
         assert answer.added
+        assert await repeated == (1, "q-a", False)
 
 
 async def write_until_one_waits(connection: Direct) -> None:

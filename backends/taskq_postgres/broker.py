@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import monotonic
 
 import anyio
 
@@ -83,11 +84,11 @@ class PostgresBroker:
         return await self._lanes.run(lambda connection: self._verbs.extend(connection, receipts, lease))
 
     async def _fetch(self, queues: Sequence[str], limit: int, lease: float) -> Fetched:
-        marks = self._marks.given()
+        marks, begun = self._marks.given(), monotonic()
         fetched = await self._lanes.run(
             lambda connection: self._verbs.fetch(connection, queues, limit, lease, marks), abandoned=self._give_back
         )
-        self._marks.heard(marks, fetched.passed, fetched.marks)
+        self._marks.heard(marks, fetched.passed, fetched.marks, monotonic() - begun)
         return fetched
 
     def _give_back(self, fetched: Fetched) -> None:

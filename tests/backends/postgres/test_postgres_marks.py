@@ -168,9 +168,9 @@ async def test_more_priorities_than_can_be_carried_leave_no_marks(line: Line) ->
 def test_marks_are_given_for_a_time_that_grows_with_what_they_save() -> None:
     marks = Marks()
     assert marks.given() is None
-    marks.heard(None, 1000, "few")
+    marks.heard(None, 1000, "few", 3600)
     assert marks.given() is None
-    marks.heard(None, 1_000_000_000, "many")
+    marks.heard(None, 3000, "many", 3600)
     assert marks.given() == "many"
-    marks.heard("many", 10, "more")
+    marks.heard("many", 10, "more", 0)
     assert marks.given() == "more"

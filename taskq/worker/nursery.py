@@ -54,6 +54,7 @@ class Nursery:
         self._boot = boot
         self._mother: Mother | None = None
         self._one_by_one = anyio.Lock()
+        self._stopped = False
 
     async def bear(self, group: TaskGroup) -> Body:
         """A new process; one that has ended already when it could not be born."""
@@ -63,6 +64,8 @@ class Nursery:
             if self._mother is None or self._mother.code is not None:
                 self._mother = Mother(await self._start({PRELOAD: "1"}))
                 group.start_soon(self._mother.run)
+            if self._stopped:
+                self._mother.send_signal(signal.SIGTERM)
             return await self._mother.bear(self._boot)
 
     def hear(self, fields: Mapping[str, str]) -> None:
@@ -72,6 +75,7 @@ class Nursery:
 
     def stop(self) -> None:
         """Keep nobody waiting for a birth."""
+        self._stopped = True
         if self._mother is not None and self._one_by_one.locked():
             self._mother.send_signal(signal.SIGTERM)
 

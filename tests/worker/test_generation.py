@@ -35,12 +35,26 @@ async def test_a_process_that_does_not_begin_in_its_time_is_killed_and_tried_aga
     assert generation.refused is None
 
 
+async def test_an_app_that_is_not_imported_in_its_time_is_killed_and_tried_again() -> None:
+    plan = replace(IMMORTAL, preload=True, boot=0.1)
+    generation = Generation(1, plan, "", changed=lambda: None)
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as group:
+            group.start_soon(generation.run)
+            await wait_until(lambda: generation.failure)
+            assert generation.serving
+            generation.stop(signal.SIGTERM)
+    assert generation.failure is not None
+    assert generation.failure.endswith("died of SIGKILL")
+
+
+@pytest.mark.parametrize("preload", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, MAKE_WAY])
 @pytest.mark.parametrize("turns", range(8))
 async def test_a_process_that_is_being_born_when_all_are_asked_to_end_is_asked_too(
-    number: signal.Signals, turns: int
+    number: signal.Signals, turns: int, preload: bool
 ) -> None:
-    generation = Generation(1, IMMORTAL, "", changed=lambda: None)
+    generation = Generation(1, replace(IMMORTAL, preload=preload), "", changed=lambda: None)
     with anyio.fail_after(SOON):
         async with anyio.create_task_group() as group:
             group.start_soon(generation.run)

@@ -69,7 +69,7 @@ POSTGRES: Sequence[Side] = (
 def paired(companion: str) -> Side:
     """taskq on SQS with this database beside it."""
     name, options = f"taskq, {companion} as companion", {"companion": companion}
-    return Side(name=name, program="ours", kind="taskq", jobs=500, defers=60, options=options)
+    return Side(name=name, program="ours", kind="taskq", jobs=300, defers=40, options=options)
 
 
 SQS: Sequence[Side] = (

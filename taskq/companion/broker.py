@@ -187,6 +187,9 @@ class CompanionBroker:
                 return Leased(verdict, now, unheard_of)
             case Drop():
                 self._tell(message, job)
+                if row is None or row.life != carried.life or not row.live:
+                    # Whoever ended it may have died before it was struck off.
+                    await self._rows.leave("live", [Row(life=carried.life, state="ended", job=job)])
                 if job.group is not None:
                     # Whoever ended it may have died before its place went to the next.
                     await self.sender.give(job)

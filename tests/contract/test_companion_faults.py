@@ -147,6 +147,21 @@ async def test_a_message_that_could_not_be_deleted_runs_nothing_again(pairs: Pai
     assert await backend.results.outcome(JobRef("q", delivery.job.id), wait=0) == b"done"
 
 
+async def test_a_job_whose_worker_died_as_it_was_settled_is_not_counted_for_ever(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    (store,) = pairs.stores
+    assert backend.admin is not None
+    await add(backend.broker, a_job("q"))
+    delivery = await take_one(backend.broker, "q", lease=SHORT)
+    store.left, pairs.carrier.unreachable = 2, {"settle"}
+    assert list(await backend.broker.settle([Ack(delivery.receipt)])) == [True]
+    store.left, pairs.carrier.unreachable = inf, set()
+    await add(backend.broker, a_job("q", "b", delay=2 * SHORT))
+    await ack(backend.broker, *await take(backend.broker, "q"))
+    await anyio.sleep(SHORT)
+    assert [(line.ready, line.leased) for line in await backend.admin.stats(["q"])] == [(0, 0)]
+
+
 async def test_two_messages_of_one_job_run_it_once(pairs: Pairs) -> None:
     backend = await pairs.open()
     pairs.carrier.unreachable = {"enqueue"}

@@ -239,8 +239,7 @@ class CompanionBroker:
         steps: list[Awaitable[object]] = [self._rows.enter("dead", [end.after], _kept(end)) for end in dead]
         steps += starmap(self._rows.count, Counter(end.after.called.queue for end in dead).items())
         if over:
-            steps += map(self._let_go, _by_group(over))
-            steps.append(self._rows.leave("live", (end.before for end in over)))
+            steps += map(self._strike_off, _by_group(over))
         steps.append(self._rows.leave("leased", (end.before for end in ends)))
         for end in ends:
             before, after = end.before, end.after
@@ -258,6 +257,11 @@ class CompanionBroker:
         """It waits for its moment, and then for a place again."""
         await self.sender.put_off(end.after, end.now)
         await self._let_go([end])
+
+    async def _strike_off(self, ends: Sequence[End]) -> None:
+        """They are no longer live; the message reminds of that, too, until it is deleted."""
+        await self._rows.leave("live", (end.before for end in ends))
+        await self._let_go(ends)
 
     async def _let_go(self, ends: Sequence[End]) -> None:
         """Delete their messages; that of a group's job after its place has gone to the next: until then it reminds."""

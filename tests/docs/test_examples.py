@@ -64,3 +64,12 @@ def test_every_page_can_be_reached_from_the_navigation() -> None:
     linked = set(re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
 
     assert linked == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_the_architecture_has_a_place_for_every_module() -> None:
+    text = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    _, _, part = text.partition("## Where is what")
+    named = re.findall(r"`(\w+)`", part.partition("## Floors")[0])
+    modules = [path.stem for path in (ROOT / "taskq").iterdir() if path.is_dir() or path.suffix == ".py"]
+
+    assert sorted(named) == sorted(name for name in modules if not name.startswith("__"))

@@ -223,7 +223,11 @@ def check_option(name: str, value: Any) -> Any:
             return check_queue(value)
         case "name" | "on_dead":
             return check_task(value)
-        case "delay" | "expires_in" | "timeout" | "soft_timeout" | "idle_timeout" | "keep" | "keep_dead":
+        case "timeout" | "idle_timeout":
+            if not seconds(value, name):
+                raise ConfigError(f"{name}=0 would cancel every run at once: give seconds, or drop it")
+            return seconds(value, name)
+        case "delay" | "expires_in" | "soft_timeout" | "keep" | "keep_dead":
             return seconds(value, name)
         case "run_at" | "expires_at":
             if not isinstance(value, datetime) or value.tzinfo is None:

@@ -19,8 +19,6 @@ class Timeouts(Struct, frozen=True):
 def check_timeouts(task: str, timeouts: Timeouts) -> Timeouts:
     """The same; raises ConfigError for bounds of which one would never be reached."""
     run, soft, idle = timeouts.run, timeouts.soft, timeouts.idle
-    if idle == 0:
-        raise ConfigError(f"task {task}: idle_timeout=0 would cancel every run at once: give seconds, or drop it")
     if run is not None and soft is not None and soft >= run:
         raise ConfigError(
             f"task {task}: soft_timeout={soft:g} asks a run to stop that timeout={run:g} has cancelled: make it less"

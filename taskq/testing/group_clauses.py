@@ -103,7 +103,8 @@ class GroupClauses:
         again = await take(backend.broker, queue)
         assert names(again) == ["a"]
         await ack(backend.broker, *again)
-        assert names(await take(backend.broker, queue)) == ["urgent" if backend.broker.traits.ordered else "b"]
+        next_one = names(await take(backend.broker, queue))
+        assert next_one == ["urgent"] or (next_one == ["b"] and not backend.broker.traits.ordered)
 
     async def test_c_f7_with_one_place_a_lost_job_keeps_it(self, backend: Backend, queue: str) -> None:
         needs(backend.broker, "groups")

@@ -88,6 +88,7 @@ def test_conflicting_options_are_refused(given: dict[str, Any], says: str) -> No
         ({"timeout": 30, "soft_timeout": 30}, "soft_timeout=30 asks a run to stop that timeout=30 has cancelled"),
         ({"timeout": 30, "idle_timeout": 60}, "timeout=30 is over before idle_timeout=60 could be"),
         ({"idle_timeout": 0}, "would cancel every run at once"),
+        ({"timeout": 0}, "would cancel every run at once"),
         ({"soft_timeout": -1}, "soft_timeout=-1: give seconds of at least 0"),
         (
             {"delivery": "at_most_once", "retry": 3},

@@ -14,8 +14,9 @@ from tests.backends.redis.test_redis_moving import CLAUSES, EACH, run_clauses
 from tests.servers.process import Process
 
 UNKEPT = {
-    # It has a group and a unique key.
+    # They have a group and a unique key.
     "test_c_e4_replace_keeps_group_and_attempt",
+    "test_c_f2_a_delivery_carries_the_job_as_it_was_enqueued",
     # It expects the oldest first, whoever waits.
     "test_c_f7_waiting_members_hold_nobody_else_up",
 }

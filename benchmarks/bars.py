@@ -158,7 +158,8 @@ def _beside(bar: Bar, table: Table, ours: Row) -> tuple[float | None, list[Serie
 
 def _question(bar: Bar, table: Table) -> str:
     name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL").replace("sqs", "SQS")
-    return f"{name}: {table.title}, beside {bar.beside}"
+    what = table.title if bar.ours == "taskq" else f"{table.title}: {bar.ours}"
+    return f"{name}: {what}, beside {bar.beside}"
 
 
 def _best(bar: Bar, rows: Sequence[Row]) -> Row | None:

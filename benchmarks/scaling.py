@@ -14,7 +14,7 @@ from benchmarks.sides import TASKQ, Side
 
 COLUMNS = [("rate", "jobs/s"), ("cpu", "worker CPU, µs a job"), ("server", "server CPU, % of a core")]
 PROCESSES = {"1 process": 1, "2 processes": 2, "4 processes": 4}
-KINDS = {"cpu": ("jobs that compute for a millisecond", 4_000), "noop": ("jobs that do nothing", 20_000)}
+KINDS = {"cpu": ("jobs that compute for a millisecond", 2_500), "noop": ("jobs that do nothing", 20_000)}
 
 
 def ask(ground: Ground, kind: str, rounds: int, *, jobs: int = 0, processes: Mapping[str, int] = PROCESSES) -> Table:

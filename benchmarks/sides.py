@@ -10,7 +10,7 @@ Kind = Literal["taskq", "limit", "asyncio", "blocking", "foreign"]
 
 
 class Side(Struct, frozen=True, kw_only=True):
-    """One side, and how many jobs keep it busy for about a second."""
+    """One side, and how many jobs keep it busy for about half a second."""
 
     name: str
     program: str
@@ -42,14 +42,14 @@ TASKQ = Side(name="taskq", program="ours", kind="taskq", jobs=20_000, naps=8_000
 REDIS: Sequence[Side] = (
     TASKQ,
     Side(name="bare loop", program="bare_redis", jobs=20_000, naps=8_000, defers=4_000, kind="limit"),
-    peer("streaq", jobs=2_000, naps=2_000),
-    peer("saq", jobs=3_000),
-    peer("arq", jobs=3_000),
-    peer("taskiq list", "taskiq", jobs=4_000, naps=3_000, options={"shape": "list"}),
-    peer("taskiq stream", "taskiq", jobs=4_000, naps=3_000, options={"shape": "stream"}),
+    peer("streaq", jobs=1_000, naps=2_000),
+    peer("saq", jobs=1_500),
+    peer("arq", jobs=1_500),
+    peer("taskiq list", "taskiq", jobs=2_000, naps=3_000, options={"shape": "list"}),
+    peer("taskiq stream", "taskiq", jobs=2_000, naps=3_000, options={"shape": "stream"}),
     peer("docket", jobs=2_000, naps=1_500, slow=True),
     peer("dramatiq", jobs=3_000, naps=1_500, kind="blocking", slow=True),
-    peer("huey", jobs=3_000, naps=1_500, defers=2_000, kind="blocking"),
+    peer("huey", jobs=1_500, naps=1_500, defers=2_000, kind="blocking"),
     peer("celery", jobs=1_000, naps=500, kind="blocking", slow=True),
     peer("rq", jobs=400, naps=100, kind="blocking", slow=True),
     on_node("BullMQ", "bullmq", jobs=10_000, naps=4_000, defers=3_000),

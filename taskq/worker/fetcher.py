@@ -145,7 +145,7 @@ class Fetcher:
 
     def _room(self) -> int:
         """How many to ask for: at least a third of all that may be held, unless a slot stands idle."""
-        most = self._slots.size + min(_REFILL * self._slots.size, ceil(self._refill))
+        most = self._slots.size + min(_REFILL * self._slots.size, round(self._refill))
         room = int(min(most - len(self._held), self._broker.traits.max_batch, self._allowance()))
         if room <= 0 or self._slots.blocked:
             return 0

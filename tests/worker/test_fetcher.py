@@ -43,6 +43,26 @@ async def test_no_more_is_held_than_slots_and_one_refill_while_jobs_are_short(ta
     assert tap.most_held <= 50
 
 
+@pytest.mark.usefixtures("clock")
+async def test_a_job_does_not_wait_behind_those_that_take_far_longer_than_a_round_trip(tap: Tap) -> None:
+    """Another worker may have a slot for it."""
+    app = App("memory://", slots=4)
+
+    @app.task
+    async def long() -> None:
+        await anyio.sleep(1)
+
+    async with app, app.working() as worker:
+        for wave in (8, 2, 3):  # It learns how long they take; some come; more come than there is room for.
+            await app.defer_many(long.call() for _ in range(wave))
+            if wave == 8:
+                await wait_until(lambda: sum(tap.sizes("settle")) == 8)
+            else:
+                await wait_until(lambda: len(list(worker.running)) >= 2)
+        await wait_until(lambda: sum(tap.sizes("settle")) == 13)
+    assert tap.most_held == 4
+
+
 async def test_a_fetch_waits_for_a_settlement_that_brings_more_room_than_there_is(tap: Tap) -> None:
     app = App("memory://", slots=10)
     gates = [anyio.Event() for _ in range(3)]

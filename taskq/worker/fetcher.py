@@ -113,7 +113,7 @@ class Fetcher:
             self._contact.succeed()
             if JobsFetched in self._events.listeners:
                 self._events.emit(JobsFetched(jobs=len(deliveries), seconds=self._loop.time() - began))
-            if len(deliveries) == room:
+            if len(deliveries) == room and _was_there(deliveries[0], self._loop.time() - began):
                 self._measure(began)
             self._deliver(deliveries)
             if self._enough is not None and deliveries:
@@ -165,3 +165,8 @@ class Fetcher:
             # Twice: a place is taken while its job is fetched, and again while it is settled.
             self._refill += 0.2 * (rate * max(2 * (now - began), 0.01) - self._refill)
         self._ended, self._asked_at = self._slots.ended, now
+
+
+def _was_there(delivery: Delivery, seconds: float) -> bool:
+    """Whether it was due when it was asked for, so long ago; if not, the fetch has waited for it."""
+    return delivery.now - delivery.due >= seconds

@@ -63,6 +63,26 @@ async def test_a_job_does_not_wait_behind_those_that_take_far_longer_than_a_roun
     assert tap.most_held == 4
 
 
+@pytest.mark.usefixtures("clock")
+async def test_a_fetch_that_waited_for_its_jobs_is_not_taken_for_a_slow_one(tap: Tap) -> None:
+    app = App("memory://", slots=2)
+
+    @app.task
+    async def long() -> None:
+        await anyio.sleep(1)
+
+    async with app, app.working() as worker:
+        for _ in range(20):
+            await anyio.sleep(5)
+            await app.defer_many(long.call() for _ in range(2))
+            await wait_until(lambda: not list(worker.running) and not tap.held)
+        await long.defer()
+        await wait_until(lambda: len(list(worker.running)) == 1)
+        await app.defer_many(long.call() for _ in range(5))
+        await wait_until(lambda: sum(tap.sizes("settle")) == 46)
+    assert tap.most_held == 2
+
+
 async def test_a_fetch_waits_for_a_settlement_that_brings_more_room_than_there_is(tap: Tap) -> None:
     app = App("memory://", slots=10)
     gates = [anyio.Event() for _ in range(3)]

@@ -224,9 +224,10 @@ def check_option(name: str, value: Any) -> Any:
         case "name" | "on_dead":
             return check_task(value)
         case "timeout" | "idle_timeout":
-            if not seconds(value, name):
+            bound = seconds(value, name)
+            if not bound:
                 raise ConfigError(f"{name}=0 would cancel every run at once: give seconds, or drop it")
-            return seconds(value, name)
+            return bound
         case "delay" | "expires_in" | "soft_timeout" | "keep" | "keep_dead":
             return seconds(value, name)
         case "run_at" | "expires_at":

@@ -127,7 +127,7 @@ def home_of(queue: str, pools: Mapping[str, PoolSettings]) -> str:
 def selection_of(name: str, pools: Mapping[str, PoolSettings]) -> Selection:
     """The queues of a pool among others: one that several take in is the first's, so that it has one set of slots."""
     names = [*pools]
-    before = [pools[each].selection for each in names[: names.index(name)]] if name in pools else []
+    before = [pools[each].selection for each in names[: names.index(name)]]
     return Selection(pools[name].queues, pools[name].weights, before)
 
 

@@ -111,10 +111,11 @@ class Fetcher:
                 await self._contact.back_off()
                 continue
             self._contact.succeed()
+            took = self._loop.time() - began
             if JobsFetched in self._events.listeners:
-                self._events.emit(JobsFetched(jobs=len(deliveries), seconds=self._loop.time() - began))
-            if len(deliveries) == room and _was_there(deliveries[0], self._loop.time() - began):
-                self._measure(began)
+                self._events.emit(JobsFetched(jobs=len(deliveries), seconds=took))
+            if len(deliveries) == room and _was_there(deliveries[0], took):
+                self._measure(took)
             self._deliver(deliveries)
             if self._enough is not None and deliveries:
                 self._wait = 0.0
@@ -156,14 +157,14 @@ class Fetcher:
         ended = len(self._held) - len(self._slots.running) - self._slots.waiting
         return room if self._slots.idle and ended <= room else 0
 
-    def _measure(self, began: float) -> None:
+    def _measure(self, took: float) -> None:
         """Completions a second times the round trip, from fetches that did not wait for jobs to come."""
         now = self._loop.time()
         elapsed = now - self._asked_at
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
             # Twice: a place is taken while its job is fetched, and again while it is settled.
-            self._refill += 0.2 * (rate * max(2 * (now - began), 0.01) - self._refill)
+            self._refill += 0.2 * (rate * max(2 * took, 0.01) - self._refill)
         self._ended, self._asked_at = self._slots.ended, now
 
 

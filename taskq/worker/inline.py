@@ -1,7 +1,6 @@
 """Runs a job where it is called, as workers run it: their runner, time-outs and decisions, and no broker."""
 
 import asyncio
-import random
 import time
 
 import anyio
@@ -11,10 +10,10 @@ from taskq.broker import Backend
 from taskq.errors import JobFailed
 from taskq.handle import failure_of
 from taskq.job import Delivery, Job, Nack
-from taskq.outcome import Decision, Outcome, Raised, decide
+from taskq.outcome import Decision, Outcome, Raised
 from taskq.report import read_outcome
 from taskq.worker.deadlines import Deadlines
-from taskq.worker.run import Run, Runnable
+from taskq.worker.run import Run, Runnable, decision_of
 from taskq.worker.runner import Runner
 
 
@@ -37,7 +36,7 @@ class Inline:
         while True:
             run, refused = self._runner.prepare(delivery)
             outcome = refused or await self._outcome(run)
-            decision = _decided(outcome, run)
+            decision = decision_of(run, outcome)
             match decision.settlement:
                 case Nack(after=after, counted=counted, error=error) if retries:
                     await asyncio.sleep(after)
@@ -76,12 +75,6 @@ class Inline:
 
 async def _nothing(_run: Run) -> None:
     """What was decided of it earlier."""
-
-
-def _decided(outcome: Outcome | Decision, run: Run) -> Decision:
-    if isinstance(outcome, Decision):
-        return outcome
-    return decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
 
 
 async def _forget(run: Run) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from itertools import pairwise
 from pathlib import Path
 
-from msgspec import Struct
+from taskq.events import MemoryGrown
 
 STEPS = 10
 """Parts of the runs looked at: in each the least it held must be more than in the one before."""
@@ -56,17 +56,6 @@ def _mark() -> int:
     return next((int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
 
 
-class Grown(Struct, frozen=True):
-    """A worker's memory grew all along."""
-
-    jobs: int
-    """Over so many runs."""
-    grown: int
-    """By so many bytes."""
-    memory: int
-    """To so many."""
-
-
 class Growth:
     """Notices that memory grows steadily over a number of runs: a leak, and not a cache that fills or a large job."""
 
@@ -77,7 +66,7 @@ class Growth:
         self._trough: int | None = None
         self._until = self._step
 
-    def note(self, jobs: int, memory: int) -> Grown | None:
+    def note(self, jobs: int, memory: int) -> MemoryGrown | None:
         """Take in what is held after so many runs; once growth was told, it must go on as long to be told again."""
         self._trough = memory if self._trough is None else min(self._trough, memory)
         if jobs < self._until:
@@ -90,4 +79,4 @@ class Growth:
             return None
         (first, _), grown = self._troughs[0], held[-1] - held[0]
         self._troughs.clear()
-        return Grown(jobs - first, grown, memory)
+        return MemoryGrown(jobs=jobs - first, grown=grown, memory=memory)

@@ -1,6 +1,7 @@
 """A task as a worker runs it, and one delivery in its hands."""
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
@@ -15,7 +16,7 @@ from taskq.context import Current, Means
 from taskq.job import Delivery
 from taskq.limits.limit import Limits
 from taskq.middleware import Handler
-from taskq.outcome import Decision, Interrupted, Outcome, Policy
+from taskq.outcome import Decision, Interrupted, Outcome, Policy, decide
 from taskq.ownbatch import Prepare
 from taskq.store import Store
 from taskq.timeouts import Timeouts
@@ -122,6 +123,13 @@ class Run:
 
 Decided = tuple[Run, Decision]
 """A run that is over, and what follows from it."""
+
+
+def decision_of(run: Run, outcome: Outcome | Decision) -> Decision:
+    """What follows from how a run went, unless that was decided already."""
+    if isinstance(outcome, Decision):
+        return outcome
+    return decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
 
 
 def unbegun(outcome: Outcome) -> Outcome:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -13,12 +12,12 @@ from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
 from taskq.job import Delivery, Nack
-from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable, decide
+from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable
 from taskq.report import LastSeen
 from taskq.worker.contact import Contact
 from taskq.worker.effects import leaves_traces
 from taskq.worker.notes import end_notes, forget_notes
-from taskq.worker.run import Decided, Run, job_fields
+from taskq.worker.run import Decided, Run, decision_of, job_fields
 
 _log = logging.getLogger("taskq")
 
@@ -73,11 +72,7 @@ class Settler:
             self._conclude(run, outcome)
 
     def _conclude(self, run: Run, outcome: Outcome | Decision) -> None:
-        decision = (
-            outcome
-            if isinstance(outcome, Decision)
-            else decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
-        )
+        decision = decision_of(run, outcome)
         self._tell(run, outcome, decision)
         if run.settled:
             self._settled([run])

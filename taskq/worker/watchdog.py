@@ -8,7 +8,7 @@ from collections.abc import Callable
 import anyio
 import anyio.to_thread
 
-from taskq.events import Events, LoopStalled, MemoryGrown
+from taskq.events import Events, LoopStalled
 from taskq.worker.memory import Growth, memory_of
 from taskq.worker.run import Run
 from taskq.worker.stacks import stack_of_thread
@@ -80,7 +80,7 @@ class Watchdog:
     def _weigh(self, growth: Growth) -> None:
         found = growth.note(self._ended(), memory_of("self"))
         if found is not None:
-            self._events.emit(MemoryGrown(jobs=found.jobs, grown=found.grown, memory=found.memory))
+            self._events.emit(found)
 
     def _beat(self, asked: float) -> None:
         self._beaten = time.monotonic()

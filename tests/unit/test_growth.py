@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from taskq.worker.memory import LEAST, Grown, Growth
+from taskq.events import MemoryGrown
+from taskq.worker.memory import LEAST, Growth
 
 SPAN = 1000
 BASE = 100 << 20
 
 
-def told(held: Callable[[int], float], jobs: int = 10 * SPAN) -> list[Grown]:
+def told(held: Callable[[int], float], jobs: int = 10 * SPAN) -> list[MemoryGrown]:
     """What is noticed in so many runs, looked at every 20."""
     growth = Growth(SPAN)
     found = [growth.note(done, int(held(done))) for done in range(0, jobs, 20)]

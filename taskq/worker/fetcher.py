@@ -81,14 +81,17 @@ class Fetcher:
     def stop(self) -> None:
         """Fetch no more; a fetch under way is asked to answer and waited for, so that nothing it got is withheld."""
         self.stopped = True
+        self._interrupt()
+
+    def quiet(self, quiet: bool) -> None:
+        """Fetch no more for now, or again; what a fetch under way brings meanwhile is for others."""
+        self.is_quiet = quiet
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         self.wake()
         if self._rouse is not None:
             self._rouse()
-
-    def quiet(self, quiet: bool) -> None:
-        """Fetch no more for now, or again."""
-        self.is_quiet = quiet
-        self.wake()
 
     async def run(self) -> None:
         """Fetch until stopped."""

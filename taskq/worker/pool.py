@@ -19,6 +19,8 @@ from taskq.worker.runner import Runner
 from taskq.worker.settler import Settler
 from taskq.worker.slots import Slots
 
+DRAINING = Interrupted(begun=False)
+QUIET = Interrupted(begun=False, reason="the worker is to fetch nothing for now")
 ENOUGH = Interrupted(begun=False, reason="the worker has begun as many jobs as it was to run")
 
 
@@ -117,19 +119,20 @@ class Pool:
         self.fetcher.wake()
 
     def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        paused, draining, allowance = self._link.control.paused, self.fetcher.stopped, self._allowance()
-        if paused or draining or len(deliveries) > allowance:
-            # What was under way when the queue was paused, the drain began, or another pool took the last run.
+        paused, allowance = self._link.control.paused, self._allowance()
+        resting = DRAINING if self.fetcher.stopped else QUIET if self.fetcher.is_quiet else None
+        if paused or resting or len(deliveries) > allowance:
+            # What was under way when the queue was paused, the worker was to rest, or another pool took the last run.
             wanted: list[Delivery] = []
             refused: list[Run] = []
             for delivery in deliveries:
-                if draining or len(wanted) >= allowance or not paused.keys().isdisjoint(pauses_on(delivery.job)):
+                if resting or len(wanted) >= allowance or not paused.keys().isdisjoint(pauses_on(delivery.job)):
                     refused.append(Run(delivery))
                 else:
                     wanted.append(delivery)
             self._hold(refused)
             for run in refused:
-                self.settler.finish(run, _refused(run.delivery.job, paused, draining=draining))
+                self.settler.finish(run, _paused(run.delivery.job, paused) or resting or ENOUGH)
             deliveries = wanted
         self.slots.start(deliveries, self._hold)
         self._link.leases.begin()
@@ -148,10 +151,10 @@ class Pool:
         self._changed()
 
 
-def _refused(job: Job, paused: Paused, *, draining: bool) -> Interrupted:
-    """Why it is handed back as it came."""
+def _paused(job: Job, paused: Paused) -> Interrupted | None:
+    """Why it is handed back as it came, if something about it is paused."""
     if job.queue in paused:
         return Interrupted(begun=False, reason="its queue is paused")
     if not paused.keys().isdisjoint(pauses_on(job)):
         return Interrupted(begun=False, reason="its task, tenant or a tag of it is paused", after=AGAIN)
-    return Interrupted(begun=False) if draining else ENOUGH
+    return None

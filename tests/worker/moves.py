@@ -54,9 +54,8 @@ async def steal(app: App, worker: Worker) -> Delivery:
     """What another worker gets when the lease of this one's only job has ended unnoticed; this one fetches no more."""
     (run,) = worker.running
     worker.quiet(True)
-    await anyio.sleep(0.01)
     await app.backend.broker.extend([run.delivery.receipt], 0)
-    (delivery,) = await app.backend.broker.fetch([run.delivery.job.queue], 1, lease=30, wait=0)
+    (delivery,) = await app.backend.broker.fetch([run.delivery.job.queue], 1, lease=30, wait=SOON)
     return delivery
 
 

@@ -38,6 +38,9 @@ class Tap:
         self.answering = anyio.Event()
         """What was settled is answered when it is set."""
         self.answering.set()
+        self.delivering = anyio.Event()
+        """What was fetched is handed over when it is set."""
+        self.delivering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
         self.store_is_away = self.store_loses_answers = self.notes_are_faulty = False
@@ -97,6 +100,7 @@ class TappedBroker:
         self._tap.go("fetch", len(deliveries))
         self._tap.held.update({delivery.receipt: delivery.job.queue for delivery in deliveries})
         self._tap.most_held = max(self._tap.most_held, len(self._tap.held))
+        await self._tap.delivering.wait()
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from taskq import App
-from taskq.events import WorkerStopped
+from taskq.events import JobAgain, WorkerStopped
 from taskq.worker.worker import Worker
 from tests.worker.moves import SOON, heard, wait_until
 from tests.worker.tap import Tap
@@ -205,6 +205,28 @@ async def _one_look(worker: Worker) -> None:
     for _ in range(10):
         await anyio.lowlevel.checkpoint()
     assert not list(worker.running)
+
+
+async def test_what_a_fetch_brings_to_a_quiet_worker_is_given_back(tap: Tap) -> None:
+    app = App("memory://")
+    again = heard(app, JobAgain)
+    tap.delivering = anyio.Event()
+
+    @app.task
+    async def answer() -> int:
+        return 42
+
+    async with app:
+        job = await answer.defer()
+        async with app.working() as worker:
+            await wait_until(lambda: tap.held)
+            worker.quiet(True)
+            tap.delivering.set()
+            await wait_until(lambda: again)
+            assert [(event.id, event.after, event.counted) for event in again] == [(job.id, 0, False)]
+            assert await job.status() == "ready"
+            worker.quiet(False)
+            assert await job.result(SOON) == 42
 
 
 async def test_what_a_fetch_brings_during_a_drain_is_given_back(url: str) -> None:

@@ -18,6 +18,7 @@ from taskq.errors import ConfigError, StaleRun
 from taskq.events import JobAgain, JobFinished
 from taskq.job import JobRef
 from taskq.ledger.notes import EVERY, KEPT, Progress, key_of
+from taskq.outcome import Interrupted
 from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle
 from tests.servers.fixtures import postgres as postgres
@@ -141,8 +142,7 @@ async def test_every_item_is_written_down_for_who_asks_so_that_a_kill_repeats_on
             async with app.working():
                 await hand_over(app, run, lambda: (1, 3) in done)
                 assert await job.result(SOON) == 1
-            assert run.fiber is not None
-            run.fiber.cancel()
+            run.ask(Interrupted())
     assert done == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3), (1, 4), (1, 5)]
 
 

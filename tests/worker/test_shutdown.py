@@ -11,7 +11,7 @@ from taskq.events import JobAgain, JobFinished, WorkerDraining, WorkerStopped
 from taskq.testing import VirtualClock
 from taskq.worker import pool
 from taskq.worker.worker import Worker
-from tests.worker.moves import SOON, heard
+from tests.worker.moves import SOON, heard, wait_until
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -224,7 +224,7 @@ async def test_a_drained_worker_leaves_no_task_behind(url: str) -> None:
         assert not list(worker.running)
 
 
-async def test_a_drain_rouses_a_fetch_that_waits(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fetch_that_waits_is_roused_by_a_drain_and_by_quiet(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "WAIT", 100 * SOON)
     app = App(url)
 
@@ -232,5 +232,11 @@ async def test_a_drain_rouses_a_fetch_that_waits(url: str, monkeypatch: pytest.M
     async def work() -> None: ...
 
     with anyio.fail_after(SOON):
-        async with app, app.working():
+        async with app, app.working() as worker:
+            await (await work.defer()).result(SOON)
+            (slots,) = [each.slots for each in worker.pools]
+            await wait_until(lambda: slots.expecting)
+            worker.quiet(True)
+            await wait_until(lambda: not slots.expecting)
+            worker.quiet(False)
             await (await work.defer()).result(SOON)

@@ -1,6 +1,7 @@
 """Sides beside each other: rounds interleaved A B A B, in each round one figure of each kind from each side."""
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -57,9 +58,11 @@ def side_by_side(
     for number in range(rounds):
         for side, row in zip(sides, rows, strict=True):
             if not row.skipped:
+                began = time.monotonic()
                 row.rounds.append(_counted(side, row, once))
                 said = ", ".join(f"{name} {value:,.4g}" for name, value in row.rounds[-1].items())
-                print(f"  {key} {number + 1}/{rounds} {side.name}: {said or row.skipped or row.dirty[-1]}", flush=True)
+                took = f"{said or row.skipped or row.dirty[-1]} ({time.monotonic() - began:.1f} s)"
+                print(f"  {key} {number + 1}/{rounds} {side.name}: {took}", flush=True)
     return Table(key, title, list(columns), rows)
 
 

@@ -48,6 +48,8 @@ class Program:
         if "missing" in answer:
             raise Missing(answer["missing"])
         dirty = {name: answer[name] for name in ("lost", "duplicated", "unexplained") if answer.get(name)}
+        if not answer.get("complete", True):
+            dirty["complete"] = False
         if dirty:
             raise Uncounted(f"{self._name}: {dirty}")
         return answer

@@ -15,6 +15,7 @@ import traceback
 from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -186,9 +187,12 @@ def serve(packages: str, roles: dict[str, Callable[[Order], Any]]) -> None:
             run(order)
     except BaseException:  # noqa: BLE001 - whatever it was, it is told, and no thread of a library keeps us
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
-    done({})
+    else:
+        if order.role == "setup":
+            done({})
+        print("it ended before its work was done", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def done(answer: dict[str, Any]) -> None:
@@ -264,11 +268,9 @@ def send_blocking(
                     return
                 one(*call)
 
-        threads = [threading.Thread(target=lane) for _ in range(THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(THREADS) as threads:
+            for ended in [threads.submit(lane) for _ in range(THREADS)]:
+                ended.result()
     elif order.how == "paced":
         began = time.monotonic()
         for number in range(order.jobs):

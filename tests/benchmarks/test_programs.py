@@ -1,6 +1,10 @@
 """The benchmark's programs that stand on our own code do what they are ordered, so that they do not rot."""
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,9 +15,10 @@ from msgspec.structs import replace
 from benchmarks import defer, grounds, processing, scaling
 from benchmarks.bars import judge
 from benchmarks.beside import Row, Table, ratio, side_by_side
-from benchmarks.driver import Uncounted, prepare
-from benchmarks.environments import Missing
+from benchmarks.driver import Uncounted, do, prepare
+from benchmarks.environments import PEERS, ROOT, Missing, command_of
 from benchmarks.grounds import Ground
+from benchmarks.peers.recorder import Order, send_blocking
 from benchmarks.report import Section, bars_of, rows_of
 from benchmarks.sides import POSTGRES, REDIS, TASKQ, Side
 
@@ -55,6 +60,77 @@ def test_a_run_whose_ledger_is_not_clean_does_not_count() -> None:
     assert tries == ["taskq", "taskq"]
     assert table.row("taskq") is None
     assert rows_of(table)[-1] == "| taskq | 0 of 1 clean; not counted: 2 (lost: 1) |"
+
+
+def test_a_worker_that_did_not_run_all_its_jobs_does_not_count() -> None:
+    with grounds.redis() as ground, pytest.raises(Uncounted, match="complete"):
+        do(TASKQ, ground, ground.fresh(""), "work", jobs=2, goal=1, patience=0.1)
+
+
+def test_a_producer_of_which_a_thread_failed_does_not_count() -> None:
+    def one(number: int, _content: str) -> None:
+        if number == 7:
+            raise OSError("refused")
+
+    with pytest.raises(OSError, match="refused"):
+        send_blocking(Order(role="defer", url="", jobs=10, how="flight"), one)
+
+
+def test_a_program_that_ends_by_itself_does_not_count() -> None:
+    program = "from benchmarks.peers.recorder import serve; serve('', {'work': lambda order: None})"
+    done = run_with(sys.executable, "-c", program, json.dumps({"role": "work", "url": ""}))
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+PLANTED = {
+    "planted.py": f"""
+import json, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from benchmarks.peers.recorder import Ledger, Order
+job = Ledger(Order(**json.loads(sys.argv[1]))).blocking_handler()
+for number in (0, 1, 1, 9):
+    job(number, "")
+time.sleep(60)
+""",
+    "planted.mjs": f"""
+import {{ ledger }} from "{PEERS}/node/recorder.mjs";
+const job = ledger();
+for (const number of [0, 1, 1, 9]) await job(number, "");
+""",
+    "planted.rb": f"""
+require "{PEERS}/ruby/recorder"
+ledger = Ledger.new
+[0, 1, 1, 9].each {{ |number| ledger.run(number, "") }}
+sleep 60
+""",
+}
+INTERPRETERS = {".py": sys.executable, ".mjs": "node", ".rb": "ruby"}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_the_ledger_of_each_language_finds_what_was_planted(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / name
+    interpreter = INTERPRETERS[program.suffix]
+    if shutil.which(interpreter) is None:
+        pytest.skip(f"{interpreter} is not found here")
+    monkeypatch.setenv("BENCH_NODE", str(tmp_path))
+    program.write_text(PLANTED[name], encoding="utf-8")
+    done = run_with(interpreter, str(program), json.dumps({"role": "work", "url": "", "jobs": 4}))
+    answer = json.loads(done.stdout.splitlines()[-1])
+    found = {said: answer[said] for said in ("lost", "duplicated", "unexplained", "complete")}
+    assert found == {"lost": 2, "duplicated": 1, "unexplained": 1, "complete": True}
+
+
+def run_with(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_peer_in_ruby_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(Missing, match="apt install ruby-sidekiq"):
+        command_of("ruby", "sidekiq")
 
 
 def test_a_peer_that_is_not_there_is_skipped_with_the_reason() -> None:

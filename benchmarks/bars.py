@@ -12,7 +12,7 @@ from benchmarks.sides import Kind
 
 PYTHON: tuple[Kind, ...] = ("asyncio", "blocking")
 ANY: tuple[Kind, ...] = ("asyncio", "blocking", "foreign")
-CARELESS = ("huey", "taskiq list")
+CARELESS = ("huey", "taskiq list", "Sidekiq")
 """They take a job off the server and keep no lease: a worker that dies loses it."""
 
 

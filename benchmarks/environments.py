@@ -15,6 +15,8 @@ PEERS = Path(__file__).parent / "peers"
 REQUIREMENTS = PEERS / "requirements"
 ENVIRONMENTS = ROOT / ".venv-bench"
 PATIENCE = 300
+SIDEKIQ = "sidekiq:6.5.12"
+"""Installed where ruby is there without it."""
 
 
 class Missing(Exception):
@@ -28,6 +30,8 @@ def command_of(environment: str, program: str) -> Sequence[str]:
     """
     if environment == "node":
         return [str(_node()), str(PEERS / "node" / f"{program}.mjs")]
+    if environment == "ruby":
+        return [*_ruby(), str(PEERS / "ruby" / f"{program}.rb")]
     return [str(_python(environment)), "-m", f"benchmarks.peers.{program}"]
 
 
@@ -63,6 +67,23 @@ def _node() -> Path:
     return Path(node)
 
 
+@cache
+def _ruby() -> Sequence[str]:
+    """With the gem that the system has, or one of our own; compiled as it runs, if this ruby can."""
+    ruby, gem = shutil.which("ruby"), shutil.which("gem")
+    if ruby is None or gem is None:
+        raise Missing("ruby is not found here: apt install ruby-sidekiq")
+    os.environ["GEM_HOME"] = str(ENVIRONMENTS / "ruby")
+    if not _succeeds(ruby, "-e", "gem 'sidekiq'"):
+        with _made("ruby", SIDEKIQ.encode()):
+            try:
+                _run("sidekiq", gem, "install", "--no-document", SIDEKIQ)
+            except Missing as reason:
+                raise Missing(f"{reason}; apt install ruby-sidekiq has it, too") from None
+    compiled = [ruby, "--yjit", "--yjit-exec-mem-size=16"]  # Its 256 MiB would all count as memory of the peer.
+    return compiled if _succeeds(*compiled, "-e", "") else [ruby]
+
+
 @contextmanager
 def _made(name: str, wanted: bytes) -> Generator[bool]:
     """Says whether the environment is as wanted already; what the body made is remembered if it does not raise."""
@@ -72,6 +93,10 @@ def _made(name: str, wanted: bytes) -> Generator[bool]:
         print(f"  installing {name}", flush=True)
     yield fresh
     stamp.write_text(digest, encoding="ascii")
+
+
+def _succeeds(*command: str) -> bool:
+    return not subprocess.run(command, capture_output=True, check=False).returncode
 
 
 def _run(name: str, *command: str) -> None:

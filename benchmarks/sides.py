@@ -53,6 +53,7 @@ REDIS: Sequence[Side] = (
     peer("celery", jobs=1_000, naps=500, kind="blocking", slow=True),
     peer("rq", jobs=400, naps=100, kind="blocking", slow=True),
     on_node("BullMQ", "bullmq", jobs=10_000, naps=4_000, defers=3_000),
+    Side(name="Sidekiq", program="sidekiq", environment="ruby", kind="foreign", jobs=6_000, naps=2_000, defers=3_000),
 )
 
 POSTGRES: Sequence[Side] = (
@@ -76,5 +77,6 @@ SQS: Sequence[Side] = (
     Side(name="taskq", program="ours", kind="taskq", jobs=5_000, defers=500),
     Side(name="bare calls", program="bare_sqs", jobs=20_000, defers=1_000, kind="limit"),
     peer("taskiq", "taskiq_sqs", jobs=1_000, defers=200),
+    peer("celery", "celery_sqs", jobs=500, defers=200, kind="blocking"),
     *map(paired, ("Valkey", "PostgreSQL", "SQLite")),
 )

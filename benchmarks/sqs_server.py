@@ -39,6 +39,9 @@ class Queue:
         self.put(message, float(said.get("DelaySeconds", 0)))
         return {"MessageId": message["Id"], "MD5OfMessageBody": ""}
 
+    def attributes(self) -> Said:
+        return {"VisibilityTimeout": "30", "ApproximateNumberOfMessages": str(len(self.ready))}
+
     def put(self, message: Said, after: float) -> None:
         if after > 0:
             heapq.heappush(self.later, (time.monotonic() + after, next(self._numbers), message))
@@ -115,7 +118,7 @@ class Service:
             "SendMessage": queue.send,
             "DeleteMessage": queue.delete,
             "ChangeMessageVisibility": queue.change,
-            "GetQueueAttributes": lambda _: {"Attributes": {"VisibilityTimeout": "30"}},
+            "GetQueueAttributes": lambda _: {"Attributes": queue.attributes()},
         }
         if single == action:
             return verbs[action](said)

@@ -2,6 +2,9 @@
 
 import asyncio
 import copy
+from typing import TypeVar
+
+from msgspec.structs import replace
 
 from taskq.broker import Broker
 from taskq.errors import BrokerUnavailable
@@ -64,13 +67,21 @@ class Batcher:
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 if not future.done():
-                    future.set_result(answer)
+                    refused = answer.error
+                    future.set_result(answer if refused is None else replace(answer, error=_own(refused)))
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def _own(error: E) -> E:
+    """Each caller raises its own copy: a shared one would gather every caller's traceback."""
+    own = copy.copy(error)
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _fail(batch: list[tuple[Job, asyncio.Future[Enqueued]]], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
-            # Each caller raises its own copy: a shared one would gather every caller's traceback.
-            own = copy.copy(error)
-            own.__cause__ = error.__cause__
-            future.set_exception(own)
+            future.set_exception(_own(error))

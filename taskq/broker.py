@@ -71,7 +71,9 @@ class Broker(Protocol):
         """Add jobs; one answer each, in order (C-E2).
 
         When it returns the jobs are as durable as ``traits.durability`` says (C-E1). Each is added whole or not at
-        all, and a call that raised may be repeated (C-E5). A job whose id is live is not added again (C-E3). A job
+        all, and a call that raised may be repeated (C-E5). A broker whose jobs are on several servers answers
+        BrokerUnavailable for those whose server is away, and raises it when that is so of all. A job whose id is live
+        is not added again (C-E3). A job
         whose unique key is held is treated as its ``on_conflict`` says (C-E4): ``return`` answers the holder's id,
         ``raise`` answers a ``Conflict``, ``replace`` gives the waiting holder this job's task, body, headers,
         priority, due moment and expiry while it keeps its id, group and attempt, and answers a ``Conflict`` when
@@ -103,7 +105,11 @@ class Broker(Protocol):
         ...
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
-        """Let the leases end ``lease`` seconds from now; one answer each, in order (C-X1)."""
+        """Let the leases end ``lease`` seconds from now; one answer each, in order (C-X1).
+
+        A broker whose jobs are on several servers answers UNKNOWN for those whose server is away, and raises
+        BrokerUnavailable when that is so of all.
+        """
         ...
 
 

@@ -85,7 +85,8 @@ class Enqueued(Struct, frozen=True):
     """The job's own id, or that of the job already holding its place."""
     added: bool
     error: TaskqError | None = None
-    """Why this one job was refused; the others of the call are not concerned."""
+    """Why this one job was refused; the others of the call are not concerned. ``BrokerUnavailable``: whether it was
+    added is not known, as its server did not answer while others did; with its id it may be tried again."""
 
 
 class Delivery(Struct, frozen=True, kw_only=True, gc=False):
@@ -153,3 +154,5 @@ class Lease(Enum):
     """The lease is not ours any more, or the job has ended."""
     CANCELLED = "cancelled"
     """Still ours, and somebody asked for the job to be cancelled."""
+    UNKNOWN = "unknown"
+    """The server that has the job did not answer, while others did: ask again."""

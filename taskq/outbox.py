@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend, Broker, Traits, Transactions
 from taskq.connect import connect
-from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError
-from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Settlement
+from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError, TaskqError
+from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq.schedule import LIFE
 
 _log = logging.getLogger("taskq")
@@ -109,10 +109,7 @@ class Relay:
             if len(deliveries) == 1:
                 return [_refused(deliveries[0], error)]
             return [settlement for each in deliveries for settlement in await self._hand_over([each])]
-        return [
-            Ack(delivery.receipt) if answer.error is None else _refused(delivery, answer.error)
-            for delivery, answer in zip(deliveries, answers, strict=True)
-        ]
+        return [_settlement(delivery, answer.error) for delivery, answer in zip(deliveries, answers, strict=True)]
 
     def _unpacked(self, delivery: Delivery) -> Job:
         parcel = msgspec.msgpack.decode(delivery.job.body, type=_Parcel)
@@ -122,6 +119,15 @@ class Relay:
 
 def _parts(deliveries: Sequence[Delivery], size: int) -> list[Sequence[Delivery]]:
     return [deliveries[at : at + size] for at in range(0, len(deliveries), size)]
+
+
+def _settlement(delivery: Delivery, error: TaskqError | None) -> Settlement:
+    """What to do with what was handed over."""
+    if error is None:
+        return Ack(delivery.receipt)
+    if isinstance(error, BrokerUnavailable):
+        return Nack(delivery.receipt, _BACK_OFF, counted=False)
+    return _refused(delivery, error)
 
 
 def _refused(delivery: Delivery, error: Exception) -> Settlement:

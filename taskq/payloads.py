@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend, Broker, Traits, Transactions
 from taskq.connect import connect, payload_opener
-from taskq.errors import BrokerError, ConfigError, DecodeError, PartlySettled
+from taskq.errors import BrokerError, BrokerUnavailable, ConfigError, DecodeError, PartlySettled
 from taskq.flow.members import all_of
 from taskq.job import Ack, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq.store import Store
@@ -92,7 +92,7 @@ class Cloakroom:
         unused = [
             checked.headers[TICKET]
             for job, checked, answer in zip(jobs, sent, answers, strict=True)
-            if checked is not job and not answer.added and not _took_over(job, answer)
+            if checked is not job and not answer.added and not _may_need(job, answer)
         ]
         await self.throw_away(unused)
 
@@ -147,8 +147,10 @@ class Cloakroom:
         return replace(delivery, job=replace(delivery.job, body=body, headers=headers))
 
 
-def _took_over(job: Job, answer: Enqueued) -> bool:
-    """Whether a waiting job took over this one's call."""
+def _may_need(job: Job, answer: Enqueued) -> bool:
+    """Whether a waiting job took over this one's call, or nobody knows if this one was added."""
+    if isinstance(answer.error, BrokerUnavailable):
+        return True
     return job.on_conflict == "replace" and answer.error is None and answer.id != job.id
 
 

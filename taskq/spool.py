@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Broker, Traits
-from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError, SpoolFull
+from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError, SpoolFull, TaskqError
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 
 T = TypeVar("T")
@@ -141,9 +141,19 @@ class Spooling:
         """As the broker does; while that is out of reach each job is added to the file, or refused with SpoolFull."""
         if not self._holds.is_set():
             try:
-                return await self._broker.enqueue(jobs)
+                answers = await self._broker.enqueue(jobs)
             except BrokerUnavailable as error:
                 _log.warning("the broker does not answer (%s): jobs are kept in the spool until it does", error)
+            else:
+                away = [at for at, answer in enumerate(answers) if isinstance(answer.error, BrokerUnavailable)]
+                if not away:
+                    return answers
+                _log.warning("a server of the broker does not answer: its jobs are kept in the spool until it does")
+                kept = dict(zip(away, await self._keep([jobs[at] for at in away]), strict=True))
+                return [kept.get(at, answer) for at, answer in enumerate(answers)]
+        return await self._keep(jobs)
+
+    async def _keep(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         try:
             full = await self._in_thread(lambda: self._file.put(jobs))
         except sqlite3.Error as error:
@@ -195,17 +205,20 @@ class Spooling:
                 if not rows:
                     self._holds.clear()
                     break
-            answers = await self._enqueue(rows)
-            gone = [row[0] for row, refused in zip(rows, answers, strict=True) if refused is None]
-            refused = [(reason, row[0]) for row, reason in zip(rows, answers, strict=True) if reason is not None]
+            errors = dict(zip([row[0] for row in rows], await self._enqueue(rows), strict=True))
+            gone = [place for place, error in errors.items() if error is None]
+            away = [error for error in errors.values() if isinstance(error, BrokerUnavailable)]
+            refused = [(str(error), place) for place, error in errors.items() if error and error not in away]
             for reason, place in refused:
                 _log.error("spooled job %d was refused by the broker, and stays in the spool: %s", place, reason)
             await self._in_thread(partial(self._file.settle, gone, refused))
+            if away:
+                raise away[0]
             handed += len(gone)
         if handed:
             _log.warning("the broker answers again, and has all %d jobs of the spool", handed)
 
-    async def _enqueue(self, rows: Sequence[Row]) -> Sequence[str | None]:
+    async def _enqueue(self, rows: Sequence[Row]) -> Sequence[TaskqError | None]:
         """Why each was refused, or None."""
         now = time()
         jobs = [msgspec.msgpack.decode(encoded, type=Job).aged(now - at) for _, at, encoded in rows]
@@ -218,9 +231,9 @@ class Spooling:
             ]
         except BrokerRejected as error:
             if len(rows) == 1:
-                return [str(error)]
-            return [reason for row in rows for reason in await self._enqueue([row])]
-        return [None if answer.error is None else str(answer.error) for answer in answers]
+                return [error]
+            return [refused for row in rows for refused in await self._enqueue([row])]
+        return [answer.error for answer in answers]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         async with self._lock:

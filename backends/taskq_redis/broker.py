@@ -62,8 +62,11 @@ class RedisBroker:
         chunks: list[Coroutine[Any, Any, None]] = []
         for partition, lines in self._lines(jobs, answers).items():
             for first, end in _chunks([len(jobs[at].body) for at, _ in lines]):
-                chunks.append(self._enqueue(partition, lines[first:end], jobs, answers))
+                chunks.append(self._enqueue_or_tell(partition, lines[first:end], jobs, answers))
         await each(chunks)
+        lost = [answer.error for answer in answers if isinstance(answer.error, BrokerUnavailable)]
+        if lost and len(lost) == len(jobs):
+            raise lost[0]
         return answers
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
@@ -155,6 +158,16 @@ class RedisBroker:
                     refused = error
             answers[at] = Enqueued(job.id, False, refused)
         return lines
+
+    async def _enqueue_or_tell(
+        self, partition: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]
+    ) -> None:
+        try:
+            await self._enqueue(partition, lines, jobs, answers)
+        except BrokerUnavailable as error:
+            # Others of the call, which may be on another node, are there all the same.
+            for at, _ in lines:
+                answers[at] = Enqueued(jobs[at].id, False, error)
 
     async def _enqueue(
         self, partition: str, lines: Sequence[tuple[int, Line]], jobs: Sequence[Job], answers: list[Enqueued]

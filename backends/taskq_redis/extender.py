@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from msgspec import msgpack
 
 from taskq.broker import Extender
-from taskq.errors import BrokerRejected
+from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
 from taskq.job import Lease
+from taskq_redis.faults import translated
 from taskq_redis.rows import microseconds, receipt_parts
 from taskq_redis.tools import Tools
 from taskq_redis.wire import Reply
@@ -47,15 +48,27 @@ async def extending(tools: Tools) -> AsyncGenerator[Extender]:
 async def extend(tools: Tools, receipts: Sequence[str], lease: float) -> list[Lease]:
     """Extend each, wherever its queue is."""
     answers = [Lease.LOST] * len(receipts)
+    parts = await by_queue(tools, receipts)
+    lost: list[BrokerError] = []
 
     async def extend(queue: str, found: Sequence[tuple[int, str, str]]) -> None:
         packed = msgpack.encode([(job, token) for _, token, job in found])
         keys = tools.keys.queue(queue)
-        said = await tools.client.run(tools.scripts.extend, keys, microseconds(lease), packed)
+        try:
+            # A node that hangs must not keep the next call from those that answer until their leases are over.
+            async with asyncio.timeout(lease / 3 if len(parts) > 1 else None):
+                said = await tools.client.run(tools.scripts.extend, keys, microseconds(lease), packed)
+        except (BrokerUnavailable, TimeoutError) as error:
+            for at, _, _ in found:
+                answers[at] = Lease.UNKNOWN
+            lost.append(error if isinstance(error, BrokerUnavailable) else translated(error, tools.client.name))
+            return
         for (at, _, _), answer in zip(found, text(said), strict=True):
             answers[at] = _ANSWERS[answer]
 
-    await each([extend(queue, found) for queue, found in await by_queue(tools, receipts)])
+    await each([extend(queue, found) for queue, found in parts])
+    if lost and len(lost) == len(parts):
+        raise lost[0]
     return answers
 
 

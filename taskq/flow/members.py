@@ -15,7 +15,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from taskq.broker import Broker
-from taskq.errors import ConfigError, Conflict, TaskqError
+from taskq.errors import BrokerUnavailable, ConfigError, Conflict, TaskqError
 from taskq.flow.marks import marked_outcome
 from taskq.flow.record import (
     CHUNK,
@@ -58,10 +58,15 @@ class Membership:
         """Batches of which nobody counted as failed at this moment, by the backend's clock."""
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
-        """Enqueue any number of jobs, in as many calls as the broker needs."""
+        """Enqueue any number of jobs, in as many calls as the broker needs; BrokerUnavailable when one is unknown."""
         size = self._broker.traits.max_batch
         parts = [await self._broker.enqueue(jobs[start : start + size]) for start in range(0, len(jobs), size)]
-        return [answer for part in parts for answer in part]
+        answers = [answer for part in parts for answer in part]
+        for answer in answers:
+            if isinstance(answer.error, BrokerUnavailable):
+                # It has not failed: whoever asked for all of them does so again.
+                raise answer.error
+        return answers
 
     # Opening and sealing
 

@@ -32,7 +32,7 @@ class Leases:
         lease: float,
         *,
         obey: Obey,
-        out_of_contact: Callable[[], None],
+        out_of_contact: Callable[[Sequence[Run]], None],
         hand_over: Callable[[Sequence[Run]], None],
         ceiling: float,
         can_go_on: Callable[[], bool],
@@ -46,7 +46,7 @@ class Leases:
         self._obey = obey
         """Called in the worker's loop with runs and what became of their leases."""
         self._out_of_contact = out_of_contact
-        """Called in the worker's loop when no extension has gone through for so long that leases may be over."""
+        """Called in the worker's loop with runs that nobody has extended for so long that their leases may be over."""
         self._hand_over = hand_over
         """Called in the worker's loop with runs that cannot be held much longer."""
         self._ceiling = ceiling
@@ -67,6 +67,10 @@ class Leases:
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopped = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._answered_at = 0.0
+        """When the last call that was answered began, by the own loop's clock, or the last alarm rang."""
+        self._silent: dict[str, float] = {}
+        """Since when the server of these receipts has not answered, while others have."""
         self.begun = asyncio.Event()
         """Set once :meth:`run` runs: before that a job that blocks the worker's loop would lose its lease."""
 
@@ -98,6 +102,7 @@ class Leases:
         """Extend until stopped."""
         self._own_loop = asyncio.get_running_loop()
         self._loop.call_soon_threadsafe(self.begun.set)
+        self._answered_at = self._own_loop.time()
         self._arm()
         period = self._lease / 3
         try:
@@ -107,7 +112,8 @@ class Leases:
                         while not self._stopped:
                             began = self._own_loop.time()
                             await self._extend(extender)
-                            self._arm(began)
+                            self._answered_at = began
+                            self._arm()
                             await self._until(period)
                 except BrokerError:
                     # Said once by the stations that fetch and settle; here only time counts.
@@ -128,20 +134,28 @@ class Leases:
             await self._wake.wait()
         self._wake.clear()
 
-    def _arm(self, extended_at: float | None = None) -> None:
+    def _arm(self) -> None:
         """A timer, because a server that hangs raises nothing for as long as its driver is patient."""
         self._disarm()
         assert self._own_loop is not None, "only run() calls this"  # noqa: S101
-        since = self._own_loop.time() if extended_at is None else extended_at
-        self._alarm = self._own_loop.call_at(since + MARGIN * self._lease, self._ring)
+        since = min(self._answered_at, *self._silent.values(), inf)
+        self._alarm = self._own_loop.call_at(since + MARGIN * self._lease, self._ring, since)
 
     def _disarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
 
-    def _ring(self) -> None:
-        self._loop.call_soon_threadsafe(self._out_of_contact)
+    def _ring(self, since: float) -> None:
+        """Whatever has not been extended since then may be over."""
+        assert self._own_loop is not None, "only run() calls this"  # noqa: S101
+        runs = self._held()
+        if self._answered_at > since:
+            runs = [run for run in runs if self._silent.get(run.delivery.receipt, inf) <= since]
+        else:
+            self._answered_at = self._own_loop.time()
+        self._silent = {receipt: at for receipt, at in self._silent.items() if at > since}
+        self._loop.call_soon_threadsafe(self._out_of_contact, runs)
         self._arm()
 
     async def _extend(self, extender: Extender) -> None:
@@ -150,7 +164,10 @@ class Leases:
             runs = ()
         try:
             if runs:
-                answers = await extender.extend([run.delivery.receipt for run in runs], self._lease)
+                receipts = [run.delivery.receipt for run in runs]
+                answers = await extender.extend(receipts, self._lease)
+                unknown = [receipt for receipt, lease in zip(receipts, answers, strict=True) if lease is Lease.UNKNOWN]
+                self._silent = {receipt: self._silent.get(receipt, self._answered_at) for receipt in unknown}
                 self._loop.call_soon_threadsafe(self._tell, runs, answers)
                 await self._renew(runs, answers)
         finally:

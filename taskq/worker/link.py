@@ -175,9 +175,9 @@ class Link:
             self._events.emit(LeaseLost(**job_fields(run)))
         self._cancel(lost, Interrupted())
 
-    def _out_of_contact(self) -> None:
+    def _out_of_contact(self, runs: Sequence[Run]) -> None:
         if self._on_lost_contact == "cancel":
-            self._cancel(self.held(), Interrupted(reason=OUT_OF_CONTACT))
+            self._cancel(runs, Interrupted(reason=OUT_OF_CONTACT))
 
     def _cancel(self, runs: Sequence[Run], outcome: Outcome) -> None:
         for pool in self.pools:

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from taskq import App, Batch, BatchReport, Death, Discard, Retry, current, gather
-from taskq.errors import BatchSealed, ConfigError, PartlyEnqueued, ResultNotReady
+from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotReady
 from taskq.flow.members import RESUMED, numbered, numbered_behind
 from taskq.flow.record import CHUNK, chunk_key, failed_key, first_key
 from taskq.job import JobRef
@@ -18,7 +18,9 @@ from taskq.sequel import plan_of
 from taskq.testing import run_until_idle
 from taskq.worker.effects import Effects
 from taskq.worker.run import Run
+from tests.worker.conftest import tap as tap
 from tests.worker.moves import SOON, lose
+from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
 
@@ -250,8 +252,23 @@ async def test_a_member_enqueued_again_just_as_it_ended_does_not_run_again(offic
         await run_until_idle(office.app)
         (job,) = numbered("b", "0", 0, [office.work.call(0).job])
         await office.app.backend.broker.enqueue([replace(job, headers={**job.headers, RESUMED: "1"})])
-        await run_until_idle(office.app)
+        await run_until_idle(office.app, queues=["here", "away", "default"])
     assert sorted(office.ran) == [0, 1]
+
+
+async def test_a_member_whose_server_was_away_has_not_failed(tap: Tap) -> None:
+    office = Office("memory://")
+    calls = [office.work.options(queue=queue).call(n) for n, queue in enumerate(("here", "away"))]
+    async with office.app:
+        async with office.batch() as batch:
+            tap.away = {"away"}
+            with pytest.raises(BrokerUnavailable):
+                await batch.add(calls, key="all")
+            tap.away = set()
+            assert await batch.add(calls, key="all") == 2
+        await run_until_idle(office.app, queues=["here", "away", "default"])
+    assert sorted(office.ran) == [0, 1]
+    assert {report for _, report in office.told} == {BatchReport("b", 2, 0)}
 
 
 async def test_a_producer_that_goes_on_with_other_calls_is_refused(office: Office) -> None:

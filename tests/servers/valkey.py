@@ -142,6 +142,15 @@ def ask(server: Process, command: str) -> str:
             return stream.read(max(0, int(head[1:]))).decode() if head.startswith("$") else head[1:]
 
 
+def await_written(servers: Sequence[Process]) -> None:
+    """Returns when the system has all that they confirmed, so that it outlives their death.
+
+    Flushing each second, a server whose disk is slow keeps up to two seconds of it to itself. WAITAOF would not
+    tell: it answers for what its own connection wrote.
+    """
+    await_all(servers, "aof_buffer_length:0\r", "INFO persistence")
+
+
 def await_all(servers: Sequence[Process], expected: str, question: str, *, patience: float = 30.0) -> None:
     """Returns when each server's answer to a question contains what is expected."""
 

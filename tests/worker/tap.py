@@ -29,7 +29,7 @@ class Tap:
         """Whether calls fail: before the broker knows of them, or after it has done what they ask."""
         self.rejects_settlements = False
         self.away: set[str] = set()
-        """Queues whose settlements are not reached, as on a node that is away; the others of a call are."""
+        """Queues that are not reached by a settle, an extend or a bulk, as on a node that is away; the others are."""
         self.open = anyio.Event()
         """Calls of enqueue wait for it."""
         self.open.set()
@@ -90,9 +90,13 @@ class TappedBroker:
         self._tap.arrived.set()
         await self._tap.open.wait()
         self._tap.come()
-        answers = await self._broker.enqueue(jobs)
-        self._tap.go("enqueue", len(jobs))
-        return answers
+        there = [job for job in jobs if job.queue not in self._tap.away]
+        answers = iter(await self._broker.enqueue(there))
+        self._tap.go("enqueue", len(there))
+        gone = BrokerUnavailable("a node is away")
+        if jobs and not there:
+            raise gone
+        return [Enqueued(job.id, False, gone) if job.queue in self._tap.away else next(answers) for job in jobs]
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
         self._tap.come()
@@ -154,6 +158,9 @@ class TappedExtender:
 
     async def extend(self, receipts: Sequence[str], lease: float) -> Sequence[Lease]:
         self._tap.come()
-        answers = await self._extender.extend(receipts, lease)
-        self._tap.go("extend", len(receipts))
-        return answers
+        gone = {receipt for receipt in receipts if self._tap.held.get(receipt) in self._tap.away}
+        if gone.issuperset(receipts):
+            raise BrokerUnavailable("a node is away")
+        answers = iter(await self._extender.extend([receipt for receipt in receipts if receipt not in gone], lease))
+        self._tap.go("extend", len(receipts) - len(gone))
+        return [Lease.UNKNOWN if receipt in gone else next(answers) for receipt in receipts]

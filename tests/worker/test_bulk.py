@@ -7,7 +7,7 @@ import pytest
 
 from taskq import App, Retry, Spread
 from taskq.call import Call
-from taskq.errors import BrokerUnavailable
+from taskq.errors import BrokerUnavailable, PartlyEnqueued
 from taskq.testing import VirtualClock, deferred, run_until_idle
 from tests.worker.tap import Tap
 
@@ -80,6 +80,26 @@ async def test_a_bulk_defer_that_fails_leaves_no_part_under_way(tap: Tap) -> Non
         tap.open.set()
         await anyio.wait_all_tasks_blocked()
         assert await deferred(app) == []
+
+
+async def test_a_bulk_tells_of_each_job_whether_its_server_was_there(tap: Tap) -> None:
+    app = App("memory://")
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    calls = [note.options(queue="away" if n % 3 == 0 else "here").call(n) for n in range(2_500)]
+    async with app:
+        tap.away = {"away"}
+        with pytest.raises(PartlyEnqueued) as partly:
+            await app.defer_many(calls)
+        assert [*partly.value.errors] == [*range(0, 2_500, 3)]
+        assert {type(error) for error in partly.value.errors.values()} == {BrokerUnavailable}
+        with pytest.raises(BrokerUnavailable):
+            await app.defer_many(calls[::3])
+        tap.away = set()
+        added = [handle.added for handle in await app.defer_many(calls)]
+    assert added == [n % 3 == 0 for n in range(2_500)]
 
 
 async def test_calls_may_be_read_from_the_transaction_they_are_deferred_in(url: str) -> None:

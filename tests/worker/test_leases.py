@@ -126,6 +126,38 @@ async def test_runs_are_cancelled_before_their_leases_can_be_anothers(clock: Vir
         tap.broken = "no"
 
 
+async def test_a_node_that_is_away_costs_the_runs_of_its_own_queues_and_no_others(
+    clock: VirtualClock, tap: Tap
+) -> None:
+    app = App("memory://", lease=30)
+    cancelled: list[tuple[str, float]] = []
+
+    async def long() -> None:
+        try:
+            await anyio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.append((current().queue, clock.time()))
+            raise
+
+    here, away = app.task(queue="here", name="here")(long), app.task(queue="away", name="away")(long)
+    async with app, app.working():
+        await here.defer()
+        await away.defer()
+        await clock.advance(1)
+        tap.away = {"away"}
+        await clock.advance(15)
+        tap.away.clear()
+        await clock.advance(25)
+        assert not cancelled
+        tap.away, began = {"away"}, clock.time()
+        await clock.advance(29.9)
+        ((queue, moment),) = cancelled
+        assert (queue, moment - began <= 27.0) == ("away", True)
+        await clock.advance(30)
+        assert {queue for queue, _ in cancelled} == {"away"}
+        tap.away.clear()
+
+
 async def test_runs_finish_without_contact_where_that_is_wanted(clock: VirtualClock, tap: Tap) -> None:
     app = App("memory://", lease=30, on_lost_contact="finish")
 
@@ -214,7 +246,7 @@ async def test_a_server_that_hangs_counts_as_lost_before_the_lease_is_over(clock
         lambda: held,
         30.0,
         obey=lambda _runs, _lease: None,
-        out_of_contact=lambda: lost.append(clock.time() - began),
+        out_of_contact=lambda _runs: lost.append(clock.time() - began),
         hand_over=lambda _runs: None,
         ceiling=inf,
         can_go_on=lambda: True,

@@ -228,3 +228,23 @@ async def test_the_relay_waits_for_a_broker_that_is_away(
         await wait_until(lambda: tap.tried > 3)
         tap.broken = "no"
         await wait_until(lambda: ran)
+
+
+async def test_the_relay_goes_on_while_one_server_of_the_broker_is_away(tap: Tap, orders: str) -> None:
+    app = App("memory://", outbox=orders)
+    ran: set[str] = set()
+
+    async def note() -> None:
+        ran.add(current().queue)
+
+    tasks = [app.task(queue=queue, name=queue)(note) for queue in ("away", "here")]
+    async with app, app.working():
+        tap.away = {"away"}
+        with closing(opened(orders)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for task in tasks:
+                await task.options(tx=connection).defer()
+            connection.execute("COMMIT")
+        await wait_until(lambda: ran == {"here"})
+        tap.away = set()
+        await wait_until(lambda: ran == {"here", "away"})

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from taskq import App, current
-from taskq.errors import ConfigError, PayloadTooLarge
+from taskq.errors import ConfigError, PartlyEnqueued, PayloadTooLarge
 from taskq.events import JobFinished
 from taskq.job import JobRef
 from taskq.payloads import TICKET
@@ -14,6 +14,7 @@ from taskq.retry import Retry
 from taskq.testing import run_until_idle
 from tests.worker.cupboard import SHUT
 from tests.worker.moves import SOON, heard
+from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
 
@@ -161,6 +162,16 @@ async def test_a_call_that_was_not_added_is_not_kept(url: str, cupboard: Cupboar
         assert (await size.options(unique="k", on_conflict="replace").defer(LARGE + "45")).id == "a"
         await run_until_idle(app)
         assert await first.result(0) == len(LARGE) + 2
+
+
+async def test_a_call_of_which_nobody_knows_is_kept(tap: Tap, cupboard: Cupboard) -> None:
+    app = with_tasks("memory://", cupboard.url)
+    size = app.find_task("size")
+    async with app:
+        tap.away = {"away"}
+        with pytest.raises(PartlyEnqueued):
+            await app.defer_many(size.options(queue=queue).call(LARGE) for queue in ("here", "away"))
+        assert len(cupboard.names) == 2
 
 
 async def test_in_a_transaction_a_call_is_kept_until_the_commit(tmp_path: Path, cupboard: Cupboard) -> None:

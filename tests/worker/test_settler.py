@@ -157,8 +157,8 @@ async def test_a_node_that_is_away_holds_up_the_ends_of_its_own_queues_only(tap:
         ran.append(n)
 
     async with app:
-        tap.away = {"away"}
         await there.defer()
+        tap.away = {"away"}
         async with app.working():
             with anyio.fail_after(SOON):
                 await app.defer_many(map(here.call, range(10)))

@@ -12,7 +12,7 @@ from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, SpoolFu
 from taskq.job import Job
 from taskq.spool import Bounds, SpoolFile
 from taskq.testing import deferred
-from tests.worker.moves import SOON
+from tests.worker.moves import SOON, wait_until
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -220,3 +220,19 @@ async def test_a_spool_that_cannot_be_written_is_refused_when_the_app_opens(path
     with pytest.raises(ConfigError, match="cannot be written"):
         async with App("memory://", spool=path):
             pass
+
+
+async def test_only_the_jobs_of_a_server_that_is_away_wait_and_are_tried_until_it_is_back(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        tap.away = {"away"}
+        await app.defer_many(note.options(queue=("away", "here")[n % 2]).call(n) for n in range(10))
+        assert await arguments(app, 5) == [1, 3, 5, 7, 9]
+        tried = tap.tried
+        await wait_until(lambda: tap.tried > tried + 1)
+        tap.away = set()
+        assert {*await arguments(app, 10)} == {*range(10)}

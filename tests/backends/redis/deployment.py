@@ -1,7 +1,7 @@
 """A namespace and a user of its own on servers that many tests share."""
 
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -13,8 +13,8 @@ from taskq_redis import connect
 
 from taskq.broker import Backend
 from taskq.testing.deployment import Deployment
-from tests.servers.process import Process, ServerFailed
-from tests.servers.valkey import ask, await_all
+from tests.servers.process import Process
+from tests.servers.valkey import ask, await_all, await_written
 
 
 class Tenant:
@@ -35,10 +35,7 @@ class Tenant:
         return [key for node in self.nodes for key in await to_thread.run_sync(partial(self._keys, node))]
 
     async def restart(self) -> None:
-        # Flushing each second, it may keep up to two seconds of what it confirmed in memory; Redis 7.0 cannot be asked.
-        with suppress(ServerFailed):
-            for node in self.nodes:
-                ask(node, "WAITAOF 1 0 5000")
+        await_written(self.nodes)
         # Not in another thread: a server ends with the one that started it.
         for node in self.nodes:
             node.kill()

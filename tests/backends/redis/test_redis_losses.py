@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from taskq_redis import connect
 
 from taskq.errors import BrokerUnavailable, PartlySettled
-from taskq.job import Ack
+from taskq.job import Ack, Lease
 from taskq.testing.deployment import LONG, SOON, a_job, add, names, nothing, take
 from tests.backends.redis.deployment import command
 from tests.backends.redis.flow import flowing
@@ -39,7 +39,7 @@ async def test_a_killed_server_loses_no_more_than_its_configuration_says(
             await flow.reaches(200)
             early = set(flow.answered)
             if aof != "none":
-                written(server)
+                valkey.await_written([server])
             server.kill()
             server.start()
             with anyio.fail_after(RESUMES):
@@ -98,7 +98,7 @@ async def test_a_node_without_a_replica_takes_only_its_own_queues_with_it(
             await add(broker, *(a_job(queue, f"{queue} {n}") for n in range(3) for queue in (its, third)))
             held = [*await take(broker, its), *await take(broker, third)]
             ends = [Ack(delivery.receipt) for delivery in held]
-            written(nodes[1])
+            valkey.await_written(nodes[1:2])
             nodes[1].kill()
             await flow.reaches(50)
             with pytest.raises(BrokerUnavailable):
@@ -106,6 +106,15 @@ async def test_a_node_without_a_replica_takes_only_its_own_queues_with_it(
             with pytest.raises(PartlySettled) as partly:
                 await broker.settle(ends)
             assert partly.value.answers == [None, True]
+            assert list(await broker.extend([delivery.receipt for delivery in held], LONG)) == [
+                Lease.UNKNOWN,
+                Lease.LOST,
+            ]
+            answers = await broker.enqueue([a_job(its, "refused"), a_job(third, "taken", delay=LONG)])
+            assert [(type(answer.error), answer.added) for answer in answers] == [
+                (BrokerUnavailable, False),
+                (type(None), True),
+            ]
             for wait in (0.0, SOON):
                 assert names(await broker.fetch([its, third], 1, lease=LONG, wait=wait)) == [
                     f"{third} {1 if wait == 0 else 2}"
@@ -121,14 +130,18 @@ async def test_a_node_without_a_replica_takes_only_its_own_queues_with_it(
             with anyio.fail_after(RESUMES):
                 assert names(await take(broker, its)) == [f"{its} 1"]
             assert list(await broker.settle(ends)) == [True, False]
+            await add(broker, a_job(third, "late"))
+            held = [*await take(broker, its), *await take(broker, third)]
+            async with connect(nodes[0].url, patience=LONG) as patient:
+                await patient.broker.extend([held[0].receipt], LONG)
+                nodes[1].pause()
+                with anyio.fail_after(SOON):
+                    leases = await patient.broker.extend([delivery.receipt for delivery in held], 1.0)
+                nodes[1].resume()
+                assert leases == [Lease.UNKNOWN, Lease.HELD]
         assert flow.done == Counter(flow.answered)
     told = [record.message for record in caplog.records if "does not answer" in record.message]
     assert [queue for message in told for queue in (its, gone) if repr(queue) in message] == [its, gone]
-
-
-def written(server: Process) -> None:
-    """What it has confirmed is on its disk: flushing each second, it may keep up to two seconds of it in memory."""
-    assert command(server, "WAITAOF", 1, 0, 5000)[0] == 1
 
 
 def on(node: Process, count: int) -> list[str]:

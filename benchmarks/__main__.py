@@ -22,8 +22,8 @@ from benchmarks import (
     waiting,
     worker_line,
 )
-from benchmarks.bars import BARS, judge
-from benchmarks.beside import Table
+from benchmarks.bars import BARS, judge, near
+from benchmarks.beside import Near, Table
 from benchmarks.driver import prepare, versions
 from benchmarks.environments import Missing
 from benchmarks.grounds import Ground
@@ -39,6 +39,8 @@ class Profile(Struct, frozen=True):
     name: str
     asides: int
     """Rounds of a question without a bar; one with a bar has ROUNDS."""
+    near: Near
+    """Who has all of these rounds."""
     slow: bool
     """Also the peers that take long."""
     paced: int
@@ -53,8 +55,8 @@ class Profile(Struct, frozen=True):
 
 ROUNDS = 5
 
-SHORT = Profile("short", 2, False, 100, 1.0, (1_000, 50_000), 50_000)
-FULL = Profile("full", ROUNDS, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
+SHORT = Profile("short", 2, near, False, 100, 1.0, (1_000, 50_000), 50_000)
+FULL = Profile("full", ROUNDS, None, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
 
 
 def core(profile: Profile) -> Section:
@@ -94,15 +96,15 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
     fast = [side for side in sides if side.kind in ("taskq", "asyncio")]
     others = [side for side in sides if side.kind == "foreign"]
     ours = [side for side in sides if side.kind == "taskq"]
-    noop = processing.ask(ground, sides, "noop", ROUNDS)
-    defers = [defer.ask(ground, sides, how, ROUNDS) for how in defer.WAYS]
+    noop = processing.ask(ground, sides, "noop", ROUNDS, profile.near)
+    defers = [defer.ask(ground, sides, how, ROUNDS, profile.near) for how in defer.WAYS]
     rates = {side.name: half_load(noop, defers[1], side.name) for side in fast}
     return [
         noop,
         processing.ask(ground, sides if profile.slow else ours, "nap", ROUNDS),
         *(processing.ask(ground, fast if profile.slow else ours, kind, profile.asides) for kind in ("payload", "cpu")),
         *defers,
-        latency.idle(ground, [*fast, *others], ROUNDS, profile.paced),
+        latency.idle(ground, [*fast, *others], ROUNDS, profile.paced, profile.near),
         latency.loaded(ground, fast if profile.slow else ours, profile.asides, profile.loaded, rates),
         features.ask(ground, profile.asides),
         waiting.ask(ground, profile.waiting, profile.asides),
@@ -117,9 +119,9 @@ def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Se
     judged = {bar.ours for bar in BARS}
     waited_for = [side for side in sides if side.name in judged or side.kind == "asyncio"]
     return [
-        processing.ask(ground, sides, "noop", ROUNDS),
+        processing.ask(ground, sides, "noop", ROUNDS, profile.near),
         *(defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS),
-        latency.idle(ground, waited_for, ROUNDS, profile.paced),
+        latency.idle(ground, waited_for, ROUNDS, profile.paced, profile.near),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What is asked of taskq beside others, and whether it is met."""
+"""What is asked of taskq beside others, who is near enough to count for it, and whether it is met."""
 
 import math
 import statistics
@@ -14,6 +14,10 @@ PYTHON: tuple[Kind, ...] = ("asyncio", "blocking")
 ANY: tuple[Kind, ...] = ("asyncio", "blocking", "foreign")
 CARELESS = ("huey", "taskiq list", "Sidekiq")
 """They take a job off the server and keep no lease: a worker that dies loses it."""
+
+
+CLOSE = 1.25
+"""Who is farther than this from the best does not become it in another round: they differ by a tenth."""
 
 
 class Bar(Struct, frozen=True, kw_only=True):
@@ -134,6 +138,24 @@ def judge(tables: Sequence[Table]) -> list[Comparison]:
     return [found for table in tables for bar in BARS if bar.table == table.key for found in _judge(bar, table)]
 
 
+def near(table: Table) -> set[str]:
+    """The sides whose further rounds can change a bar: ours, and those that come close to the best beside it."""
+    found: set[str] = set()
+    for bar in BARS:
+        if bar.table == table.key:
+            asked = _asked(bar, table)
+            found.add(bar.ours)
+            if best := _best(bar, asked):
+                found |= {row.side for row in asked if _apart(bar, row, best) <= CLOSE}
+    return found
+
+
+def _apart(bar: Bar, row: Row, best: Row) -> float:
+    """How many times better the best is."""
+    one, two = row.median(bar.figure), best.median(bar.figure)
+    return two / one if bar.least else one / two
+
+
 def _judge(bar: Bar, table: Table) -> list[Comparison]:
     ours = table.row(bar.ours)
     if ours is None:
@@ -149,8 +171,7 @@ def _beside(bar: Bar, table: Table, ours: Row) -> tuple[float | None, list[Serie
     """The ratio, and what it is a ratio to."""
     if bar.ideal:
         return ours.median(bar.figure) / bar.ideal, [Series(bar.beside.removeprefix("the "), [bar.ideal])]
-    asked = [row for row in table.rows if row.kind in bar.kinds or row.side in bar.sides]
-    best = _best(bar, [row for row in asked if row.side not in bar.without])
+    best = _best(bar, _asked(bar, table))
     if best is None:
         return None, []
     return ratio(ours, best, bar.figure), [Series(best.side, best.figures(bar.figure))]
@@ -160,6 +181,13 @@ def _question(bar: Bar, table: Table) -> str:
     name = table.key.partition("/")[0].replace("redis", "Redis").replace("postgres", "PostgreSQL").replace("sqs", "SQS")
     what = table.title if bar.ours == "taskq" else f"{table.title}: {bar.ours}"
     return f"{name}: {what}, beside {bar.beside}"
+
+
+def _asked(bar: Bar, table: Table) -> list[Row]:
+    """All that it speaks of."""
+    return [
+        row for row in table.rows if (row.kind in bar.kinds or row.side in bar.sides) and row.side not in bar.without
+    ]
 
 
 def _best(bar: Bar, rows: Sequence[Row]) -> Row | None:

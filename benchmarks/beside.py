@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -50,20 +50,35 @@ class Table(Struct):
         return next((row for row in self.rows if row.side == side and any(row.rounds)), None)
 
 
+Near = Callable[[Table], Collection[str]] | None
+"""Chooses the sides that are measured again when everybody has had FIRST rounds; None: all."""
+FIRST = 2
+
+
 def side_by_side(
-    key: str, title: str, columns: Sequence[tuple[str, str]], sides: Sequence[Side], once: Once, rounds: int
+    key: str,
+    title: str,
+    columns: Sequence[tuple[str, str]],
+    sides: Sequence[Side],
+    once: Once,
+    rounds: int,
+    near: Near = None,
 ) -> Table:
     """Measure each side once a round. A run that does not count is repeated once."""
     rows = [Row(side.name, side.kind) for side in sides]
+    table = Table(key, title, list(columns), rows)
+    asked = {side.name for side in sides}
     for number in range(rounds):
+        if number == FIRST and near is not None:
+            asked &= set(near(table))
         for side, row in zip(sides, rows, strict=True):
-            if not row.skipped:
+            if not row.skipped and side.name in asked:
                 began = time.monotonic()
                 row.rounds.append(_counted(side, row, once))
                 said = ", ".join(f"{name} {value:,.4g}" for name, value in row.rounds[-1].items())
                 took = f"{said or row.skipped or row.dirty[-1]} ({time.monotonic() - began:.1f} s)"
                 print(f"  {key} {number + 1}/{rounds} {side.name}: {took}", flush=True)
-    return Table(key, title, list(columns), rows)
+    return table
 
 
 def _counted(side: Side, row: Row, once: Once) -> dict[str, float]:

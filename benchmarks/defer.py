@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.beside import Table, side_by_side
+from benchmarks.beside import Near, Table, side_by_side
 from benchmarks.driver import do, per_job
 from benchmarks.grounds import Ground
 from benchmarks.sides import Side
@@ -14,11 +14,13 @@ COLUMNS = [
     ("commands", "commands"),
     ("commits", "commits"),
     ("wal", "WAL bytes"),
+    ("calls", "calls"),
+    ("held", "bytes the server holds"),
 ]
 WAYS = {"one": "defer, one by one", "flight": "defer, 100 in flight", "bulk": "defer, 1,000 a call"}
 
 
-def ask(ground: Ground, sides: Sequence[Side], how: str, rounds: int) -> Table:
+def ask(ground: Ground, sides: Sequence[Side], how: str, rounds: int, near: Near = None) -> Table:
     """One more is deferred first, unmeasured; then the clock runs until the last one is confirmed."""
 
     def once(side: Side) -> Mapping[str, float]:
@@ -30,4 +32,4 @@ def ask(ground: Ground, sides: Sequence[Side], how: str, rounds: int) -> Table:
         cpu = {name: answer[name] / jobs * 1e6 for name in ("cpu", "server_cpu")}
         return {"rate": jobs / answer["seconds"], **cpu, **{name: cost[name] for name in cost if name != "reads"}}
 
-    return side_by_side(f"{ground.name}/{how}", WAYS[how], COLUMNS, sides, once, rounds)
+    return side_by_side(f"{ground.name}/{how}", WAYS[how], COLUMNS, sides, once, rounds, near)

@@ -1,6 +1,7 @@
 """The servers that are measured on, each started for this run, empty before each measurement, and watched."""
 
 import asyncio
+import json
 import os
 import re
 import sys
@@ -54,7 +55,7 @@ class Redis:
         return self._server.pid
 
     def fresh(self, side: str) -> str:  # noqa: ARG002 - no side has a schema here
-        ask(self._server, "FLUSHALL")
+        ask(self._server, "FLUSHALL SYNC")
         return f"{self._server.url}/0"
 
     blank = fresh
@@ -65,6 +66,7 @@ class Redis:
         return {
             "commands": float(sum(map(int, calls))),
             "reads": float(stats["total_reads_processed"]),
+            "held": float(re.findall(r"used_memory:(\d+)", ask(self._server, "INFO memory"))[0]),
         }
 
 
@@ -121,7 +123,7 @@ class Postgres:
 
 
 class Sqs:
-    """A server of our own: it counts nothing, and its speed is not Amazon's. Databases stand by as companions."""
+    """A server of our own, whose speed is not Amazon's. Databases stand by as companions."""
 
     name = "sqs"
 
@@ -140,7 +142,8 @@ class Sqs:
     blank = fresh
 
     def counters(self) -> Mapping[str, float]:
-        return {}
+        with urllib.request.urlopen(self._server.url, b"{}", timeout=5.0) as answer:  # noqa: S310 - our own
+            return {"calls": float(json.loads(answer.read())["Calls"])}
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from benchmarks.beside import Table, side_by_side
+from benchmarks.beside import Near, Table, side_by_side
 from benchmarks.driver import Program, Uncounted, do, fill
 from benchmarks.environments import Missing
 from benchmarks.grounds import Ground
@@ -22,13 +22,13 @@ SETTLED = 10
 """The first jobs after a start are not counted."""
 
 
-def idle(ground: Ground, sides: Sequence[Side], rounds: int, jobs: int) -> Table:
+def idle(ground: Ground, sides: Sequence[Side], rounds: int, jobs: int, near: Near = None) -> Table:
     """A job each 10 ms, to a worker that has nothing else to do."""
 
     def once(side: Side) -> Mapping[str, float]:
         return spread(side, ground, jobs, IDLE)
 
-    return side_by_side(f"{ground.name}/idle", "from defer to start, idle", COLUMNS, sides, once, rounds)
+    return side_by_side(f"{ground.name}/idle", "from defer to start, idle", COLUMNS, sides, once, rounds, near)
 
 
 def loaded(ground: Ground, sides: Sequence[Side], rounds: int, seconds: float, rates: Mapping[str, float]) -> Table:

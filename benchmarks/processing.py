@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.beside import Table, side_by_side
+from benchmarks.beside import Near, Table, side_by_side
 from benchmarks.driver import do, fill, per_job
 from benchmarks.grounds import Ground
 from benchmarks.sides import Side
@@ -15,6 +15,7 @@ COLUMNS = [
     ("reads", "reads"),
     ("commits", "commits"),
     ("wal", "WAL bytes"),
+    ("calls", "calls"),
     ("rss", "MiB after it"),
 ]
 KINDS = {
@@ -25,7 +26,7 @@ KINDS = {
 }
 
 
-def ask(ground: Ground, sides: Sequence[Side], kind: str, rounds: int) -> Table:
+def ask(ground: Ground, sides: Sequence[Side], kind: str, rounds: int, near: Near = None) -> Table:
     """Jobs wait; a worker is started; counted from the first one's start to the last one's."""
 
     def once(side: Side) -> Mapping[str, float]:
@@ -35,8 +36,9 @@ def ask(ground: Ground, sides: Sequence[Side], kind: str, rounds: int) -> Table:
         before = ground.counters()
         answer = do(side, ground, url, "work", jobs=jobs, kind=kind)
         cost = per_job(before, ground.counters(), jobs)
+        cost.pop("held", None)
         rate = (jobs - 1) / answer["seconds"]
         cpu = {name: answer[name] / jobs * 1e6 for name in ("cpu", "server_cpu")}
         return {"rate": rate, **cpu, **cost, "rss": answer["rss"]}
 
-    return side_by_side(f"{ground.name}/{kind}", KINDS[kind], COLUMNS, sides, once, rounds)
+    return side_by_side(f"{ground.name}/{kind}", KINDS[kind], COLUMNS, sides, once, rounds, near)

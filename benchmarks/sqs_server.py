@@ -1,7 +1,8 @@
 """An SQS server that does as little for a call as it can: ``python -m benchmarks.sqs_server PORT``.
 
 An emulator made for tests spends more on a call than the clients that are measured, and would be what is measured. This
-one knows the calls that the sides make, leases and delays, and nothing else; it forgets everything when it ends.
+one knows the calls that the sides make, leases and delays, and nothing else; it forgets everything when it ends. Asked
+for none of them it tells how many it has answered.
 """
 
 import asyncio
@@ -102,8 +103,12 @@ class Service:
     def __init__(self, url: str) -> None:
         self._url = url
         self._queues: dict[str, Queue] = {}
+        self._calls = 0
 
     async def answer(self, action: str, said: Said) -> Said:
+        if not action:
+            return {"Calls": self._calls}
+        self._calls += 1
         if action == "ListQueues":
             return {"QueueUrls": list(self._queues)}
         if action in ("CreateQueue", "GetQueueUrl"):
@@ -151,7 +156,7 @@ async def serve(port: int) -> None:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 body = await reader.readexactly(int(_header(head, b"content-length") or 0))
                 action = _ACTIONS.get(_header(head, b"x-amz-target").rpartition(b".")[2], "")
-                text = json.encode(await service.answer(action, json.decode(body))) if action else b"{}"
+                text = json.encode(await service.answer(action, json.decode(body)))
                 date = formatdate(usegmt=True)
                 kind = "Content-Type: application/x-amz-json-1.0\r\n"
                 writer.write(

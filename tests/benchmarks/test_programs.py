@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from benchmarks import defer, grounds, processing, scaling
-from benchmarks.bars import judge
+from benchmarks.bars import judge, near
 from benchmarks.beside import Row, Table, ratio, side_by_side
 from benchmarks.driver import Uncounted, do, prepare
 from benchmarks.environments import PEERS, ROOT, Missing, command_of
@@ -125,6 +125,18 @@ def test_the_ledger_of_each_language_finds_what_was_planted(
 
 def run_with(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_after_two_rounds_only_who_is_near_a_bar_is_measured_again() -> None:
+    rates = {"taskq": 100.0, "saq": 10.0, "arq": 9.0, "streaq": 5.0}
+
+    def once(side: Side) -> dict[str, float]:
+        return {"rate": rates[side.name]}
+
+    sides = [side for side in REDIS if side.name in rates]
+    table = side_by_side("redis/one", "defer, one by one", [("rate", "jobs/s")], sides, once, 5, near)
+    assert {row.side: len(row.rounds) for row in table.rows} == {"taskq": 5, "saq": 5, "arq": 5, "streaq": 2}
+    assert near(Table("redis/payload", "", [], table.rows)) == set()
 
 
 def test_a_peer_in_ruby_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

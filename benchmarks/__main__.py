@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from benchmarks import (
     defer,
@@ -37,8 +38,10 @@ class Profile(Struct, frozen=True):
     """How much is measured."""
 
     name: str
+    rounds: int
+    """Of a question with a bar."""
     asides: int
-    """Rounds of a question without a bar; one with a bar has ROUNDS."""
+    """Of one without."""
     near: Near
     """Who has all of these rounds."""
     slow: bool
@@ -53,16 +56,14 @@ class Profile(Struct, frozen=True):
     """Jobs that one worker runs."""
 
 
-ROUNDS = 5
-
-SHORT = Profile("short", 2, near, False, 100, 1.0, (1_000, 50_000), 50_000)
-FULL = Profile("full", ROUNDS, None, True, 1_000, 10.0, (1_000, 100_000, 1_000_000), 1_000_000)
+SHORT = Profile("short", 5, 2, near, False, 100, 1.0, (1_000, 50_000), 50_000)
+FULL = Profile("full", 5, 5, None, True, 500, 5.0, (1_000, 100_000, 1_000_000), 1_000_000)
 
 
 def core(profile: Profile) -> Section:
     """The core on memory and SQLite."""
     modules = (startup, worker_line, sleepers, sqlite, executor)
-    found = [comparison for module in modules for comparison in module.run(ROUNDS)]
+    found = [comparison for module in modules for comparison in module.run(profile.rounds)]
     return Section(now(), profile.name, machine(), {}, found)
 
 
@@ -96,21 +97,21 @@ def questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Sequen
     fast = [side for side in sides if side.kind in ("taskq", "asyncio")]
     others = [side for side in sides if side.kind == "foreign"]
     ours = [side for side in sides if side.kind == "taskq"]
-    noop = processing.ask(ground, sides, "noop", ROUNDS, profile.near)
-    defers = [defer.ask(ground, sides, how, ROUNDS, profile.near) for how in defer.WAYS]
+    noop = processing.ask(ground, sides, "noop", profile.rounds, profile.near)
+    defers = [defer.ask(ground, sides, how, profile.rounds, profile.near) for how in defer.WAYS]
     rates = {side.name: half_load(noop, defers[1], side.name) for side in fast}
     return [
         noop,
-        processing.ask(ground, sides if profile.slow else ours, "nap", ROUNDS),
+        processing.ask(ground, sides if profile.slow else ours, "nap", profile.rounds),
         *(processing.ask(ground, fast if profile.slow else ours, kind, profile.asides) for kind in ("payload", "cpu")),
         *defers,
-        latency.idle(ground, [*fast, *others], ROUNDS, profile.paced, profile.near),
+        latency.idle(ground, [*fast, *others], profile.rounds, profile.paced, profile.near),
         latency.loaded(ground, fast if profile.slow else ours, profile.asides, profile.loaded, rates),
         features.ask(ground, profile.asides),
         waiting.ask(ground, profile.waiting, profile.asides),
         waiting.growth(ground, profile.growth, 1),
         recovery.ask(ground, profile.asides),
-        *(scaling.ask(ground, kind, rounds) for kind, rounds in (("cpu", ROUNDS), ("noop", profile.asides))),
+        *(scaling.ask(ground, kind, rounds) for kind, rounds in (("cpu", profile.rounds), ("noop", profile.asides))),
     ]
 
 
@@ -119,9 +120,9 @@ def few_questions(profile: Profile, ground: Ground, sides: Sequence[Side]) -> Se
     judged = {bar.ours for bar in BARS}
     waited_for = [side for side in sides if side.name in judged or side.kind == "asyncio"]
     return [
-        processing.ask(ground, sides, "noop", ROUNDS, profile.near),
+        processing.ask(ground, sides, "noop", profile.rounds, profile.near),
         *(defer.ask(ground, sides, how, profile.asides) for how in defer.WAYS),
-        latency.idle(ground, waited_for, ROUNDS, profile.paced, profile.near),
+        latency.idle(ground, waited_for, profile.rounds, profile.paced, profile.near),
     ]
 
 
@@ -152,13 +153,18 @@ def main() -> None:
         "sections", nargs="*", choices=[*SECTIONS, []], help=f"of {', '.join(SECTIONS)}; all by default"
     )
     parser.add_argument("--full", action="store_true", help="larger sizes, more rounds, and the slow peers, too")
+    parser.add_argument(
+        "--once", action="store_true", help="one round of each, to see that it all works; implies --dry"
+    )
     parser.add_argument("--dry", action="store_true", help="write nothing down")
     said = parser.parse_args()
     profile = FULL if said.full else SHORT
+    if said.once:
+        profile = replace(profile, rounds=1, asides=1)
     for name in said.sections or SECTIONS:
         section = SECTIONS[name](profile)
         print(bars_of({name: section}))
-        if not said.dry:
+        if not (said.dry or said.once):
             known = {**stored(), name: section}
             found = {one: known[one] for one in SECTIONS if one in known}
             write(found)

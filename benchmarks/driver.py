@@ -12,6 +12,8 @@ from benchmarks.grounds import Ground
 from benchmarks.sides import Side
 
 PATIENCE = 30.0
+LEAST_RATE = 5_000.0
+"""Jobs a second by which a large order has more of it."""
 
 
 class Uncounted(Exception):
@@ -23,7 +25,8 @@ class Program:
 
     def __init__(self, side: Side, ground: Ground, url: str, role: str, **order: Any) -> None:
         said: dict[str, Any] = {"role": role, "url": url, "slots": side.slots, "server": ground.pid}
-        said |= {"options": side.options, "patience": PATIENCE, **order}
+        self._patience = PATIENCE + order.get("jobs", 0) / LEAST_RATE
+        said |= {"options": side.options, "patience": self._patience, **order}
         command = [*command_of(side.environment, side.program), json.dumps(said)]
         self._name = f"{side.name} ({role})"
         self._child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -37,7 +40,7 @@ class Program:
     def answer(self) -> dict[str, Any]:
         """What it found, once it has ended. Raises Uncounted, and Missing for what its library cannot do."""
         try:
-            out, errors = self._child.communicate(timeout=PATIENCE + 30)
+            out, errors = self._child.communicate(timeout=self._patience + 30)
         except subprocess.TimeoutExpired:
             self.kill()
             raise Uncounted(f"{self._name}: it did not end") from None

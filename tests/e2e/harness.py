@@ -20,7 +20,7 @@ from taskq.call import Call
 from taskq.errors import BrokerError
 from taskq.testing.history import Answered, Ended, Happened, Invoked, Journal, Killed, Started, read_all
 from taskq.testing.verdict import Verdict, check
-from tests.e2e.worker import Point, declare
+from tests.e2e.worker import Declare, Point, declare
 from tests.servers.process import state
 
 H = TypeVar("H", bound=Happened)
@@ -42,6 +42,8 @@ class Crew(Struct, frozen=True, kw_only=True):
     slots: int = 8
     lease: float = 2.0
     grace: float = 1.0
+    program: str = "tests.e2e.worker"
+    """The module that a worker runs."""
 
 
 class Departure(Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ class Fleet:
         environment = {f"TASKQ_{key}": str(value) for key, value in settings.items()}
         with (self.directory / "workers.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.e2e.worker", self.directory / f"{name}.journal", self.domain],
+                [sys.executable, "-m", self.crew.program, self.directory / f"{name}.journal", self.domain],
                 cwd=self.directory,
                 env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.PIPE,
@@ -248,11 +250,11 @@ class Client:
 
 
 @asynccontextmanager
-async def client(fleet: Fleet) -> AsyncGenerator[Client]:
+async def client(fleet: Fleet, declared: Declare = declare) -> AsyncGenerator[Client]:
     """The client of a fleet, with the fleet's tasks."""
     journal = Journal(fleet.directory / "client.journal")
     app = App(fleet.crew.url)
-    declare(app, journal, lambda _: None, fleet.domain)
+    declared(app, journal, lambda _: None, fleet.domain)
     async with app:
         yield Client(app, journal)
     journal.close()

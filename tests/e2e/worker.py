@@ -48,6 +48,7 @@ POINTS: tuple[Point, ...] = get_args(Point)
 has been told."""
 
 Reach = Callable[[Point], None]
+Declare = Callable[[App, Journal, Reach, Path], None]
 
 
 class Orders:
@@ -266,13 +267,13 @@ def first_run(domain: Path) -> bool:
     return True
 
 
-async def main(journal: Journal, domain: Path) -> None:
+async def main(journal: Journal, domain: Path, declared: Declare = declare) -> None:
     """Work until told to stop."""
     loop = asyncio.get_running_loop()
     orders = Orders(journal)
     loop.add_reader(sys.stdin.fileno(), orders.take)
     app = App()
-    declare(app, journal, orders.reach, domain)
+    declared(app, journal, orders.reach, domain)
 
     def started(worker: Worker) -> None:
         loop.add_signal_handler(signal.SIGTERM, worker.drain)

@@ -5,19 +5,22 @@ AS-14 and AS-15.
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
+from msgspec import Struct
 
-from taskq.connect import connect
+from taskq import App
 from taskq.job import Ack
+from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
-from tests.servers import postgres as postgresql
-from tests.servers import valkey
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
 from tests.servers.tenants import queue_on
 from tests.worker.moves import SOON
 
@@ -51,16 +54,27 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(params=["redis", "postgres"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Process]:
-    """A server that the test may kill."""
-    if request.param == "redis":
-        (tmp_path / "redis").mkdir()
-        with valkey.single(tmp_path / "redis", aof="always") as process:
-            yield process
+class Server(Struct, frozen=True):
+    """A queue whose server the test may kill."""
+
+    url: str
+    kill: Callable[[], None]
+    start: Callable[[], None]
+
+
+@pytest.fixture(params=["own_redis", "own_postgres", *(["sqs"] if LONG else [])])
+async def server(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Server]:
+    process: Process = request.getfixturevalue(request.param)
+    if request.param == "sqs":
+        # The emulator would forget everything: to its callers it is dead when nobody listens.
+        monkeypatch.setenv("TASKQ_COMPANION", f"sqlite:///{tmp_path}/companion.db")
+        async with proxied(process.port) as (proxy, port):
+            url = Tenant(process, f"http://127.0.0.1:{port}").url
+            yield Server(url, partial(proxy.switch, 1), partial(proxy.switch, process.port))
     else:
-        with postgresql.postgres() as process:
-            yield process
+        yield Server(queue_on(process), process.kill, process.start)
 
 
 class Program:
@@ -72,8 +86,11 @@ class Program:
         self._process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.taken: list[int] = []
 
-    def take(self, until: int | str) -> None:
+    async def take(self, until: int | str) -> None:
         """Read what it says up to this."""
+        await to_thread.run_sync(self._take, until)
+
+    def _take(self, until: int | str) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.strip() == str(until):
@@ -93,15 +110,14 @@ class Program:
 async def arrived(url: str, many: int) -> list[str]:
     """The ids of all jobs, in the order in which they come, when there are so many."""
     ids: list[str] = []
-    async with connect(url) as backend:
-        admin = backend.admin
-        assert admin is not None
+    async with App(url) as app:
         with anyio.fail_after(3 * SOON):
-            while (await admin.stats(["default"]))[0].ready < many:  # noqa: ASYNC110 - servers can only be asked
+            while (await app.admin.stats(["default"]))[0].ready < many:  # noqa: ASYNC110 - servers can only be asked
                 await anyio.sleep(0.05)
-        while page := await backend.broker.fetch(["default"], 100, lease=60, wait=0):
+        broker = app.backend.broker
+        while page := await broker.fetch(["default"], 100, lease=60, wait=0.2):
             ids += [delivery.job.id for delivery in page]
-            await backend.broker.settle([Ack(delivery.receipt) for delivery in page])
+            await broker.settle([Ack(delivery.receipt) for delivery in page])
     assert len(ids) == len(set(ids))
     for key in range(3):
         assert all(earlier < later for earlier, later in pairwise(one for one in ids if int(one[4:]) % 3 == key))
@@ -109,21 +125,21 @@ async def arrived(url: str, many: int) -> list[str]:
 
 
 async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_program_and_arrives_once_in_order(
-    server: Process, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
-    url = queue_on(server)
-    async with connect(url):
+    url = server.url
+    async with App(url):
         pass
     first = Program(tmp_path, url, 0, 100_000)
-    first.take(until=100)
+    await first.take(until=100)
     server.kill()
-    first.take(until=100 + SPOOLED)
+    await first.take(until=100 + SPOOLED)
     first.kill()
     taken = len(first.taken) + 2
     server.start()
     # It defers nothing of its own.
     second = Program(tmp_path, url, taken, 0)
-    second.take(until="done")
+    await second.take(until="done")
     ids = await arrived(url, taken)
     second.kill()
     assert set(ids) >= {f"job-{n:06}" for n in range(taken)}
@@ -132,18 +148,18 @@ async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_pr
 @pytest.mark.skipif(not LONG, reason="5,000 jobs at 100 a second: make test-long")
 @pytest.mark.timeout(300)
 async def test_as_14_a_program_does_not_feel_that_its_broker_is_dead_for_half_a_minute(
-    server: Process, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
-    url = queue_on(server)
-    async with connect(url):
+    url = server.url
+    async with App(url):
         pass
     program = Program(tmp_path, url, 0, 5000)
-    program.take(until=1000)
+    await program.take(until=1000)
     server.kill()
-    program.take(until=4000)
+    await program.take(until=4000)
     server.start()
     # A defer that had failed would have ended it.
-    program.take(until="done")
+    await program.take(until="done")
     ids = await arrived(url, 5000)
     program.kill()
     assert sorted(ids) == [f"job-{n:06}" for n in range(5000)]

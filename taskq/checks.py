@@ -67,7 +67,21 @@ def check_task(
             "them with limits=Concurrency(n, key=...)"
         )
         findings.append(Finding(definition.name, "warning", message))
-    return findings
+    return [*findings, *outlasting(definition, backend)] if backend is not None else findings
+
+
+def outlasting(definition: Definition, backend: Backend) -> Sequence[Finding]:
+    """What is to be said of a task whose run may take longer than the broker lets anybody hold a job."""
+    run, most = definition.timeouts.run, backend.broker.traits.max_lease
+    if run is None or run <= most:
+        return ()
+    broker = type(backend.broker).__name__
+    message = (
+        f"its timeout={run:g} is longer than the {most:,.0f} seconds for which {broker} leases a job: "
+        "shortly before they are over a run is cancelled, as at a shutdown, and the job begins anew elsewhere"
+    )
+    remedy = "make it shorter, or pair the broker with a companion store"
+    return [Finding(definition.name, "warning", message, remedy)]
 
 
 def durable(traits: Traits) -> str:

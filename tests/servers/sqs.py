@@ -1,4 +1,4 @@
-"""An SQS emulator, in its own virtual environment (``make setup`` makes it)."""
+"""An emulator of SQS and S3, in its own virtual environment (``make setup`` makes it)."""
 
 import os
 import urllib.request
@@ -14,10 +14,10 @@ def sqs_python() -> Path:
 
 
 def sqs(directory: Path) -> Process:
-    """An emulator without queues; any credentials do. It forgets everything when it ends."""
+    """An emulator without queues and buckets; any credentials do. It forgets everything when it ends."""
 
     def command(port: int) -> list[str]:
-        settings = [f"GATEWAY_PORT={port}", "BIND_HOST=127.0.0.1", "MINISTACK_HOST=127.0.0.1", "SERVICES=sqs"]
+        settings = [f"GATEWAY_PORT={port}", "BIND_HOST=127.0.0.1", "MINISTACK_HOST=127.0.0.1", "SERVICES=sqs,s3"]
         return ["env", *settings, "LOG_LEVEL=WARNING", f"TMPDIR={directory}", str(sqs_python()), "-m", "ministack"]
 
     def answers(server: Process) -> bool:

@@ -1,6 +1,8 @@
 """Making queues, and what the doctor says of them."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,3 +135,32 @@ async def test_the_doctor_notices_dead_letters_that_have_nowhere_to_go(tenant: T
     ask(tenant.server, "DeleteQueue", QueueUrl=url_of(tenant, "mail--dead"))
     findings = {finding.subject: finding.level for finding in await examined(tenant)}
     assert findings[f"{tenant.prefix}-mail--dead"] == "error"
+
+
+LASTING = """
+from taskq import App
+
+app = App("{url}", companion={companion!r})
+
+@app.task(idempotent=True, timeout=50_000)
+async def train() -> None: ...
+"""
+
+
+@pytest.mark.parametrize("companion", [None, "sqlite:///companion.db"])
+def test_the_doctor_names_a_task_whose_runs_may_take_longer_than_sqs_lets_them(
+    tenant: Tenant,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    companion: str | None,
+) -> None:
+    run(capsys, "sqs", "apply", "default", "--url", tenant.url)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lasting.py").write_text(LASTING.format(url=tenant.url, companion=companion))
+    code, said = run(capsys, "doctor", "--app", "lasting:app")
+    del sys.modules["lasting"]
+    assert code == 0
+    assert ("timeout=50000 is longer than the 43,200 seconds for which SqsBroker leases a job" in said) == (
+        not companion
+    )

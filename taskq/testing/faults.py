@@ -53,8 +53,8 @@ class Front:
         self.done: Counter[str] = Counter()
         """Faults, by the name of their rate."""
         self.rates = rates
-        self.refusing: set[str] = set()
-        """Actions of which every call is throttled, for as long as they are in here."""
+        self.refusing: dict[str, str] = {}
+        """Actions of which every call is refused, for as long as they are in here, and the code it is answered with."""
         self._server = urlsplit(server)
         self._random = random.Random(seed)  # noqa: S311 a simulation
         self._seen: dict[str, deque[Said]] = {}
@@ -86,7 +86,7 @@ class Front:
         action = _header(head, b"x-amz-target").rpartition(".")[2]
         self.calls[action] += 1
         if action in self.refusing or self._falls("throttle"):
-            return _refusal(400, "RequestThrottled")
+            return _refusal(400, self.refusing.get(action, "RequestThrottled"))
         failing, cut = self._falls("fail"), self._falls("cut")
         if failing and self._random.random() < 0.5:
             return _refusal(503, "ServiceUnavailable")

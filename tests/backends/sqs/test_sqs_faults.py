@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from taskq_sqs.faults import PASSING
 
 from taskq import App, current
 from taskq.errors import BrokerUnavailable
@@ -98,6 +99,38 @@ async def test_what_comes_twice_in_one_answer_is_two_runs(sqs: Process) -> None:
                 with anyio.fail_after(30):
                     await both.wait()
     assert ended[handle.id] == begun[1] >= 2
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "OverLimit", "RequestThrottled"])
+async def test_what_is_refused_for_a_while_is_done_when_it_is_not(sqs: Process, code: str) -> None:
+    async with sqs_front(sqs.url) as front:
+        tenant = Tenant(sqs, front.url)
+        app = App(tenant.url)
+        runs, begun, proceed = Counter[int](), anyio.Event(), anyio.Event()
+
+        @app.task(idempotent=True)
+        async def note(n: int) -> None:
+            runs[n] += 1
+            begun.set()
+            await proceed.wait()
+
+        async with app, app.working():
+            with anyio.fail_after(60):
+                await note.defer(1)
+                await begun.wait()
+                before = Counter(front.calls)
+                front.refusing = dict.fromkeys(("SendMessageBatch", "ReceiveMessage", "DeleteMessageBatch"), code)
+                with pytest.raises(BrokerUnavailable, match=PASSING[code]):
+                    await note.defer(2)
+                proceed.set()
+                refused = ("ReceiveMessage", "DeleteMessageBatch")
+                while any(front.calls[action] < before[action] + 2 for action in refused):  # noqa: ASYNC110 it has to be told so
+                    await anyio.sleep(0.02)
+                front.refusing = {}
+                await note.defer(3)
+                while runs.keys() < {1, 3} or await tenant.residue():  # noqa: ASYNC110 a server can only be asked
+                    await anyio.sleep(0.05)
+    assert runs == {1: 1, 3: 1}
 
 
 @pytest.mark.long

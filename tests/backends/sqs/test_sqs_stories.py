@@ -133,9 +133,9 @@ async def test_as_27_a_job_that_runs_long_is_started_again_only_when_its_extensi
             assert starts["long"] == 1
             await work.defer("cut off", 8.0)
             await wait_until(lambda: starts["cut off"])
-            front.refusing = {"ChangeMessageVisibilityBatch"}
+            front.refusing = {"ChangeMessageVisibilityBatch": "RequestThrottled"}
             await wait_until(lambda: ends["cut off"] if companion else starts["cut off"] == 2)
-            front.refusing = set()
+            front.refusing = {}
             await wait_until(lambda: ends["cut off"])
     # The first copy was cancelled when its lease was over. A companion keeps the lease itself.
     assert starts["cut off"] == (1 if companion else 2)

@@ -10,6 +10,7 @@ from taskq.broker import Broker
 from taskq.errors import BrokerError
 from taskq.events import Events, JobsFetched
 from taskq.job import Delivery
+from taskq.outcome import Interrupted
 from taskq.worker.contact import Contact
 from taskq.worker.slots import Slots
 
@@ -20,12 +21,17 @@ drain waits as long."""
 _REFILL = 4
 """Times the slots: a refill takes no more, however short the jobs are."""
 
+STALE = 1.0
+"""Seconds a measured refill counts: where jobs are short it is measured with every fetch."""
+
+TOO_LONG = Interrupted(begun=False, reason="those before it take longer than was to be expected")
+
 
 class Fetcher:
     """Keeps the slots full, and holds no more than the slots and one refill.
 
     The refill is what the slots finish during two round trips, a fetch and a settle: none when jobs are long, so that
-    an urgent job is never behind more than that.
+    an urgent job is never behind more than that. What was fetched ahead of short jobs goes back when long ones follow.
     """
 
     def __init__(
@@ -70,7 +76,7 @@ class Fetcher:
         self.is_quiet = False
         """Whether it was told to fetch nothing for now."""
         self._refill = 0.0
-        self._ended, self._asked_at = 0, self._loop.time()
+        self._ended, self._measured_at = 0, self._loop.time()
 
     def wake(self) -> None:
         """Something changed: look again whether there is room."""
@@ -96,12 +102,12 @@ class Fetcher:
     async def run(self) -> None:
         """Fetch until stopped."""
         while not self.stopped:
+            self._forget()
             queues, room = self._queues(), self._room()
             if self._allowance() <= 0:
                 return
             if not room or not queues or self.is_quiet:
-                self._wake.clear()
-                await self._wake.wait()
+                await self._until_woken()
                 continue
             began, self._slots.expecting = self._loop.time(), True
             try:
@@ -125,6 +131,14 @@ class Fetcher:
             if len(deliveries) < room:
                 # There is no more for now, so what has come begins before the next call is made.
                 await asyncio.sleep(0)
+
+    async def _until_woken(self) -> None:
+        self._wake.clear()
+        # What waits in line must not wait for ever; a timer costs a tenth of what a cancel scope does.
+        alarm = self._loop.call_later(STALE, self._wake.set) if self._slots.waiting else None
+        await self._wake.wait()
+        if alarm is not None:
+            alarm.cancel()
 
     async def _fetch(self, queues: Sequence[str], room: int) -> Sequence[Delivery]:
         if self._wait < inf:
@@ -163,12 +177,18 @@ class Fetcher:
     def _measure(self, took: float) -> None:
         """Completions a second times the round trip, from fetches that did not wait for jobs to come."""
         now = self._loop.time()
-        elapsed = now - self._asked_at
+        elapsed = now - self._measured_at
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
             # Twice: a place is taken while its job is fetched, and again while it is settled.
             self._refill += 0.2 * (rate * max(2 * took, 0.01) - self._refill)
-        self._ended, self._asked_at = self._slots.ended, now
+        self._ended, self._measured_at = self._slots.ended, now
+
+    def _forget(self) -> None:
+        """A refill that was measured on short jobs says nothing of long ones: what waits behind them is for others."""
+        if self._loop.time() - self._measured_at >= STALE:
+            self._refill = 0.0
+            self._slots.hand_on(TOO_LONG)
 
 
 def _was_there(delivery: Delivery, seconds: float) -> bool:

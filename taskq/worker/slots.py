@@ -102,9 +102,13 @@ class Slots:
 
     def give_back(self, why: Interrupted) -> None:
         """Hand back, uncounted, whatever has not begun."""
-        self._give_back(self._waiting, why)
+        self.hand_on(why)
         self._give_back(self._suspects, why)
         self._changed()
+
+    def hand_on(self, why: Interrupted) -> None:
+        """Hand back, uncounted, whatever waits in line for a place."""
+        self._give_back(self._waiting, why)
 
     def cancel(self, runs: Iterable[Run], outcome: Outcome) -> None:
         """Ask runs to end with this outcome; one that has not begun ends at once."""

@@ -5,6 +5,7 @@ import pytest
 
 from taskq import App
 from taskq.events import JobAgain, WorkerStopped
+from taskq.testing import VirtualClock
 from taskq.worker.worker import Worker
 from tests.worker.moves import SOON, heard, wait_until
 from tests.worker.tap import Tap
@@ -81,6 +82,32 @@ async def test_a_fetch_that_waited_for_its_jobs_is_not_taken_for_a_slow_one(tap:
         await app.defer_many(long.call() for _ in range(5))
         await wait_until(lambda: sum(tap.sizes("settle")) == 46)
     assert tap.most_held == 2
+
+
+async def test_what_was_fetched_ahead_of_short_jobs_does_not_wait_behind_long_ones(
+    tap: Tap, clock: VirtualClock
+) -> None:
+    """Another worker may have slots for it."""
+    app = App("memory://", slots=4)
+    again = heard(app, JobAgain)
+    done: list[float] = []
+
+    @app.task
+    async def work(seconds: float) -> None:
+        await anyio.sleep(seconds)
+        done.append(seconds)
+
+    async with app:
+        await app.defer_many(work.call(seconds) for seconds in [0.001] * 200 + [3600.0] * 40)
+        async with app.working() as worker:
+            await wait_until(lambda: len(done) == 200)
+            assert tap.most_held > 8
+            await clock.advance(2)
+            assert len(worker.running) == len(tap.held) == 4
+            assert not any(event.counted or event.after for event in again)
+            async with app.working(slots=36):
+                await clock.advance(3600)
+    assert len(done) == 240
 
 
 async def test_a_fetch_waits_for_a_settlement_that_brings_more_room_than_there_is(tap: Tap) -> None:

@@ -1,5 +1,6 @@
 """Stories from production that are PostgreSQL's own: transactions that are cut, and too few connections."""
 
+import asyncio
 import random
 from contextlib import AsyncExitStack
 from math import inf
@@ -9,8 +10,9 @@ import anyio
 import asyncpg
 import pytest
 from taskq_postgres import broker, connect
+from taskq_postgres.budget import BESIDE
 
-from taskq import App, Retry, current
+from taskq import App, Concurrency, Retry, current
 from taskq.job import Delivery, Job
 from taskq.testing import deferred
 from taskq.testing.deployment import SOON, a_job, add, names, wait_until
@@ -106,12 +108,44 @@ async def test_as_30_four_apps_of_five_hundred_slots_are_content_with_thirty_con
                 nonlocal used
                 count = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
                 used = max(used, await direct.fetchval(count))
-                (queue,) = await apps[0].admin.stats(["default"])
-                return queue.ready + queue.leased == 0
+                return await idle(apps[0])
 
             await wait_until(all_done)
             assert most > 100
             assert used - 1 <= 4 * 5
+
+
+async def test_a_worker_that_uses_all_there_is_holds_the_connections_that_are_counted(postgres: Process) -> None:
+    name, held, gate = f"counted-{uuid4().hex}", [0], anyio.Event()
+    app = App(f"{queue_on(postgres)}&application_name={name}", lease=0.6)
+    place = Concurrency(1, name=name)
+
+    @app.task
+    async def enter() -> None:
+        async with place.of("here"):
+            await gate.wait()
+
+    @app.task(transaction=True)
+    async def write() -> None:
+        await gate.wait()
+
+    async with app, plain(postgres.url) as direct, app.working():
+        await app.defer_many([enter.call(), write.call()])
+
+        async def all_are_held() -> bool:
+            await asyncio.gather(*(app.admin.stats(["default"]) for _ in range(10)))
+            count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1"
+            held.append(await direct.fetchval(count, name))
+            return max(held) == 6
+
+        await wait_until(all_are_held)
+        gate.set()
+    assert max(held) == 6 == 2 + BESIDE
+
+
+async def idle(app: App) -> bool:
+    (queue,) = await app.admin.stats(["default"])
+    return queue.ready + queue.leased == 0
 
 
 async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(postgres: Process, schema: str) -> None:

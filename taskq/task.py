@@ -134,9 +134,8 @@ class Task(Generic[P, R]):
         merged = merge(self._options, options)
         if "attempts" in options:
             refuse_retries(self.definition)
-        if "timeout" in options:
-            check_timeouts(self.name, msgspec.structs.replace(self.definition.timeouts, run=merged.timeout))
         variant = Task[P, R](self.definition, merged, self._home)
+        variant._check_timeout({})
         if self._home.member is not None:
             variant._check(self._home.member)
         return variant
@@ -212,7 +211,13 @@ class Task(Generic[P, R]):
             raise ConfigError(f"task {self.name} belongs to no app yet: app.include() the collection it is in")
         return self._home.member
 
+    def _check_timeout(self, defaults: Mapping[str, Any]) -> None:
+        if self._options.timeout is not None:
+            bounds = completed(self.definition, defaults).timeouts
+            check_timeouts(self.name, msgspec.structs.replace(bounds, run=self._options.timeout))
+
     def _check(self, member: Membership) -> None:
+        self._check_timeout(member.defaults)
         check_names(self._options.unique, self.name, member.signature.names)
         check_names(self._options.group, self.name, member.signature.names)
         if self.definition.collect is not None and not member.signature.takes_a_list:

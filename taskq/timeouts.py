@@ -21,8 +21,12 @@ def check_timeouts(task: str, timeouts: Timeouts) -> Timeouts:
     run, soft, idle = timeouts.run, timeouts.soft, timeouts.idle
     if run is not None and soft is not None and soft >= run:
         raise ConfigError(
-            f"task {task}: soft_timeout={soft:g} asks a run to stop that timeout={run:g} has cancelled: make it less"
+            f"task {task}: soft_timeout={soft:g} asks a run to stop that timeout={run:g} has cancelled: "
+            "give a longer timeout=, or the task a shorter soft_timeout="
         )
     if run is not None and idle is not None and idle >= run:
-        raise ConfigError(f"task {task}: timeout={run:g} is over before idle_timeout={idle:g} could be: make it less")
+        raise ConfigError(
+            f"task {task}: timeout={run:g} is over before idle_timeout={idle:g} could be: "
+            "give a longer timeout=, or the task a shorter idle_timeout="
+        )
     return timeouts

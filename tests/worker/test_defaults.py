@@ -97,6 +97,19 @@ def test_a_variant_that_was_made_before_its_task_had_an_app_inherits_as_well() -
     assert (plain.call().job.expires_in, dated.call().job.expires_in) == (60.0, None)
 
 
+@pytest.mark.parametrize("inherited", ["soft_timeout", "idle_timeout"])
+def test_a_call_whose_time_out_is_over_before_what_its_queue_says_is_refused(inherited: str) -> None:
+    tasks = Tasks()
+    task = tasks.task(name="nothing", queue="mail")(nothing)
+    early = task.options(timeout=10)
+    app_with({"mail": {inherited: 60.0}}).include(tasks)
+
+    for call in (early.call, lambda: task.options(timeout=10)):
+        with pytest.raises(ConfigError, match=rf"give a longer timeout=, or the task a shorter {inherited}="):
+            call()
+    assert task.options(timeout=61).call().job.headers
+
+
 def test_what_makes_no_sense_for_a_task_is_not_inherited() -> None:
     app = app_with({"mail": {"retry": 5, "expires_in": 60.0}})
 

@@ -39,7 +39,7 @@ class PostgresServer:
         self._server.stop(postgresql.IMMEDIATE)
         self._server.start()
         if self._pooler is not None:
-            # It remembers for 15 seconds that the server was away.
+            # It remembers for a while that the server was away.
             self._pooler.stop()
             self._pooler.start()
 

@@ -1,6 +1,8 @@
-"""The PostgreSQL backend keeps the contract: on 18, 17 and 15, directly and behind a pooler in transaction mode."""
+"""The PostgreSQL backend keeps the contract: on 18, 17 and 15, and behind a pooler that prepares no statements."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from urllib.parse import quote
 
 import pytest
 
@@ -11,83 +13,48 @@ from taskq.testing.store_contract import StoreContract
 from tests.contract.postgres_server import PostgresServer
 from tests.servers import pgbouncer as bouncers
 from tests.servers import postgres as postgresql
-from tests.servers.process import Process
+
+BINARIES = {
+    "18": postgresql.postgres18_binaries(),
+    "17": postgresql.postgres17_binaries(),
+    "15": postgresql.postgres15_binaries(),
+}
+BOUNCER = bouncers.pgbouncer_binary()
 
 
-@pytest.fixture(scope="module")
-def server18() -> Iterator[Process]:
-    """A server that these tests restart, and that promises what it keeps."""
-    with postgresql.postgres(options=["fsync=on"]) as server:
-        yield server
+def where(name: str, found: object) -> object:
+    """A server of which not one test is skipped, where it is found at all."""
+    return pytest.param(name, marks=pytest.mark.unskipped if found else pytest.mark.skip(f"{name} is not found here"))
 
 
-@pytest.fixture(scope="module")
-def server17() -> Iterator[Process]:
-    with postgresql.postgres(postgresql.postgres17_binaries(), options=["fsync=on"]) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def server15() -> Iterator[Process]:
-    binaries = postgresql.postgres15_binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL 15 is not found here")
-    with postgresql.postgres(binaries, options=["fsync=on"]) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def bouncer(server18: Process) -> Iterator[Process]:
-    binary = bouncers.pgbouncer_binary()
-    if binary is None:
-        pytest.skip("pgbouncer is not found here")
-    with bouncers.pgbouncer(binary, server18) as found:
-        yield found
+@pytest.fixture(
+    scope="module", params=[*(where(name, found) for name, found in BINARIES.items()), where("pgbouncer", BOUNCER)]
+)
+def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """One that these tests restart, and that promises what it keeps."""
+    with ExitStack() as stack:
+        own = stack.enter_context(postgresql.postgres(BINARIES.get(request.param), options=["fsync=on"]))
+        if request.param != "pgbouncer":
+            yield PostgresServer(own, own.url)
+            return
+        assert BOUNCER is not None
+        bouncer = stack.enter_context(bouncers.pgbouncer(BOUNCER, own))
+        yield PostgresServer(own, f"{bouncer.url}?listen_url={quote(own.url, safe='')}", bouncer)
 
 
 class TestPostgresBroker(BrokerContract):
     @pytest.fixture
-    def deployment(self, server18: Process) -> Deployment:
-        return PostgresServer(server18, server18.url).deployment()
+    def deployment(self, server: PostgresServer) -> Deployment:
+        return server.deployment()
 
 
 class TestPostgresStore(StoreContract):
     @pytest.fixture
-    def deployment(self, server18: Process) -> Deployment:
-        return PostgresServer(server18, server18.url).deployment()
+    def deployment(self, server: PostgresServer) -> Deployment:
+        return server.deployment()
 
 
 class TestPostgresHistories(StateMachine):
     @pytest.fixture
-    def deployment(self, server18: Process) -> Deployment:
-        return PostgresServer(server18, server18.url).deployment()
-
-
-class TestPostgres17Broker(BrokerContract):
-    @pytest.fixture
-    def deployment(self, server17: Process) -> Deployment:
-        return PostgresServer(server17, server17.url).deployment()
-
-
-class TestPostgres17Store(StoreContract):
-    @pytest.fixture
-    def deployment(self, server17: Process) -> Deployment:
-        return PostgresServer(server17, server17.url).deployment()
-
-
-class TestPostgres15Broker(BrokerContract):
-    @pytest.fixture
-    def deployment(self, server15: Process) -> Deployment:
-        return PostgresServer(server15, server15.url).deployment()
-
-
-class TestPgBouncerBroker(BrokerContract):
-    @pytest.fixture
-    def deployment(self, server18: Process, bouncer: Process) -> Deployment:
-        return PostgresServer(server18, f"{bouncer.url}?listen_url={server18.url}", bouncer).deployment()
-
-
-class TestPgBouncerStore(StoreContract):
-    @pytest.fixture
-    def deployment(self, server18: Process, bouncer: Process) -> Deployment:
-        return PostgresServer(server18, bouncer.url, bouncer).deployment()
+    def deployment(self, server: PostgresServer) -> Deployment:
+        return server.deployment()

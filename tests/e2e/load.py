@@ -1,6 +1,7 @@
 """Worker processes that are never started again and a producer that never stops: what servers are broken under."""
 
 import random
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,10 +11,12 @@ import anyio
 
 from taskq.testing.history import Killed, Started
 from taskq.testing.verdict import Verdict
-from tests.e2e.harness import PATIENCE, Client, Crew, Fleet, client
+from tests.e2e.harness import LONG, PATIENCE, Client, Crew, Fleet, client
 
 SEED = 21
 LEASE = 1.0
+RESUMES = 5.0
+"""Seconds in which work goes on once it can; said at full size only, on a machine with time for it."""
 BACKLOG = 200
 """Jobs that are queued when a fault begins: so many, that most of them are still waiting then."""
 
@@ -67,6 +70,7 @@ class Load:
         self.verdict: Verdict | None = None
         """How it was judged, once it has ended."""
         self._faults = 0
+        self._slowest = 0.0
 
     async def fill(self) -> None:
         """Let jobs wait."""
@@ -84,12 +88,22 @@ class Load:
         counts, offences = self.verdict.counts, self.verdict.offences
         return {
             "faults": self._faults,
+            "work went on within": f"{self._slowest:.1f} s",
             "enqueues without an answer": self.producer.unanswered,
             "jobs": counts["acknowledged"],
             "lost": len(offences["lost"]),
             "delivered again": sum(self.verdict.causes.values()),
             "promises broken": sum(map(len, offences.values())),
         }
+
+    async def resumes(self, runs: int) -> None:
+        """The fault is over: work goes on soon, and so many runs begin."""
+        over = time.monotonic()
+        await self.producer.is_answered(1)
+        await self.fleet.started(self.fleet.count(Started) + 1)
+        self._slowest = max(self._slowest, time.monotonic() - over)
+        assert not LONG or self._slowest <= RESUMES
+        await self.flows(runs)
 
     async def flows(self, runs: int) -> None:
         """Wait until the producer was answered and so many more runs have begun."""

@@ -13,16 +13,13 @@ from redis.crc import key_slot
 from taskq.testing.history import Started, read
 from tests.backends.redis.test_redis_cluster import sentinel_url, serves
 from tests.e2e.harness import LONG, PATIENCE, QUEUE
-from tests.e2e.load import LEASE, working
+from tests.e2e.load import LEASE, RESUMES, working
 from tests.servers import valkey
 from tests.servers.process import Process
 from tests.servers.proxy import proxied
 from tests.servers.tenants import queue_on, queue_on_cluster
 
 Kind = Literal["sentinel", "cluster"]
-
-RESUMES = 5.0
-"""Seconds in which work goes on once it can."""
 
 pytestmark = [
     pytest.mark.anyio,

@@ -44,7 +44,7 @@ async def test_replies_that_are_lost_cost_no_job_and_double_none(between: Betwee
             await loaded.fault("reply lost")
             for _ in range(8):
                 proxy.cutting = True
-                await loaded.flows(3)
+                await loaded.resumes(3)
 
 
 async def test_connections_that_are_reset_again_and_again_cost_no_job(between: Between, rounds: Rounds) -> None:
@@ -52,7 +52,7 @@ async def test_connections_that_are_reset_again_and_again_cost_no_job(between: B
         for _ in range(rounds(5, 200)):
             await loaded.fault("reset")
             proxy.reset()
-            await loaded.flows(3)
+            await loaded.resumes(3)
 
 
 @pytest.mark.parametrize("deaf", [BOTH, REQUESTS, REPLIES], ids=["both-ways", "requests", "replies"])
@@ -65,7 +65,7 @@ async def test_a_cable_that_is_pulled_for_longer_than_a_lease_costs_no_job(
             proxy.deaf = deaf
             await anyio.sleep(1.5 * LEASE)  # how long it lasts is what this is about
             proxy.deaf = frozenset()
-            await loaded.flows(20)
+            await loaded.resumes(20)
 
 
 @pytest.mark.parametrize(("latency", "rate"), [(0.1, float("inf")), (0.0, 10_000.0)], ids=["200ms", "10kB/s"])

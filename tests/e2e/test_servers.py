@@ -56,7 +56,7 @@ async def test_work_goes_on_when_a_server_that_ended_is_back(
             end(server)
             await loaded.producer.goes_unanswered(3)
             server.start()
-            await loaded.flows(20)
+            await loaded.resumes(20)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ async def test_work_goes_on_when_a_server_that_hung_for_longer_than_a_lease_answ
                 await loaded.producer.goes_unanswered(2)
             finally:
                 server.resume()
-            await loaded.flows(20)
+            await loaded.resumes(20)
     assert loaded.fleet.count(Started, runs_of(*long)) >= 2 * len(long)
 
 
@@ -95,7 +95,7 @@ async def test_work_goes_on_when_redis_forgets_its_scripts(
         for _ in range(rounds(5, 50)):
             await loaded.fill()
             valkey.ask(redis, "SCRIPT FLUSH")
-            await loaded.flows(5)
+            await loaded.resumes(5)
         assert not loaded.producer.unanswered
 
 
@@ -110,7 +110,7 @@ async def test_a_full_redis_refuses_jobs_clearly_and_work_on_the_others_goes_on(
             # Fetches, extensions and settlements still work, so what is there gets done.
             await loaded.customer.drained()
             valkey.ask(own_redis, "CONFIG SET maxmemory 0")
-            await loaded.flows(20)
+            await loaded.resumes(20)
 
 
 async def test_work_goes_on_when_a_script_of_somebody_else_has_kept_redis_busy(
@@ -124,7 +124,7 @@ async def test_work_goes_on_when_a_script_of_somebody_else_has_kept_redis_busy(
                 other.sendall(b"*3\r\n$4\r\nEVAL\r\n$17\r\nwhile true do end\r\n$1\r\n0\r\n")
                 await loaded.producer.goes_unanswered(3)
                 valkey.ask(own_redis, "SCRIPT KILL")
-            await loaded.flows(20)
+            await loaded.resumes(20)
 
 
 async def test_work_goes_on_when_postgres_ends_all_connections_again_and_again(
@@ -134,7 +134,7 @@ async def test_work_goes_on_when_postgres_ends_all_connections_again_and_again(
         for _ in range(rounds(5, 50)):
             await loaded.fault("connections")
             assert await end_connections(postgres)
-            await loaded.flows(5)
+            await loaded.resumes(5)
 
 
 async def end_connections(server: Process) -> int:

@@ -28,6 +28,8 @@ def pgbouncer(binary: Path, server: Process, *, pool_size: int = 3) -> Generator
                 f"[databases]\npostgres = host=127.0.0.1 port={server.port} dbname=postgres user=postgres\n"
                 f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
                 f"pool_mode = transaction\ndefault_pool_size = {pool_size}\nmax_client_conn = 200\n"
+                # Else it tells clients for 15 seconds of a server that was away.
+                "server_login_retry = 1\n"
             )
             return [str(binary), str(settings)]
 

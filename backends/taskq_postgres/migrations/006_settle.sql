@@ -98,7 +98,7 @@ BEGIN
   END IF;
   IF tells THEN
     PERFORM {schema}.tell(queues);
-    PERFORM pg_notify('{channel}', 'e');
+    PERFORM {schema}.say(ARRAY['e']);
   END IF;
 END
 $$;

@@ -369,6 +369,35 @@ async def test_a_listener_that_hears_nothing_any_more_delays_a_job_by_a_look(pos
 
 
 @pytest.mark.anyio
+async def test_a_server_whose_queue_of_notifications_is_full_takes_jobs_and_hands_them_out() -> None:
+    with postgresql.postgres(options=["max_notify_queue_pages=64"]) as server:
+        async with (
+            connect(server.url, migrate=True) as producer,
+            connect(server.url) as worker,
+            plain(server.url) as direct,
+            plain(server.url) as idle,
+            anyio.create_task_group() as tasks,
+        ):
+            await idle.execute("LISTEN elsewhere; BEGIN")
+            with pytest.raises(asyncpg.ProgramLimitExceededError):
+                await direct.execute(
+                    "SELECT pg_notify('elsewhere', n || repeat('x', 7000)) FROM generate_series(1, 100) AS n"
+                )
+            got: list[Delivery] = []
+
+            async def fetch() -> None:
+                got.extend(await take(worker.broker, "q", 2))
+
+            tasks.start_soon(fetch)
+            await anyio.wait_all_tasks_blocked()
+            await add(producer.broker, a_job("q", "alone"))
+            assert producer.transactions is not None
+            async with direct.transaction():
+                await producer.transactions.join(direct).enqueue([a_job("q", "joined")])
+    assert sorted(names(got)) == ["alone", "joined"]
+
+
+@pytest.mark.anyio
 async def test_a_server_without_a_free_connection_is_worked_on_again_when_there_is_one() -> None:
     with postgresql.postgres(options=["max_connections=12", "superuser_reserved_connections=1"]) as server:
         async with plain(server.url) as direct, AsyncExitStack() as idle:

@@ -17,7 +17,7 @@ from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResu
 from taskq_postgres.doctor import OLDEST, doctor
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
-from taskq_postgres.lanes import Lanes, open_connection
+from taskq_postgres.lanes import Beside, Lanes, open_connection
 from taskq_postgres.settings import Address, Settings
 from taskq_postgres.store import PostgresStore
 from taskq_postgres.transactions import PostgresTransactions
@@ -43,7 +43,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     """A backend in a PostgreSQL database, in a schema of its own, shared with every process that opens it.
 
     ``postgresql://user@host/database``; see :class:`~taskq_postgres.settings.Settings` for the options, in the query
-    string or by keyword. At most ``connections`` + 4 are open at a time, whatever the worker's slots; raises
+    string or by keyword. At most ``connections`` + 3 are open at a time, whatever the worker's slots; raises
     BrokerUnavailable when the server has not as many as a worker holds.
     """
     address, chosen = settings.read(url, options)
@@ -78,23 +78,16 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     watcher = Watcher(sql, queries.channel(chosen.schema), lanes, listening)
     watcher.start()
 
-    @asynccontextmanager
-    async def one_lane() -> AsyncGenerator[Lanes]:
-        own = Lanes(address.shown, opener, 1)
-        try:
-            yield own
-        finally:
-            with CancelScope(shield=True):
-                await own.close()
+    beside = Beside(partial(Lanes, address.shown, opener, 1))
 
     @asynccontextmanager
     async def extender() -> AsyncGenerator[Extender]:
-        async with one_lane() as own:
+        async with beside.lane() as own:
             yield PostgresExtender(verbs, own)
 
     @asynccontextmanager
     async def open_store() -> AsyncGenerator[Store]:
-        async with one_lane() as own:
+        async with beside.lane() as own:
             yield PostgresStore(sql, own)
 
     try:

@@ -5,11 +5,13 @@ A pool of the driver's would reset each connection after each use, which costs a
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import TypeAlias, TypeVar
 
 import asyncpg
+from anyio import CancelScope
 
 from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_postgres.faults import DRIVER_ERRORS, translated
@@ -168,6 +170,30 @@ class Lanes:
         # Who has no right to it leaves it to others.
         if not _forget(task) and isinstance(task.exception(), BrokerRejected):
             self.chore = None
+
+
+class Beside:
+    """One connection for each other event loop, for all that is opened in it."""
+
+    def __init__(self, make: Callable[[], Lanes]) -> None:
+        self._make = make
+        self._open: dict[asyncio.AbstractEventLoop, tuple[Lanes, int]] = {}
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncGenerator[Lanes]:
+        """That of this loop; the last one to leave closes it."""
+        loop = asyncio.get_running_loop()
+        lane, users = self._open.get(loop) or (self._make(), 0)
+        self._open[loop] = lane, users + 1
+        try:
+            yield lane
+        finally:
+            lane, users = self._open.pop(loop)
+            if users > 1:
+                self._open[loop] = lane, users - 1
+            else:
+                with CancelScope(shield=True):
+                    await lane.close()
 
 
 def _settle_abandoned(task: "asyncio.Task[T]", abandoned: Callable[[T], None] | None) -> None:

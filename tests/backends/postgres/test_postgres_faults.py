@@ -187,15 +187,21 @@ async def test_a_listener_that_was_cut_listens_again(opened: Opener, direct: Dir
 @pytest.mark.anyio
 async def test_a_process_has_five_connections_at_most(opened: Opener, direct: Direct) -> None:
     before = await _sessions(direct)
-    async with opened() as backend, backend.extender() as extender:
+    async with AsyncExitStack() as stack:
+        backend = await stack.enter_async_context(opened())
         assert backend.transactions is not None
         assert backend.store is not None
+        assert backend.open_store is not None
         store = backend.store
+        extender = await stack.enter_async_context(backend.extender())
+        # As a worker's thread does for limits and for notes of what runs.
+        other_store = await stack.enter_async_context(backend.open_store())
         async with backend.transactions.begin():
             async with anyio.create_task_group() as tasks:
                 for n in range(50):
                     tasks.start_soon(add, backend.broker, a_job("q", str(n)))
                     tasks.start_soon(store.get, str(n))
+                    tasks.start_soon(other_store.get, str(n))
                     tasks.start_soon(_fetch, backend)
                     tasks.start_soon(extender.extend, ["1.0.1.qa"], 1.0)
             assert await _sessions(direct) - before <= 5

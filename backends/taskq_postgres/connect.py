@@ -1,20 +1,21 @@
 """Look at the server, check its schema, open the few connections; end them when the context is left."""
 
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
-import asyncpg
 from anyio import CancelScope
 from msgspec import Struct
 
-from taskq.broker import Backend, Durability, Extender, Traits
+from taskq.broker import Backend, Durability, Extender, Finding, Traits
 from taskq.errors import BrokerRejected, ConfigError
 from taskq.store import Store
 from taskq_postgres import budget, migrate, queries, settings
 from taskq_postgres.admin import PostgresAdmin
 from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResults
-from taskq_postgres.doctor import OLDEST, doctor
+from taskq_postgres.doctor import OLDEST, ask, doctor, pooler
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
 from taskq_postgres.lanes import Beside, Lanes, open_connection
@@ -29,6 +30,7 @@ _BATCH = 1000
 # At a few µs a row a portion keeps others waiting for some milliseconds at most.
 _PORTION = 1000
 _SWEEP = 1.0
+_log = logging.getLogger("taskq.postgres")
 
 
 class Deployment(Struct, frozen=True):
@@ -36,6 +38,7 @@ class Deployment(Struct, frozen=True):
 
     pooled: bool
     durability: Durability
+    clock: Finding
 
 
 @asynccontextmanager
@@ -75,6 +78,9 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         listening = partial(open_connection, direct, chosen, pooled=False)
     elif not found.pooled:
         listening = opener
+    for finding in (found.clock, pooler(found.pooled, listening is not None)):
+        if finding.level != "ok":
+            _log.warning("%s: %s %s: %s", address.shown, finding.subject, finding.message, finding.remedy)
     watcher = Watcher(sql, queries.channel(chosen.schema), lanes, listening)
     watcher.start()
 
@@ -127,8 +133,7 @@ async def _look(address: Address, chosen: Settings, deployment: str) -> Deployme
         if chosen.migrate:
             await migrate.apply(connection, chosen.schema)
         await migrate.check(connection, chosen.schema, address.shown)
-        row = await connection.fetchrow(deployment)
-        assert row is not None  # noqa: S101  # a SELECT without FROM
+        row, clock = await ask(connection, deployment)
         # A pooler shows its clients another process than the one that serves them.
         pooled = row["process"] != connection.get_server_pid() if chosen.pooled is None else chosen.pooled
         if pooled and row["isolation"] != "read committed":
@@ -137,12 +142,12 @@ async def _look(address: Address, chosen: Settings, deployment: str) -> Deployme
         if not pooled:
             # What a pooler gives its clients is none of the server's.
             budget.check(row, address, chosen)
-        return Deployment(pooled, _durability(row))
+        return Deployment(pooled, _durability(row), clock)
     finally:
         await connection.close(timeout=2)
 
 
-def _durability(row: asyncpg.Record) -> Durability:
+def _durability(row: Any) -> Durability:
     """What a commit that was confirmed survives."""
     if not row["fsync"] or row["synchronous_commit"] == "off":
         return "seconds"

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -152,6 +152,10 @@ class Fleet:
                 starved = _starved(process.pid) or starved
                 await anyio.sleep(0.01)
         return Departure(code=code, seconds=time.monotonic() - asked, starved=starved - before)
+
+    def starved(self) -> Mapping[int, float]:
+        """For how many seconds this process and each worker has been ready to run so far, and had no core."""
+        return {pid: _starved(pid) for pid in (os.getpid(), *(process.pid for _, process in self._members.values()))}
 
     async def stopped(self, place: int) -> None:
         """Wait until the process in this place has been stopped."""

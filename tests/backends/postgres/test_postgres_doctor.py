@@ -1,8 +1,10 @@
 """What the doctor finds on real servers."""
 
+import time
 from contextlib import AsyncExitStack, nullcontext
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
@@ -117,6 +119,20 @@ async def alone(direct: "asyncpg.Connection[asyncpg.Record]", sessions: int) -> 
 async def test_a_pooler_is_seen_and_wants_a_way_round_it(postgres: Process, schema: str) -> None:
     for options, level in (({}, "warning"), ({"listen_url": postgres.url}, "ok")):
         assert (await found(postgres.url, schema=schema, pooled=True, **options))["pooler"].level == level
+
+
+@pytest.mark.anyio
+async def test_as_22_what_is_wrong_with_clock_and_pooler_is_said_when_the_app_opens(
+    postgres: Process, schema: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await found(postgres.url, schema=schema)
+    assert not caplog.messages
+    ours = SimpleNamespace(time=lambda: time.time() + 300)
+    monkeypatch.setattr(import_module("taskq_postgres.doctor"), "time", ours)
+    assert (await found(postgres.url, schema=schema, pooled=True))["clock"].level == "warning"
+    clock, pooler = caplog.messages
+    assert "clock 300.0 s behind this machine's: run NTP on both" in clock
+    assert "pooler in between: fetches look once a second, and there are no hints: name a direct way" in pooler
 
 
 def test_the_command_fails_where_a_need_cannot_be_kept(tmp_path: Path, postgres: Process, schema: str) -> None:

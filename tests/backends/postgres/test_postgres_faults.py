@@ -376,6 +376,7 @@ async def test_a_listener_that_hears_nothing_any_more_delays_a_job_by_a_look(pos
 
 @pytest.mark.anyio
 async def test_a_server_whose_queue_of_notifications_is_full_takes_jobs_and_hands_them_out() -> None:
+    got: list[Delivery] = []
     with postgresql.postgres(options=["max_notify_queue_pages=64"]) as server:
         async with (
             connect(server.url, migrate=True) as producer,
@@ -389,7 +390,6 @@ async def test_a_server_whose_queue_of_notifications_is_full_takes_jobs_and_hand
                 await direct.execute(
                     "SELECT pg_notify('elsewhere', n || repeat('x', 7000)) FROM generate_series(1, 100) AS n"
                 )
-            got: list[Delivery] = []
 
             async def fetch() -> None:
                 got.extend(await take(worker.broker, "q", 2))

@@ -21,7 +21,7 @@ BEGIN
   ALTER SCHEMA {schema} OWNER TO {role}_migrate;
   FOR thing IN
     SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind, oid::regclass::text AS name
-    FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'S')
+    FROM pg_class WHERE relnamespace = '{schema}'::regnamespace AND relkind IN ('r', 'v', 'S')
     UNION ALL
     SELECT 'ROUTINE', oid::regprocedure::text FROM pg_proc WHERE pronamespace = '{schema}'::regnamespace
   LOOP

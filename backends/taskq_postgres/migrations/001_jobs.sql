@@ -14,6 +14,7 @@ CREATE TABLE {schema}.jobs (
   seq         bigint NOT NULL,              -- the order of the enqueues
   due         float8 NOT NULL,              -- leased: the lease's end; dead: when it was set aside
   token       bigint,                       -- of the last fetch, until it is settled: outlives the lease
+  held_until  float8,                       -- the end of a lease whose job has not left its line: see seen
   fence       bigint NOT NULL DEFAULT 0,
   priority    integer NOT NULL DEFAULT 0,
   attempt     integer NOT NULL DEFAULT 1,
@@ -47,6 +48,14 @@ CREATE TABLE {schema}.jobs (
   autovacuum_analyze_scale_factor = 0.2,
   autovacuum_analyze_threshold = 5000
 );
+
+-- The states as everybody else is to see them: a fetch may leave what it leases in the line, as 'ready', because a new
+-- version of the row that changes no index costs half. Extending the lease takes the job out of the line.
+CREATE VIEW {schema}.seen AS
+SELECT
+  queue, id, CASE WHEN held_until IS NULL THEN state ELSE 'leased' END AS state, coalesce(held_until, due) AS due, was_due,
+  task, body, priority, uniq, grp, group_limit, rest, attempt, losses, expires_at, lapses_at, cancelled, error, outcome
+FROM {schema}.jobs;
 
 CREATE UNIQUE INDEX jobs_id ON {schema}.jobs (queue, id);
 

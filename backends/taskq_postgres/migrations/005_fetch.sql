@@ -4,12 +4,13 @@ CREATE FUNCTION {schema}.entries_read() RETURNS bigint LANGUAGE sql AS $$
     + pg_stat_get_xact_tuples_returned('{schema}.jobs_timed'::regclass)
 $$;
 
--- Lock the first jobs of a line that nobody else holds; returns where they are, in the order of delivery.
+-- Lock the first jobs of a line that nobody else holds; returns where they are, in the order of delivery, and since when
+-- each can be leased.
 --
 -- With a mark the line is not walked from its start: see marked(). The plans are fixed by fetch, the only caller.
 CREATE FUNCTION {schema}.front(
-  line text, in_groups boolean, wanted integer, mark jsonb,
-  OUT places tid[], OUT priorities integer[], OUT dues float8[], OUT seqs bigint[]
+  line text, in_groups boolean, wanted integer, moment float8, mark jsonb,
+  OUT places tid[], OUT since float8[], OUT priorities integer[], OUT dues float8[], OUT seqs bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -23,25 +24,28 @@ BEGIN
     -- What lies between two known priorities, and at the end below them all, ...
     below := coalesce((rung ->> 0)::bigint, -(1::bigint << 32));
     SELECT
-      array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(was_due) AS dues, array_agg(seq) AS seqs
+      array_agg(ctid) AS places, array_agg(since) AS since, array_agg(priority) AS priorities, array_agg(due) AS dues,
+      array_agg(seq) AS seqs
     INTO more FROM (
-      SELECT ctid, priority, coalesce(was_due, due) AS was_due, seq FROM {schema}.jobs
-      WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority < above AND priority > below
+      SELECT ctid, coalesce(held_until, was_due, due) AS since, priority, due, seq FROM {schema}.jobs
+      WHERE queue = line AND state = 'ready' AND (held_until IS NULL OR held_until <= moment)
+        AND (in_groups OR grp IS NULL) AND priority < above AND priority > below
       ORDER BY priority DESC, due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
-    places := places || more.places; priorities := priorities || more.priorities;
+    places := places || more.places; since := since || more.since; priorities := priorities || more.priorities;
     dues := dues || more.dues; seqs := seqs || more.seqs;
     EXIT WHEN cardinality(places) = wanted OR rung = '[]';
     -- ... and what is known of a priority, from its position on.
     SELECT
-      array_agg(ctid) AS places, array_agg(priority) AS priorities, array_agg(was_due) AS dues, array_agg(seq) AS seqs
+      array_agg(ctid) AS places, array_agg(since) AS since, array_agg(priority) AS priorities, array_agg(due) AS dues,
+      array_agg(seq) AS seqs
     INTO more FROM (
-      SELECT ctid, priority, coalesce(was_due, due) AS was_due, seq FROM {schema}.jobs
-      WHERE queue = line AND state = 'ready' AND (in_groups OR grp IS NULL) AND priority = below
-        AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
+      SELECT ctid, coalesce(held_until, was_due, due) AS since, priority, due, seq FROM {schema}.jobs
+      WHERE queue = line AND state = 'ready' AND (held_until IS NULL OR held_until <= moment)
+        AND (in_groups OR grp IS NULL) AND priority = below AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
       ORDER BY due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
-    places := places || more.places; priorities := priorities || more.priorities;
+    places := places || more.places; since := since || more.since; priorities := priorities || more.priorities;
     dues := dues || more.dues; seqs := seqs || more.seqs;
     EXIT WHEN cardinality(places) = wanted;
     above := below;
@@ -142,6 +146,7 @@ DECLARE
   in_groups boolean;
   portion integer;
   exhausted boolean;
+  stays boolean;
   following text;
   name text;
   served text[] := '{}';
@@ -174,9 +179,12 @@ BEGIN
     portion := missing;
     LOOP
       SELECT * INTO first
-      FROM {schema}.front(line, in_groups, least(portion, missing), CASE WHEN NOT in_groups THEN mark END);
+      FROM {schema}.front(line, in_groups, least(portion, missing), moment, CASE WHEN NOT in_groups THEN mark END);
       taken := cardinality(first.places);
       exhausted := taken < least(portion, missing);
+      passed := {schema}.entries_read() - entries - (wanted - missing) - taken;
+      -- Whoever comes passes over the leases that stand in the line: at most a few times what is fetched.
+      stays := NOT in_groups AND mark IS NULL AND passed <= 4 * taken;
       IF in_groups THEN
         SELECT many, following INTO taken, following FROM {schema}.independent(line, first.places, first.priorities);
         portion := CASE WHEN following IS NULL THEN least(2 * portion, wanted) ELSE taken END;
@@ -189,11 +197,13 @@ BEGIN
       WITH leased AS (
         -- A token still there is a lease that ended unsettled.
         UPDATE {schema}.jobs AS j
-        SET state = 'leased', due = moment + lease, was_due = NULL, fence = j.fence + 1,
+        SET state = CASE WHEN stays THEN 'ready' ELSE 'leased' END, was_due = NULL, fence = j.fence + 1,
+          due = CASE WHEN stays THEN j.due ELSE moment + lease END,
+          held_until = CASE WHEN stays THEN moment + lease END,
           losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
           placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled AND j.group_limit < 2147483647),
           keyed = j.keyed AND j.key_until <> 'start'
-        FROM unnest(first.places[:taken], first.dues[:taken]) WITH ORDINALITY AS front (place, due, n)
+        FROM unnest(first.places[:taken], first.since[:taken]) WITH ORDINALITY AS front (place, due, n)
         WHERE j.ctid = front.place
         RETURNING
           j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
@@ -216,7 +226,6 @@ BEGIN
         EXIT;
       END IF;
     END LOOP;
-    passed := {schema}.entries_read() - entries - (wanted - missing);
     IF marks IS NOT NULL OR passed > 2000 THEN
       -- A line with groups is walked from its start: a member that comes to stand in it was due long ago.
       next := next || jsonb_build_object(line, {schema}.marked(
@@ -226,15 +235,18 @@ BEGIN
     END IF;
   END LOOP;
   now := moment;
-  passed := {schema}.entries_read() - entries - (wanted - missing);
   IF missing = wanted OR marks IS NOT NULL OR passed > 2000 THEN
     next_marks := next::text;
     IF missing = wanted THEN
       SELECT min(soonest.due) INTO due FROM unnest(queues) AS name, LATERAL (
-        SELECT j.due FROM {schema}.jobs AS j
-        WHERE j.queue = name AND j.state IN ('later', 'leased')
-          AND j.due >= coalesce((next -> name ->> 'reached')::float8, '-infinity')
-        ORDER BY j.due LIMIT 1
+        (
+          SELECT j.due FROM {schema}.jobs AS j
+          WHERE j.queue = name AND j.state IN ('later', 'leased')
+            AND j.due >= coalesce((next -> name ->> 'reached')::float8, '-infinity')
+          ORDER BY j.due LIMIT 1
+        )
+        UNION ALL
+        SELECT min(j.held_until) FROM {schema}.jobs AS j WHERE marks IS NULL AND j.queue = name AND j.state = 'ready'
       ) AS soonest;
     END IF;
     RETURN NEXT;

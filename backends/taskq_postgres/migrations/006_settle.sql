@@ -54,8 +54,8 @@ BEGIN
       RETURNING given.n, j.queue, j.id, j.grp, given.payload, given.seconds
     ), dead AS (
       UPDATE {schema}.jobs AS j
-      SET state = 'dead', due = moment, was_due = NULL, outcome = given.payload, lapses_at = moment + given.seconds,
-        token = NULL, placed = false, keyed = j.keyed AND j.key_until = 'success'
+      SET state = 'dead', due = moment, was_due = NULL, held_until = NULL, outcome = given.payload,
+        lapses_at = moment + given.seconds, token = NULL, placed = false, keyed = j.keyed AND j.key_until = 'success'
       FROM unnest(queues, ids, tokens, kinds, payloads, seconds) WITH ORDINALITY
         AS given (queue, id, token, kind, payload, seconds, n)
       WHERE given.kind = 'dead' AND j.queue = given.queue AND j.id = given.id AND j.token = given.token
@@ -67,8 +67,9 @@ BEGIN
           WHEN j.grp IS NULL OR j.cancelled OR (j.placed AND j.group_limit = 1) THEN 'ready'
           ELSE 'parked'
         END,
-        due = moment + given.seconds, was_due = NULL, attempt = j.attempt + given.counted::integer, token = NULL,
-        placed = j.placed AND j.group_limit = 1, error = coalesce(given.payload, j.error)
+        due = moment + given.seconds, was_due = NULL, held_until = NULL, token = NULL,
+        attempt = j.attempt + given.counted::integer, placed = j.placed AND j.group_limit = 1,
+        error = coalesce(given.payload, j.error)
       FROM unnest(queues, ids, tokens, kinds, payloads, seconds, counted) WITH ORDINALITY
         AS given (queue, id, token, kind, payload, seconds, counted, n)
       WHERE given.kind = 'nack' AND j.queue = given.queue AND j.id = given.id AND j.token = given.token

@@ -19,7 +19,7 @@ BEGIN
   END IF;
   moment := extract(epoch FROM clock_timestamp());
   RETURN QUERY
-  UPDATE {schema}.jobs AS j SET state = 'leased', due = moment + lease
+  UPDATE {schema}.jobs AS j SET state = 'leased', due = moment + lease, held_until = NULL
   FROM unnest(queues, ids, tokens) WITH ORDINALITY AS given (queue, id, token, n)
   WHERE j.queue = given.queue AND j.id = given.id AND j.token = given.token
     AND (j.grp IS NULL OR (j.state = 'leased' AND j.due > moment))

@@ -8,5 +8,5 @@ WITH RECURSIVE queues (name) AS (
 SELECT
   queue, id, task, body, priority, uniq, grp, group_limit, rest, coalesce(was_due, due) AS due, attempt, losses,
   expires_at, cancelled, error, state, outcome, extract(epoch FROM statement_timestamp())::float8 AS now
-FROM queues JOIN {schema}.jobs ON queue = queues.name AND id = $1
+FROM queues JOIN {schema}.seen ON queue = queues.name AND id = $1
 WHERE lapses_at IS NULL OR lapses_at > extract(epoch FROM statement_timestamp())

@@ -12,7 +12,7 @@ there AS (
       WHERE state IN ('ready', 'parked') OR (state IN ('later', 'leased') AND due <= now)
     )), 0)::float8 AS oldest,
     count(*) FILTER (WHERE lapses_at <= now) AS lapsed
-  FROM clock, {schema}.jobs WHERE $1::text[] IS NULL OR queue = ANY ($1)
+  FROM clock, {schema}.seen WHERE $1::text[] IS NULL OR queue = ANY ($1)
   GROUP BY queue
 ), gone AS (
   SELECT queue, sum(jobs)::bigint AS lapsed FROM {schema}.lapsed WHERE $1::text[] IS NULL OR queue = ANY ($1)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from taskq.broker import Admin, Backend, Finding, Record
 from taskq.brokers import Sites
 from taskq.call import Call, Chain, Gather, Takes
-from taskq.checks import check_call, check_task
+from taskq.checks import check_call, check_task, lingering
 from taskq.codec import Codec
 from taskq.config import Config, load_config
 from taskq.debounce import Debounce, in_its_burst
@@ -167,6 +167,7 @@ class App:
         found += unused(self.settings.defaults, self._working.recipe.queues)
         if sites is None:
             return found
+        found += [each for site in sites.by_name.values() for each in lingering(site.own, self.settings.grace)]
         return found + [
             Finding(f"schedule {schedule.name}", "error", problem)
             for schedule in self.schedules.static.values()

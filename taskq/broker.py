@@ -53,6 +53,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Seconds; a later job is snoozed towards its moment by the worker."""
     max_lease: float = inf
     """Seconds a job can be held in all."""
+    linger: float = 0.0
+    """Seconds for which closing may wait for a call that is never cut off."""
     max_size: int
     """Bytes of body; a larger job is refused with ``PayloadTooLarge``."""
     max_batch: int

@@ -84,6 +84,19 @@ def outlasting(definition: Definition, backend: Backend) -> Sequence[Finding]:
     return [Finding(definition.name, "warning", message, remedy)]
 
 
+def lingering(backend: Backend, grace: float) -> Sequence[Finding]:
+    """What is to be said of a broker that may take longer to close than a worker has to end."""
+    linger = backend.broker.traits.linger
+    if linger <= grace:
+        return ()
+    broker = type(backend.broker).__name__
+    message = (
+        f"closing {broker} may take {linger:g} seconds, and grace={grace:g} gives a worker less: "
+        "killed meanwhile it may have been given jobs, for which others then wait until their leases end"
+    )
+    return [Finding("grace", "warning", message, "set poll= in the URL below the grace, or the grace above it")]
+
+
 def durable(traits: Traits) -> str:
     """What a deployment's durability means, in a sentence."""
     return {

@@ -65,6 +65,7 @@ def _traits(chosen: Settings) -> Traits:
         exact_attempts=False,
         max_delay=MAX_DELAY,
         max_lease=MAX_LEASE,
+        linger=chosen.poll,
         max_size=chosen.max_size - _ROOM,
         max_batch=_BATCH,
     )

@@ -9,7 +9,7 @@ import msgspec
 
 from taskq.app import App
 from taskq.broker import Backend, Durability, Finding, Traits
-from taskq.checks import check_task, durable, outlasting
+from taskq.checks import check_task, durable, lingering, outlasting
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, write_findings, write_json, write_table
 from taskq.opening import open_backend
@@ -59,12 +59,13 @@ def _unkept(traits: Traits, durability: Durability | None) -> Sequence[Finding]:
 
 
 def _unmet(app: App, backend: Backend) -> Sequence[Finding]:
-    """What tasks of the app need and the broker does not promise, and whose runs may take longer than it lets them."""
+    """What the app needs and the broker does not promise, and what of the app may take longer than it allows."""
     # Of those whose queues are on the broker that the setting ``url`` names.
     here = [task for task in app.registry.tasks.values() if home_of(task.queue, app.settings.pools) == DEFAULT]
     found = (check_task(task.definition, task.defaults, backend, strict=False) for task in here)
     errors = [finding for findings in found for finding in findings if finding.level == "error"]
-    return [*errors, *(finding for task in here for finding in outlasting(task.definition, backend))]
+    outlast = (finding for task in here for finding in outlasting(task.definition, backend))
+    return [*errors, *outlast, *lingering(backend, app.settings.grace)]
 
 
 def _text(value: object) -> str:

@@ -140,7 +140,7 @@ async def test_the_doctor_notices_dead_letters_that_have_nowhere_to_go(tenant: T
 LASTING = """
 from taskq import App
 
-app = App("{url}", companion={companion!r})
+app = App("{url}", companion={companion!r}, grace=0.5)
 
 @app.task(idempotent=True, timeout=50_000)
 async def train() -> None: ...
@@ -148,19 +148,21 @@ async def train() -> None: ...
 
 
 @pytest.mark.parametrize("companion", [None, "sqlite:///companion.db"])
-def test_the_doctor_names_a_task_whose_runs_may_take_longer_than_sqs_lets_them(
+@pytest.mark.parametrize("command", [("doctor", "--app"), ("check",)], ids=["doctor", "check"])
+def test_what_may_take_longer_than_sqs_or_a_stop_allow_is_named(
     tenant: Tenant,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     companion: str | None,
+    command: tuple[str, ...],
 ) -> None:
     run(capsys, "sqs", "apply", "default", "--url", tenant.url)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lasting.py").write_text(LASTING.format(url=tenant.url, companion=companion))
-    code, said = run(capsys, "doctor", "--app", "lasting:app")
+    code, said = run(capsys, *command, "lasting:app")
     del sys.modules["lasting"]
     assert code == 0
-    assert ("timeout=50000 is longer than the 43,200 seconds for which SqsBroker leases a job" in said) == (
-        not companion
-    )
+    longer = "timeout=50000 is longer than the 43,200 seconds for which SqsBroker leases a job" in said
+    assert longer == (companion is None)
+    assert "may take 1 seconds, and grace=0.5 gives a worker less" in said

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
+from operator import attrgetter
 from secrets import randbits
 from typing import TypeVar
 
@@ -35,6 +36,20 @@ class Rest(Struct, frozen=True, omit_defaults=True):
 
 
 _PLAIN = Rest()
+_SAID = attrgetter(
+    "priority",
+    "delay",
+    "run_at",
+    "expires_in",
+    "unique",
+    "on_conflict",
+    "unique_until",
+    "group",
+    "group_limit",
+    "tenant",
+    "headers",
+)
+_NOTHING_SAID = _SAID(Job(id="", task="", body=b""))
 
 
 class Receipt(Struct, frozen=True, order=True):
@@ -64,14 +79,25 @@ def new_token() -> int:
     return randbits(_TOKEN)
 
 
-def arrays_of(jobs: Sequence[Job]) -> tuple[Sequence[object] | None, ...]:
+def are_plain(jobs: Sequence[Job]) -> bool:
+    """Whether each says nothing but what is to be called."""
+    said = list(map(_SAID, jobs))
+    return said.count(_NOTHING_SAID) == len(said)
+
+
+def arrays_of(jobs: Sequence[Job], *, plain: bool) -> tuple[Sequence[object] | None, ...]:
     """The parameters of ``enqueue``: an array for each column, None where all jobs have its default."""
-    keyed = [job.unique_until if job.unique is not None else None for job in jobs]
-    return (
+    calls = (
         shortened([job.queue for job in jobs]),
         [job.id for job in jobs],
         shortened([job.task for job in jobs]),
         [job.body for job in jobs],
+    )
+    if plain:
+        return (*calls, *[None] * 11)
+    keyed = [job.unique_until if job.unique is not None else None for job in jobs]
+    return (
+        *calls,
         _said((job.priority for job in jobs), 0),
         _said((job.delay for job in jobs), 0.0),
         _said((job.run_at for job in jobs), None),
@@ -107,10 +133,14 @@ def _rest(job: Job) -> str | None:
     return None if rest == _PLAIN else json.encode(rest).decode()
 
 
-def refusal(job: Job, max_size: int) -> BrokerRejected | None:
+def refusal(job: Job, max_size: int, *, plain: bool) -> BrokerRejected | None:
     """Why a job cannot be stored."""
     if len(job.body) > max_size:
         return PayloadTooLarge(f"job {job.id} has {len(job.body)} bytes; at most {max_size} are taken")
+    if plain:
+        said = job.queue + job.id + job.task
+        if len(said) <= _TEXT and said.isascii() and "\0" not in said:
+            return None
     moments = (job.delay, job.run_at or 0.0, job.expires_in or 0.0)
     until = job.unique_until
     if not all(map(isfinite, moments)) or not (isinstance(until, str) or isfinite(until)):

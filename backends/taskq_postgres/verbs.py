@@ -10,7 +10,7 @@ from taskq.errors import Conflict
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq_postgres.lanes import Connection
 from taskq_postgres.queries import Queries
-from taskq_postgres.rows import Receipt, arrays_of, deliveries_of, new_token, receipt_of, refusal, shortened
+from taskq_postgres.rows import Receipt, are_plain, arrays_of, deliveries_of, new_token, receipt_of, refusal, shortened
 
 Arrays: TypeAlias = Sequence[Sequence[object] | None]
 Refused: TypeAlias = tuple[int, str, bool]
@@ -65,15 +65,16 @@ class Verbs(Struct, frozen=True):
     async def _add(self, jobs: Sequence[Job], add: Callable[[Arrays], Awaitable[Sequence[Refused]]]) -> list[Enqueued]:
         answers = [Enqueued(job.id, True) for job in jobs]
         taken: list[int] = []
+        plain = are_plain(jobs)
         for number, job in enumerate(jobs):
-            refused = refusal(job, self.max_size)
+            refused = refusal(job, self.max_size, plain=plain)
             if refused is None:
                 taken.append(number)
             else:
                 answers[number] = Enqueued(job.id, False, refused)
         if taken:
             adding = jobs if len(taken) == len(jobs) else [jobs[place] for place in taken]
-            for given, holder, conflict in await add(arrays_of(adding)):
+            for given, holder, conflict in await add(arrays_of(adding, plain=plain)):
                 place = taken[given - 1]
                 answers[place] = Enqueued(holder, False, _conflict(jobs[place], holder) if conflict else None)
         return answers

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,10 @@ from taskq.events import JobFinished, LeaseLost, LoopStalled, SettlementRefused
 from taskq.testing import VirtualClock, deferred, run_until_idle
 from taskq.testing.deployment import pass_lease
 from taskq.worker.worker import Worker
+from tests.servers.fixtures import running as running
+from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import valkey as valkey
+from tests.servers.tenants import queue_anywhere
 from tests.worker.moves import SOON, heard, wait_until
 from tests.worker.tap import Tap
 
@@ -77,10 +82,14 @@ async def test_as_12_a_job_that_blocks_the_loop_keeps_its_lease(tap: Tap) -> Non
     assert {stall.task for stall in stalls if "time.sleep(1.5)" in stall.stack} == {block.name}
 
 
-async def test_as_12_a_job_that_blocks_the_loop_for_three_leases_is_not_started_elsewhere(tmp_path: Path) -> None:
-    """Two workers with loops of their own, on one file: the other one has nothing else to do than to take over."""
-    pytest.importorskip("taskq_sqlite")
-    app = App(f"sqlite:///{tmp_path}/taskq.db", lease=0.5, stall_warning=0.2)
+@pytest.fixture(params=["sqlite", *(["valkey"] if "TASKQ_TEST_LONG" in os.environ else [])])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return queue_anywhere(request, tmp_path)
+
+
+async def test_as_12_a_job_that_blocks_the_loop_for_three_leases_is_not_started_elsewhere(shared: str) -> None:
+    """Two workers with loops of their own, on one queue: the other one has nothing else to do than to take over."""
+    app = App(shared, lease=0.5, stall_warning=0.2)
     stalls, lost = heard(app, LoopStalled), heard(app, LeaseLost)
     runs: list[int] = []
     blocking = threading.Event()

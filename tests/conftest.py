@@ -1,9 +1,9 @@
-"""For every test: async tests run on asyncio."""
+"""For every test: async tests run on asyncio, and what must not be skipped is not."""
 
 import os
 import platform
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,15 @@ import pytest
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is marked ``unskipped`` fails when it is skipped."""
+    report = yield
+    if report.skipped and item.get_closest_marker("unskipped") is not None:
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

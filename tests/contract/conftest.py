@@ -1,6 +1,6 @@
 """The deployments under test: one fixture a backend."""
 
-from collections.abc import AsyncGenerator, Collection, Generator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -17,15 +17,6 @@ from tests.servers.fixtures import durable_postgres as durable_postgres
 from tests.servers.fixtures import durable_redis as durable_redis
 from tests.servers.fixtures import running as running
 from tests.servers.process import Process
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that is marked ``unskipped`` fails when it is skipped."""
-    report = yield
-    if report.skipped and item.get_closest_marker("unskipped") is not None:
-        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
-    return report
 
 
 class Memory:

@@ -13,6 +13,7 @@ from taskq.testing.store_contract import StoreContract
 from tests.contract.postgres_server import PostgresServer
 from tests.servers import pgbouncer as bouncers
 from tests.servers import postgres as postgresql
+from tests.servers.fixtures import where
 
 BINARIES = {
     "18": postgresql.postgres18_binaries(),
@@ -20,11 +21,6 @@ BINARIES = {
     "15": postgresql.postgres15_binaries(),
 }
 BOUNCER = bouncers.pgbouncer_binary()
-
-
-def where(name: str, found: object) -> object:
-    """A server of which not one test is skipped, where it is found at all."""
-    return pytest.param(name, marks=pytest.mark.unskipped if found else pytest.mark.skip(f"{name} is not found here"))
 
 
 @pytest.fixture(

@@ -2,12 +2,13 @@
 
 import pytest
 
-from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
 from taskq.testing.store_contract import StoreContract
+from tests.contract.redis_server import RedisContract
 
 
-class TestRedisBroker(BrokerContract):
+@pytest.mark.unskipped
+class TestRedisBroker(RedisContract):
     @pytest.fixture
     def deployment(self, redis_deployment: Deployment) -> Deployment:
         return redis_deployment

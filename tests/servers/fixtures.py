@@ -16,6 +16,11 @@ from tests.servers import valkey as redis
 from tests.servers.process import Process
 
 
+def where(name: str, found: object) -> object:
+    """A server of which not one test is skipped, where it is found at all."""
+    return pytest.param(name, marks=pytest.mark.unskipped if found else pytest.mark.skip(f"{name} is not found here"))
+
+
 @pytest.fixture(scope="session")
 def running() -> list[Process]:
     """The shared servers that have been started so far."""

@@ -25,7 +25,7 @@ class Tenant:
         self.namespace = f"t{uuid4().hex[:12]}"
         self.nodes = nodes
         self.url = url(f"{self.namespace}:secret@")
-        self._permit("+@all")
+        self.permit("+@all")
 
     def open(self, **options: object) -> AbstractAsyncContextManager[Backend]:
         return connect(self.url, namespace=self.namespace, **options)
@@ -43,15 +43,16 @@ class Tenant:
             node.start()
         if len(self.nodes) > 1:
             await_all(self.nodes, "cluster_state:ok\r", "CLUSTER INFO")
-        self._permit("+@all")
+        self.permit("+@all")
 
     @asynccontextmanager
     async def sever(self, backend: Backend) -> AsyncGenerator[None]:  # noqa: ARG002  # every backend of this user
-        self._permit("-@all")
+        self.permit("-@all")
         yield
-        self._permit("+@all")
+        self.permit("+@all")
 
-    def _permit(self, what: str) -> None:
+    def permit(self, what: str) -> None:
+        """Let its user do so on all servers."""
         for node in self.nodes:
             ask(node, f"ACL SETUSER {self.namespace} on >secret ~* &* {what}")
 

@@ -1,14 +1,16 @@
 """The other servers keep the contract too: Redis 8.2, Redis 7.0 where found, a cluster, a master under Sentinel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from msgspec.structs import replace
 
-from taskq.testing.broker_contract import BrokerContract
 from taskq.testing.deployment import Deployment
 from taskq.testing.store_contract import StoreContract
 from tests.backends.redis.deployment import Tenant
+from tests.contract.redis_server import RedisContract
 from tests.servers import valkey
+from tests.servers.fixtures import where
 from tests.servers.process import Process
 from tests.servers.valkey import Watched
 
@@ -49,13 +51,35 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 @pytest.fixture
 def sentinel_deployment(guarded: Watched) -> Deployment:
     places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in guarded.sentinels)
-    tenant = Tenant([guarded.master], lambda user: f"redis+sentinel://{user}{places}/{guarded.name}")
-    return Deployment(
-        open=tenant.open, residue=tenant.residue, sever=tenant.sever, driver_errors=tenant.deployment.driver_errors
-    )
+    both = [guarded.master, guarded.replica]
+    tenant = Tenant(masters(both), lambda user: f"redis+sentinel://{user}{places}/{guarded.name}")
+
+    async def fail_over() -> None:
+        """Instead of a restart: what a replica has confirmed outlives its master."""
+        (master,) = tenant.nodes
+        (replica,) = (server for server in both if server is not master)
+        master.kill()
+        valkey.await_all([replica], "role:master\r", "INFO replication")
+        master.start()
+        # The sentinels would tell it after eight seconds.
+        valkey.ask(master, f"REPLICAOF 127.0.0.1 {replica.port}")
+        valkey.await_all([master], "master_link_status:up\r", "INFO replication")
+        tenant.nodes = [replica]
+        tenant.permit("+@all")
+
+    return replace(tenant.deployment, open=lambda: tenant.open(wait_replicas=1), restart=fail_over)
 
 
-SERVERS = ["redis82", "redis70", "cluster", "sentinel"]
+def masters(servers: Sequence[Process]) -> list[Process]:
+    return [server for server in servers if "role:master\r" in valkey.ask(server, "INFO replication")]
+
+
+SERVERS = [
+    where("redis82", valkey.redis82_binary()),
+    where("redis70", valkey.redis70_binary()),
+    where("cluster", found=True),
+    where("sentinel", found=True),
+]
 
 
 @pytest.fixture(params=SERVERS)
@@ -64,7 +88,7 @@ def any_deployment(request: pytest.FixtureRequest) -> Deployment:
     return deployment
 
 
-class TestOtherServersBroker(BrokerContract):
+class TestOtherServersBroker(RedisContract):
     @pytest.fixture
     def deployment(self, any_deployment: Deployment) -> Deployment:
         return any_deployment

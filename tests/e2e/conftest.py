@@ -30,9 +30,10 @@ def redis(durable_redis: Process) -> Process:
 FAULTS = """# Servers and networks that break
 
 One worker process that is never started again (20 slots, leases of 1 s) and a producer that never stops, while what
-the row says happens again and again. A run fails unless `taskq.testing.verdict` finds every promise kept. Work went on
-within 5 seconds, not counting those in which the worker or the test waited for a core of a busy machine; with them in
-brackets."""
+the row says happens again and again. A run fails unless `taskq.testing.verdict` finds every promise kept. What is lost
+on a server that promises less (`everysec` two seconds of it, `none` all, one that was emptied) must have been confirmed
+before the fault, and the log of the worker must tell of it. Work went on within 5 seconds, not counting those in which
+the worker or the test waited for a core of a busy machine; with them in brackets."""
 
 STORIES = pytest.mark.parametrize("url", ["sqlite", *(["redis"] if LONG else []), "cluster", "postgres"], indirect=True)
 """On a cluster, too, which is stricter than a single Redis: that one has the long runs."""
@@ -58,8 +59,8 @@ def load(row: Callable[[str, str, Mapping[str, object]], None]) -> Loading:
     """Work under which a server or a network is broken; what it has come to is a row of the report."""
 
     @asynccontextmanager
-    async def loading(url: str, directory: Path) -> AsyncGenerator[Load]:
-        async with working(url, directory) as loaded:
+    async def loading(url: str, directory: Path, *, workers: int = 1) -> AsyncGenerator[Load]:
+        async with working(url, directory, workers=workers) as loaded:
             yield loaded
         row("faults", FAULTS, loaded.told())
 

@@ -136,7 +136,7 @@ class RecordingExtender:
         asked = time.monotonic()
         answers = await self._inner.extend(receipts, lease)
         pairs = zip(receipts, answers, strict=True)
-        held = [self._broker.known[receipt] for receipt, answer in pairs if answer is not Lease.LOST]
+        held = [self._broker.known[receipt] for receipt, answer in pairs if answer in (Lease.HELD, Lease.CANCELLED)]
         self._journal.write(Extended(held, asked))
         return answers
 

@@ -2,7 +2,6 @@
 
 import re
 import ssl
-import subprocess
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -22,27 +21,6 @@ from tests.servers.proxy import proxied
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "redis.md"
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a certificate for this machine and its key, signed by itself."""
-    place = tmp_path_factory.mktemp("tls")
-    wanted = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem"]
-    try:
-        subprocess.run([*made, *wanted], cwd=place, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not found here")
-    return place / "cert.pem"
-
-
-@pytest.fixture
-def tls(certificate: Path) -> ssl.SSLContext:
-    """What a server needs to speak TLS; the wheels' servers cannot, so a proxy does it for them."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    return context
 
 
 async def test_one_server_is_reached_over_tls(own_redis: Process, tls: ssl.SSLContext, certificate: Path) -> None:

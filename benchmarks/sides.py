@@ -49,7 +49,7 @@ REDIS: Sequence[Side] = (
     peer("taskiq stream", "taskiq", jobs=2_000, naps=3_000, options={"shape": "stream"}),
     peer("docket", jobs=2_000, naps=1_500, slow=True),
     peer("dramatiq", jobs=3_000, naps=1_500, kind="blocking", slow=True),
-    peer("huey", jobs=1_500, naps=1_500, defers=2_000, kind="blocking"),
+    peer("huey", jobs=3_000, naps=1_500, defers=2_000, kind="blocking"),
     peer("celery", jobs=1_000, naps=500, kind="blocking", slow=True),
     peer("rq", jobs=400, naps=100, kind="blocking", slow=True),
     on_node("BullMQ", "bullmq", jobs=10_000, naps=4_000, defers=3_000),

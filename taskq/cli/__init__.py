@@ -1,5 +1,6 @@
 """The command ``taskq``, one file a command. Only this package imports click and, to draw tables, rich."""
 
+import re
 import sys
 from collections.abc import Sequence
 
@@ -78,6 +79,29 @@ for command in COMMANDS:
     program.add_command(command)
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("retry", "requeue", "revive"), "dead revive"),
+    **dict.fromkeys(("failed", "failures"), "dead list"),
+    "purge": "dead purge",
+    **dict.fromkeys(("queues", "status", "info"), "stats"),
+    **dict.fromkeys(("enqueue", "send", "push", "call"), "defer"),
+    **dict.fromkeys(("run", "start"), "worker"),
+    **dict.fromkeys(("delete", "revoke", "abort"), "cancel"),
+    **dict.fromkeys(("beat", "cron", "scheduler"), "schedules"),
+    "inspect": "workers",
+}
+"""What other tools call our commands."""
+
+
+def _ours(error: click.UsageError) -> str:
+    """What a command is called here that was asked for by another tool's word."""
+    asked = re.match(r"No such command '(\w+)'", error.message)
+    ours = "" if asked is None or error.ctx is None else ELSEWHERE.get(asked[1], "")
+    # Below a group the word may mean something else: `schedules delete` is no `cancel`.
+    fits = error.ctx is not None and (error.ctx.parent is None or ours.startswith(f"{error.ctx.info_name} "))
+    return f" Here it is `taskq {ours}`." if ours and fits else ""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the arguments name, and exit with its code; what went wrong is one line on stderr."""
     try:
@@ -86,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "taskq"
-        click.echo(f"{where}: {error.format_message()} (see {where} --help)", err=True)
+        click.echo(f"{where}: {error.format_message()}{_ours(error)} (see {where} --help)", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         click.echo(f"taskq: {error.format_message()}", err=True)

@@ -24,6 +24,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 TITLES = ("id", "queue", "task", "end", "died", "error")
 
+NOTHING = "No dead letter fits: `taskq dead list` shows them all."
+UNKNOWN = "unknown: no dead letter has that id; `taskq explain ID` tells where a job is"
+
 LONG_WORK = 1000
 """Dead letters from which on a progress bar is drawn."""
 
@@ -154,7 +157,9 @@ def _run(
     tally.answers["unknown"] += missing
     if not as_json:
         told = {answer: number for answer, number in tally.answers.items() if number}
-        click.echo(", ".join(f"{number} {answer}" for answer, number in told.items()) or "No dead letter fits.")
+        click.echo(", ".join(f"{number} {answer}" for answer, number in told.items()) or NOTHING)
+    if tally.answers["unknown"]:
+        click.echo(UNKNOWN, err=True)
     return 1 if tally.answers["conflict"] or tally.answers["unknown"] else 0
 
 

@@ -22,7 +22,7 @@ TITLES = ("id", "state", "task", "attempt", "due", "arguments", "last error")
 
 
 @click.command()
-@click.argument("queue")
+@click.argument("queue", required=False)
 @click.option("--state", type=click.Choice(STATES), help="Only those; default: all.")
 @click.option("--tag", help="Only those of this tag; looks through all others, too.")
 @click.option("--after", metavar="ID", help="Only those behind this id; with --state.")
@@ -30,16 +30,24 @@ TITLES = ("id", "state", "task", "attempt", "due", "arguments", "last error")
 @url_option
 @json_option
 def jobs(
-    queue: str, state: State | None, tag: str | None, after: str | None, limit: int, url: str | None, as_json: bool
+    queue: str | None,
+    state: State | None,
+    tag: str | None,
+    after: str | None,
+    limit: int,
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """List the jobs of a queue.
 
-    By state, then by rising id, which is the order they were deferred in.
+    By state, then by rising id, which is the order they were deferred in. Without QUEUE you are told which there are.
     """
     if after is not None and state is None:
         raise click.UsageError("--after goes on in one state: give --state, too")
     states: Sequence[State] = STATES if state is None else [state]
     app = App(url)
+    if queue is None:
+        raise click.UsageError(anyio.run(_which, app))
     found = anyio.run(_list, app, [Line(queue, state, after) for state in states], tag, limit)
     write_records(found, as_json=as_json)
     if not found and not as_json:
@@ -53,6 +61,14 @@ class Line(Struct, frozen=True):
     queue: str
     state: State
     after: str | None
+
+
+async def _which(app: App) -> str:
+    """What there is to choose from."""
+    async with app:
+        counts = {each.queue: each.ready + each.leased + each.later + each.dead for each in await app.admin.stats()}
+    there_are = ", ".join(f"{queue} ({number} job{'s'[: number != 1]})" for queue, number in counts.items())
+    return f"say of which queue: {there_are or f'there is none with jobs at {place_of(app.config)}'}"
 
 
 async def _list(app: App, lines: Sequence[Line], tag: str | None, limit: int) -> list[Record]:

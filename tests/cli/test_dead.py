@@ -85,7 +85,12 @@ def test_a_revival_that_meets_a_held_key_is_told_and_fails(shell: Shell) -> None
         {"id": "1", "queue": "mail", "answer": "conflict"},
         {"id": "2", "queue": "mail", "answer": "revived"},
     ]
-    assert shell.run("dead", "revive", "1", "none", code=1).out == "1 conflict, 1 unknown\n"
+    again = shell.run("dead", "revive", "1", "none", code=1)
+    assert again.out == "1 conflict, 1 unknown\n"
+    assert again.err == "unknown: no dead letter has that id; `taskq explain ID` tells where a job is\n"
+    assert (
+        shell.run("dead", "revive", "--task", "none").out == "No dead letter fits: `taskq dead list` shows them all.\n"
+    )
 
 
 def test_purged_dead_letters_are_gone(shell: Shell) -> None:

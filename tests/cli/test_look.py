@@ -52,6 +52,15 @@ def test_jobs_lists_a_queue_by_state_and_goes_on_behind_an_id(shell: Shell) -> N
     assert "give --state, too" in shell.run("jobs", "mail", "--after", "1", code=2).err
 
 
+def test_who_names_no_queue_is_told_which_there_are(shell: Shell) -> None:
+    none = f"there is none with jobs at {shell.url} (environment)"
+    assert none in shell.run("jobs", code=2).err
+    shell.bury(job("dead"))
+    shell.enqueue(job("1"), job("2", "news"), job("later", delay=3600.0))
+    assert "say of which queue: mail (3 jobs), news (1 job) (see taskq jobs --help)" in shell.run("jobs", code=2).err
+    assert shell.run("jobs", "--state", "ready", "--json", code=2).out == ""
+
+
 def test_jobs_are_listed_and_shown_by_their_tags(shell: Shell) -> None:
     tagged = [job(f"{n:04}", headers={"taskq-tags": "eu,bulk"} if n % 300 == 0 else {}) for n in range(1201)]
     shell.enqueue(*tagged, job("later", delay=60, headers={"taskq-tags": "bulk"}))
@@ -225,6 +234,9 @@ def test_help_documents_the_exit_codes(shell: Shell) -> None:
         (["stats", "--nosuch"], 2, "No such option"),
         (["pause", "a b"], 2, "queue name 'a b'"),
         (["nosuch"], 2, "No such command 'nosuch'"),
+        (["retry", "some-id"], 2, "No such command 'retry'. Here it is `taskq dead revive`. (see"),
+        (["dead", "retry"], 2, "No such command 'retry'. Here it is `taskq dead revive`. (see"),
+        (["schedules", "delete"], 2, "No such command 'delete'. (see"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(shell: Shell, arguments: list[str], code: int, words: str) -> None:

@@ -4,6 +4,7 @@
 
     lines      lines, so many bytes of them at most, and what is stored of them: pure
     sources    where they come from: log records and the two streams
+    apart      brings those of a handler in a process of its own to its worker
     recorder   in a worker: writes them to the Store
     kept       for who looks: reads them there
 """

@@ -80,8 +80,13 @@ class Ring:
 
 
 def sendable(text: str) -> str:
-    """At most ``LONGEST`` characters that can be stored: no halves of surrogate pairs."""
-    return text[:LONGEST].encode("utf-8", "backslashreplace").decode()
+    """At most ``LONGEST`` characters that can be stored."""
+    return storable(text[:LONGEST])
+
+
+def storable(text: str) -> str:
+    """Text without halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read(value: bytes | None) -> Captured:

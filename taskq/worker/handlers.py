@@ -19,6 +19,7 @@ from taskq.definition import Definition
 from taskq.depends import Dependency, Scoped
 from taskq.errors import Discard
 from taskq.job import Delivery
+from taskq.joblog.apart import Pipe, hearing, telling
 from taskq.middleware import Handler, Middleware, compose
 from taskq.signs import joined_signs, shared_signs
 from taskq.task import Task
@@ -109,7 +110,7 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
     async def call(current: Current) -> Any:
         args, kwargs = current.arguments
         async with _place(executors.processes, current):
-            with shared_signs() as (path, current.signs):
+            with shared_signs() as (path, current.signs), hearing(f"{path}.lines") as pipe:
                 if current.stopping:
                     current.signs.stop()
                 try:
@@ -121,6 +122,7 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
                         {**provided, **kwargs},
                         current.delivery,
                         path,
+                        pipe,
                         cancellable=True,
                         limiter=executors.free,
                     )
@@ -152,7 +154,13 @@ async def _place(limiter: CapacityLimiter, current: Current) -> AsyncGenerator[N
 
 
 def _run_in_child(
-    module: str, qualname: str, args: tuple[Any, ...], kwargs: dict[str, Any], delivery: Delivery, path: str
+    module: str,
+    qualname: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    delivery: Delivery,
+    path: str,
+    pipe: Pipe | None,
 ) -> _Told:
     found: Any = import_module(module)
     for name in qualname.split("."):
@@ -161,7 +169,7 @@ def _run_in_child(
     current = Current(delivery, (args, kwargs), Means(apart=True))
     token, peak = running.set(current), Peak()
     try:
-        with joined_signs(path) as current.signs:
+        with joined_signs(path) as current.signs, telling(pipe):
             value, failure = function(*args, **kwargs), None
     except Exception as error:  # noqa: BLE001 - raised again by whoever is told of it
         error.add_note("".join(traceback.format_exception(error)))

@@ -1,6 +1,8 @@
 """What runs in child processes: those import this module by its name."""
 
+import logging
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from taskq import Tasks, current
 from taskq.errors import TaskqError
 
 declared = Tasks()
+say = print
 
 
 @declared.task(executor="process")
@@ -50,6 +53,25 @@ def heed(note: str) -> str:
         Path(note).touch()
         time.sleep(0.01)
     return f"{current().id} {current().attempt}"
+
+
+def chat(dies: bool) -> None:
+    """Say something in every way, and perhaps die in the middle of a line."""
+    say("half", end="")
+    say(" and half\n" + "x" * 200_000)
+    logging.getLogger("shop").info("%d sheets \udc80", 3)
+    say("no end", end="", file=sys.stderr)
+    if dies:
+        os._exit(9)
+
+
+def wait_for(gate: str) -> str:
+    """Say that it waits, and wait; which job a log record is of."""
+    say("waiting")
+    while not Path(gate).exists():
+        time.sleep(0.01)
+    record = logging.getLogger("shop").makeRecord("shop", logging.INFO, "", 0, "", (), None)
+    return str(vars(record)["taskq_job"])
 
 
 def reach_out() -> list[str]:

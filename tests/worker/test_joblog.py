@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -19,6 +20,7 @@ from taskq.joblog.recorder import Capture, Recorder
 from taskq.joblog.sources import hear_streams
 from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle
+from tests.worker.cpu import chat, wait_for
 from tests.worker.moves import SOON, a_delivery
 from tests.worker.tap import Tap
 
@@ -32,6 +34,10 @@ async def texts(app: App, ref: JobRef) -> Sequence[tuple[int, str, str]]:
     """Attempt, source and text of what is kept of a job."""
     found = await kept_lines(app.store, ref)
     return [] if found is None else [(line.attempt, line.source, line.text) for line in found.lines]
+
+
+def left_in(directory: Path) -> Sequence[Path]:
+    return list(directory.iterdir())
 
 
 # Records
@@ -96,6 +102,39 @@ async def test_what_a_job_logs_and_prints_is_kept_with_that_of_its_earlier_attem
         assert await texts(app, two.ref) == [(1, "stdout", "in a thread")]
         assert await kept_lines(app.store, three.ref) is None
         assert await one.status() == "failed"
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_a_process_of_its_own_is_heard_to_its_last_word(
+    dies: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("taskq.signs.IN_MEMORY", str(tmp_path))
+    app = App("memory://", redact=lambda text: text.replace("3 sheets", "*"))
+    task = app.task(executor="process", capture=1_000_000, keep=60, retry=Retry.never())(chat)
+    async with app:
+        job = await task.defer(dies)
+        await run_until_idle(app)
+        assert await texts(app, job.ref) == [
+            (1, "stdout", "half and half"),
+            (1, "stdout", "x" * 2000),
+            (1, "info", "* \\udc80"),
+            (1, "stderr", "no end"),
+        ]
+        assert await job.status() == ("failed" if dies else "returned")
+    assert left_in(tmp_path) == []
+
+
+async def test_a_process_of_its_own_is_heard_while_it_runs_and_its_records_know_their_job(tmp_path: Path) -> None:
+    app, gate = App("memory://"), tmp_path / "gate"
+    task = app.task(executor="process", capture=1000)(wait_for)
+    async with app, app.working():
+        job = await task.defer(str(gate))
+        with anyio.fail_after(SOON):
+            while not await texts(app, job.ref):  # noqa: ASYNC110 - it can only be asked after
+                await anyio.sleep(0.01)
+        gate.touch()
+        assert await job.result(SOON) == job.id
 
 
 async def test_the_lines_of_a_job_can_be_read_while_it_runs(url: str) -> None:

@@ -18,17 +18,14 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
-from msgspec import Struct, field
-
-from taskq.broker import Transactions
-from taskq.codec import Codec
 from taskq.errors import ConfigError, MissingCapability, Snooze
 from taskq.job import Delivery, Job
 from taskq.ledger.iteration import Iteration, Source
 from taskq.ledger.notes import Notes, Progress
 from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
 from taskq.ledger.values import remembered, returned_type
-from taskq.ownbatch import OwnBatch, Prepare
+from taskq.means import Means
+from taskq.ownbatch import OwnBatch
 from taskq.sequel import FLOW, plan_of
 from taskq.signs import Signs
 from taskq.store import Store
@@ -41,24 +38,6 @@ C = TypeVar("C")
 _log = logging.getLogger("taskq.job")
 
 running: ContextVar["Current"] = ContextVar("taskq.running")
-
-
-class Means(Struct, frozen=True):
-    """What a run may use besides its arguments: parts of the backend, as far as it has them."""
-
-    loop: asyncio.AbstractEventLoop | None = None
-    """The worker's."""
-    store: Store | None = None
-    transactions: Transactions | None = None
-    codec: Codec = field(default_factory=Codec)
-    resumes: bool = True
-    """Whether the job runs again when a run of it was cut off."""
-    in_transaction: bool = False
-    """Whether the whole run is one transaction."""
-    prepare: Prepare | None = None
-    """What a job passes that the handler adds to its batch."""
-    apart: bool = False
-    """Whether the run is in a process of its own, which has nothing of the above."""
 
 
 _NONE = Means()
@@ -188,7 +167,7 @@ class Current:
     @property
     def batch(self) -> OwnBatch | None:
         """The batch that the job is a member of, to add others to it; None when it is in none."""
-        self._refuse_apart("the job's batch")
+        self._means.refuse_apart("the job's batch")
         if self.used_batch is None and FLOW in self.delivery.job.headers:
             plan = plan_of(self.delivery.job)
             if plan is not None and plan.place is not None:
@@ -323,7 +302,7 @@ class Current:
 
         Raises MissingCapability where the broker is no database.
         """
-        self._refuse_apart("a transaction")
+        self._means.refuse_apart("a transaction")
         if self.connection is not None:
             yield self.connection
             return
@@ -335,19 +314,8 @@ class Current:
             finally:
                 self.connection = None
 
-    def _refuse_apart(self, what: str) -> None:
-        if self._means.apart:
-            raise ConfigError(f"{what} cannot be reached from another process: return it, or use executor='thread'")
-
     def _store(self, what: str) -> Store:
-        self._refuse_apart(what)
-        if self._means.in_transaction or self.connection is not None:
-            raise ConfigError(
-                f"{what} would remember what this transaction may yet undo: inside one, write your own row instead"
-            )
-        if self._means.store is None:
-            raise MissingCapability(f"this broker has no store for {what}: pair it with a companion store")
-        return self._means.store
+        return self._means.store_for(what, in_transaction=self.connection is not None)
 
     def _notes(self) -> Notes:
         store = self._store("what the job has done")

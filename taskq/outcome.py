@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from taskq.broker import Guarantee
 from taskq.errors import Discard, LimitExceeded, RetryIn, Signal, Snooze
+from taskq.following import FollowUp, breaking_off, death_of, going_on
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
 from taskq.report import (
-    Death,
     End,
     Ended,
     History,
@@ -22,12 +22,11 @@ from taskq.report import (
     lengthened,
     line_of,
     put_off,
-    read_outcome,
     redacted,
     text_of,
 )
 from taskq.retry import Retry
-from taskq.sequel import FLOW, FOLLOWS, Leave, Plan, begin, follow_up, plan_of
+from taskq.sequel import FLOW, FOLLOWS, Leave, plan_of
 
 LONGEST_PARK = 60.0
 """Seconds between two tries of a job that is newer than the worker: while most workers are old, it is tried often."""
@@ -112,14 +111,6 @@ Outcome = (
 )
 
 
-class FollowUp(Struct, frozen=True):
-    """A task that is told of an end, in one argument."""
-
-    task: str
-    queue: str
-    argument: str
-
-
 class Policy(Struct, frozen=True, kw_only=True):
     """The registry's half of every decision: the job says what, this says how."""
 
@@ -171,8 +162,10 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
     if plan is None:
         return decision
     if isinstance(outcome, Returned):
-        return _gone_on(decision, delivery.job, plan, outcome)
-    return _broken_off(decision, delivery, plan)
+        effects, leaves = going_on(delivery.job, plan, outcome.value, outcome.adds)
+    else:
+        effects, leaves = breaking_off(delivery, plan, decision.settlement, decision.end, decision.reason)
+    return msgspec.structs.replace(decision, effects=(*decision.effects, *effects), leaves=leaves)
 
 
 def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float) -> Decision:
@@ -296,7 +289,7 @@ def _dead(
     effects: tuple[Job, ...] = ()
     # Who is told of deaths dies untold.
     if policy.on_dead is not None and delivery.job.id != f"{delivery.job.headers.get(FOLLOWS)}.dead":
-        effects = (_told(policy.on_dead, _death(delivery, reason, ended), delivery.job),)
+        effects = (policy.on_dead.told(death_of(delivery, reason, ended), delivery.job),)
     settlement = DeadLetter(delivery.receipt, outcome, policy.keep_dead)
     return Decision(settlement, end, reason or text_of(error), effects)
 
@@ -310,38 +303,3 @@ def _with_past(ended: Ended, delivery: Delivery, history: History) -> Ended:
         attempt=delivery.attempt,
         losses=delivery.losses,
     )
-
-
-def _gone_on(decision: Decision, job: Job, plan: Plan, returned: Returned) -> Decision:
-    """The next of the chain is enqueued; behind the last one the batch is left."""
-    if plan.next:
-        following = begin(plan, returned.value or b"null", follows=job.id)
-        return msgspec.structs.replace(decision, effects=(following,))
-    leaves = None if plan.place is None else Leave(plan.place, succeeded=True, adds=returned.adds)
-    return msgspec.structs.replace(decision, leaves=leaves)
-
-
-def _broken_off(decision: Decision, delivery: Delivery, plan: Plan) -> Decision:
-    """What was to follow does not; who asked is told."""
-    job, settlement, effects = delivery.job, decision.settlement, decision.effects
-    assert decision.end is not None, "only an end breaks a chain off"  # noqa: S101
-    ended = read_outcome(settlement.outcome) if isinstance(settlement, DeadLetter) else None
-    ended = ended or Ended(decision.end, errors=history_of(delivery).errors)
-    told = msgspec.json.encode(_death(delivery, decision.reason, ended))
-    if plan.failed is not None:
-        effects = (*effects, follow_up(plan.failed, told, follows=job.id, id=f"{job.id}.failed"))
-    leaves = None if plan.place is None else Leave(plan.place, succeeded=False, death=told)
-    return msgspec.structs.replace(decision, effects=effects, leaves=leaves)
-
-
-def _death(delivery: Delivery, reason: str, ended: Ended) -> Death:
-    job, error = delivery.job, ended.errors[-1] if ended.errors else None
-    return Death(job.id, job.task, job.queue, ended.end, reason, delivery.attempt, error, ended.worker)
-
-
-def _told(following: FollowUp, death: Death, job: Job) -> Job:
-    body = msgspec.json.encode({"v": 1, "args": {following.argument: death}})
-    # The caller's context goes with it; what the call said of its own retries and time-outs does not.
-    carried = {name: text for name, text in job.headers.items() if not name.startswith("taskq-")}
-    headers = {**carried, FOLLOWS: job.id}
-    return Job(id=f"{job.id}.dead", task=following.task, body=body, queue=following.queue, headers=headers)

@@ -14,12 +14,13 @@ import anyio
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from taskq.context import Current, Means, running
+from taskq.context import Current, running
 from taskq.definition import Definition
 from taskq.depends import Dependency, Scoped
 from taskq.errors import Discard
 from taskq.job import Delivery
 from taskq.joblog.apart import Pipe, hearing, telling
+from taskq.means import Means
 from taskq.middleware import Handler, Middleware, compose
 from taskq.signs import joined_signs, shared_signs
 from taskq.task import Task

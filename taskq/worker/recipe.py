@@ -17,9 +17,9 @@ from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError, EncodeError, UnknownTask
+from taskq.following import FollowUp
 from taskq.joblog import Recorder
 from taskq.middleware import Middleware
-from taskq.outcome import FollowUp
 from taskq.ownbatch import Prepare
 from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, selection_of, warnings_of
 from taskq.report import Death, Redact

@@ -12,9 +12,10 @@ from msgspec import Struct, field
 
 from taskq.broker import Transactions
 from taskq.codec import Codec
-from taskq.context import Current, Means
+from taskq.context import Current
 from taskq.job import Delivery
 from taskq.limits.limit import Limits
+from taskq.means import Means
 from taskq.middleware import Handler
 from taskq.outcome import Decision, Interrupted, Outcome, Policy, decide
 from taskq.ownbatch import Prepare

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taskq.errors import DecodeError, Discard, JobTimeout, LimitExceeded, RetryIn, Snooze
+from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack
 from taskq.outcome import (
     PARKED_FOR,
     Cancelled,
     Decision,
     Expired,
-    FollowUp,
     Interrupted,
     Limited,
     Lost,

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from taskq import App, Retry, current
-from taskq.context import Current, Means
+from taskq.context import Current
 from taskq.errors import JobTimeout
 from taskq.events import JobAgain
+from taskq.means import Means
 from taskq.outcome import Raised
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.timeouts import Timeouts

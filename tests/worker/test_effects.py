@@ -11,8 +11,9 @@ from taskq.connect import connect
 from taskq.errors import ConfigError
 from taskq.flow.members import Membership
 from taskq.flow.record import Record
+from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Job, JobRef
-from taskq.outcome import FollowUp, Poisonous, Policy, Raised, Returned, decide
+from taskq.outcome import Poisonous, Policy, Raised, Returned, decide
 from taskq.sequel import Place, Plan, Step, planned, renamed
 from taskq.worker.effects import Effects
 from taskq.worker.run import Run

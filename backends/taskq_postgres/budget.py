@@ -5,9 +5,9 @@ from typing import Any
 from taskq.errors import BrokerUnavailable
 from taskq_postgres.settings import Address, Settings
 
-BESIDE = 4
-"""What a process holds beside those for its verbs: one that listens, one that extends, one that is lent, and one of the
-Store with which limits' places are renewed, and a job's last worker is told of."""
+BESIDE = 3
+"""What a process holds beside those for its verbs: one that listens, one that is lent, and one of the thread that
+extends leases, with which limits' places are renewed and notes are made of runs, too."""
 
 
 def budget(settings: Settings) -> int:
@@ -27,6 +27,6 @@ def check(row: Any, address: Address, settings: Settings) -> None:
     if room(row) + 1 < needed:
         raise BrokerUnavailable(
             f"{address.shown}: {row['used'] - 1} of {row['most']} connections are in use, and this process needs up to "
-            f"{needed} ({settings.connections} for its verbs, {BESIDE} to listen, extend, renew and lend): "
+            f"{needed} ({settings.connections} for its verbs, {BESIDE} to listen, extend and lend): "
             "raise max_connections, put PgBouncer in between, start fewer processes, or lower connections= in the URL"
         )

@@ -18,7 +18,7 @@ from taskq_postgres.broker import PostgresBroker, PostgresExtender, PostgresResu
 from taskq_postgres.doctor import OLDEST, ask, doctor, pooler
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
-from taskq_postgres.lanes import Beside, Lanes, open_connection
+from taskq_postgres.lanes import Beside, Connection, Lanes, open_connection
 from taskq_postgres.settings import Address, Settings
 from taskq_postgres.store import PostgresStore
 from taskq_postgres.transactions import PostgresTransactions
@@ -70,7 +70,13 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     )
     verbs = Verbs(sql, chosen.max_size, chosen.dedup_window)
     lanes = Lanes(address.shown, opener, chosen.connections)
-    lanes.chore = (_SWEEP, lambda connection: connection.fetchval(sql.sweep, _PORTION))
+
+    async def sweep(connection: Connection) -> bool:
+        """Whether there may be more of what has lapsed."""
+        swept: int = await connection.fetchval(sql.sweep, _PORTION)
+        return swept >= _PORTION
+
+    lanes.chore = (_SWEEP, sweep)
     lent = Lanes(address.shown, opener, 1)
     listening = None
     if chosen.listen_url is not None:

@@ -59,8 +59,8 @@ class Lanes:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._under_way: set[asyncio.Task[object]] = set()
         self._closed = False
-        self.chore: tuple[float, Work[object]] | None = None
-        """What is done beside the callers' work, at most once in so many seconds."""
+        self.chore: tuple[float, Work[bool]] | None = None
+        """What is done beside the callers' work once in so many seconds, and again while it says that more is left."""
         self._next_chore = 0.0
 
     async def run(self, work: Work[T], *, abandoned: Callable[[T], None] | None = None) -> T:
@@ -166,9 +166,12 @@ class Lanes:
         task.add_done_callback(self._under_way.discard)
         task.add_done_callback(self._chore_done)
 
-    def _chore_done(self, task: "asyncio.Task[object]") -> None:
+    def _chore_done(self, task: "asyncio.Task[bool]") -> None:
+        if _forget(task):
+            if task.result():
+                self._next_chore = 0.0
         # Who has no right to it leaves it to others.
-        if not _forget(task) and isinstance(task.exception(), BrokerRejected):
+        elif isinstance(task.exception(), BrokerRejected):
             self.chore = None
 
 

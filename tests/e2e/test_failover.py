@@ -70,10 +70,16 @@ async def test_as_29_no_job_is_lost_when_a_primary_fails_over(kind: Kind, tmp_pa
                 await loaded.flows(20)
 
 
-async def test_as_29_half_of_the_workers_is_cut_off_and_works_on_when_it_is_not(redis: Process, tmp_path: Path) -> None:
-    url = f"{queue_on(redis)}&patience={LEASE / 2}"
-    async with proxied(redis.port) as (proxy, port):
-        detour = url.replace(f":{redis.port}", f":{port}")
+@pytest.mark.parametrize(
+    ("name", "patience"), [("redis", "patience={0}"), ("postgres", "command_timeout={0}&connect_timeout={0}")]
+)
+async def test_as_29_half_of_the_workers_is_cut_off_and_works_on_when_it_is_not(
+    name: str, patience: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server: Process = request.getfixturevalue(name)
+    url = f"{queue_on(server)}&{patience.format(LEASE / 2)}"
+    async with proxied(server.port) as (proxy, port):
+        detour = url.replace(f":{server.port}", f":{port}")
 
         def runs() -> list[int]:
             journals = (tmp_path / f"worker-{place}.{place + 1}.journal" for place in (1, 3))

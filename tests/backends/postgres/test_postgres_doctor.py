@@ -92,19 +92,19 @@ async def test_a_server_without_the_connections_of_a_worker_refuses_to_open() ->
             # Who is no superuser sees little of others' sessions, and is to count them all the same.
             await direct.execute("CREATE ROLE app LOGIN; GRANT CREATE ON DATABASE postgres TO app")
             url = server.url.replace("postgres@", "app@")
-            for _ in range(2):
+            for _ in range(3):
                 await others.enter_async_context(plain(server.url))
-            assert "room for 0 more processes of 6 each" in (await found(url))["connections"].message
+            assert "room for 0 more processes of 5 each" in (await found(url))["connections"].message
             await others.enter_async_context(plain(server.url))
             for changed, says in (
                 (
                     {},
-                    r"4 of 9 connections are in use, and .* up to 6 \(2 for its verbs.*: raise max_conn",
+                    r"5 of 9 connections are in use, and .* up to 5 \(2 for its verbs.*: raise max_conn",
                 ),
                 ({"connections": 1}, None),
                 ({"pooled": True}, None),
             ):
-                await wait_until(lambda: alone(direct, 4))
+                await wait_until(lambda: alone(direct, 5))
                 with nullcontext() if says is None else pytest.raises(BrokerUnavailable, match=says):
                     assert (await found(url, **changed))["connections"].level == "warning"
 

@@ -333,12 +333,14 @@ async def test_a_dedup_window_keeps_an_ended_id(opened: Opener) -> None:
 @pytest.mark.anyio
 async def test_a_promoted_standby_is_found_by_those_who_worked_on_the_lost_primary(own: Process) -> None:
     with postgresql.standby(own) as standby:
+        both = f"127.0.0.1:{own.port},127.0.0.1:{standby.port}"
         async with plain(own.url) as direct:
             await direct.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             await direct.execute("SELECT pg_reload_conf()")
         async with (
             proxied(own.port) as (proxy, port),
             connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", migrate=True) as backend,
+            connect(f"postgresql://postgres@{both}/postgres?target_session_attrs=read-write") as by_hosts,
         ):
             await add(backend.broker, *(a_job("q", f"{n:02}") for n in range(30)))
             leased = await take(backend.broker, "q", 5)
@@ -353,6 +355,8 @@ async def test_a_promoted_standby_is_found_by_those_who_worked_on_the_lost_prima
                 await again(lambda: backend.broker.extend([delivery.receipt for delivery in leased], 60))
             assert list(await backend.broker.settle([Ack(delivery.receipt) for delivery in leased])) == [True] * 5
             assert names(await take(backend.broker, "q", 25)) == [f"{n:02}" for n in range(5, 30)]
+            await again(lambda: by_hosts.broker.enqueue([a_job("q", "by-hosts")]))
+            assert names(await take(backend.broker, "q")) == ["by-hosts"]
 
 
 @pytest.mark.anyio

@@ -1,27 +1,19 @@
 """The four verbs: each is one script call for every queue and thousand jobs, all of a call in one write."""
 
-import asyncio
-import random
 from collections.abc import Coroutine, Sequence
-from functools import partial
-from math import inf
-from secrets import token_hex
 from typing import Any
 
 from msgspec import msgpack
 
 from taskq.broker import Traits
-from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, Conflict, PartlySettled
-from taskq.job import Delivery, Enqueued, Job, Lease, Nack, Settlement
-from taskq_redis.absence import Absences
-from taskq_redis.extender import CHUNK, TOKEN, by_queue, each, extend, text
-from taskq_redis.faults import DRIVER_ERRORS
+from taskq.errors import BrokerRejected, BrokerUnavailable, Conflict, PartlySettled
+from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
+from taskq_redis.extender import CHUNK, by_queue, each, extend, text
+from taskq_redis.fetching import Fetching
 from taskq_redis.keys import encoded
 from taskq_redis.listener import Listener
 from taskq_redis.rows import (
-    Decoders,
     Line,
-    delivery_of,
     is_plain,
     line_of,
     microseconds,
@@ -30,9 +22,7 @@ from taskq_redis.rows import (
     text_of,
 )
 from taskq_redis.scripts import Script
-from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
-from taskq_redis.waiting import DEAF, Waiting, Wish
 from taskq_redis.wire import Argument, Reply
 
 _CHUNK_BYTES = 4 << 20
@@ -45,11 +35,10 @@ class RedisBroker:
         self._tools = tools
         self._traits = traits
         self._encode = msgpack.Encoder()
-        self._decode = Decoders()
-        self._waiting = Waiting(listener, self._leave, self._calls)
-        self._setbacks = Setbacks(tools.client.name)
-        self._absences = Absences(tools.client.name)
-        self._abandoned: set[asyncio.Future[Any]] = set()
+        self._fetching = Fetching(tools, listener, self.settle)
+        self.rouse = self._fetching.rouse
+        """End the fetches that wait."""
+        self.close = self._fetching.close
 
     @property
     def traits(self) -> Traits:
@@ -70,24 +59,7 @@ class RedisBroker:
         return answers
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
-        if limit <= 0 or not queues:
-            return []
-        if wait <= 0:
-            return await self._claim(queues, limit, lease, None)
-        loop = asyncio.get_running_loop()
-        until, roused = loop.time() + wait, self._waiting.roused
-        async with self._waiting.wish(queues) as wish:
-            while not self._waiting.closed and self._waiting.roused == roused:
-                if wish.bell.rung or wish.look_at <= loop.time():
-                    wish.bell.rung = False
-                    taken = await self._claim(queues, limit, lease, wish)
-                    if taken:
-                        return taken
-                left = until - loop.time()
-                if left <= 0:
-                    return []
-                await self._waiting.until_told(wish, left)
-        return []
+        return await self._fetching.fetch(queues, limit, lease=lease, wait=wait)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         answers: list[bool | None] = [False] * len(settlements)
@@ -113,16 +85,6 @@ class RedisBroker:
 
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await extend(self._tools, receipts, lease)
-
-    def rouse(self) -> None:
-        """End the fetches that wait."""
-        self._waiting.rouse()
-
-    async def close(self) -> None:
-        """Take back what waits and what was given to nobody, as far as the servers can be reached."""
-        if self._abandoned:
-            await asyncio.wait(self._abandoned, timeout=1.0)
-        await self._waiting.close()
 
     # Steps
 
@@ -196,117 +158,6 @@ class RedisBroker:
             return await client.run(script, keys, *arguments)
         patience = settings.patience
         return await client.run_confirmed(script, keys, *arguments, replicas=replicas, disk=disk, patience=patience)
-
-    async def _claim(self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None) -> list[Delivery]:
-        """What can be leased now. One call for all queues, where all are on one server."""
-        taken: list[Delivery] = []
-        partitions = self._partitions(queues)
-        calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
-        problem: BrokerUnavailable | None = None
-        moment, answered = inf, 0
-        for named in calls:
-            try:
-                got, next_moment = await self._claim_from(named, limit - len(taken), lease, wish, waits=not taken)
-            except BrokerUnavailable as error:
-                if len(calls) == 1:
-                    raise
-                # What others gave must not be lost with it, and their queues are to be served.
-                self._absences.note(named[0], error)
-                problem, moment = error, min(moment, DEAF)
-                continue
-            self._absences.answered(named[0])
-            answered += 1
-            taken += got
-            moment = min(moment, next_moment)
-            if len(taken) >= limit:
-                break
-        if problem is not None and not taken and (wish is None or not answered):
-            raise problem
-        if wish is not None and taken:
-            wish.waits, wish.look_at = self._tools.clustered and len(calls) > 1, -inf
-        elif wish is not None:
-            self._waiting.found_nothing(wish, moment)
-        return taken
-
-    async def _claim_from(
-        self, named: Sequence[str], limit: int, lease: float, wish: Wish | None, *, waits: bool
-    ) -> tuple[list[Delivery], float]:
-        """What partitions of one server have, and in how many seconds the next job becomes due."""
-        patience = wish.patience if wish is not None and waits else 0
-        member, waited = (wish.bell.member, int(wish.waits)) if wish is not None else (b"", 0)
-        if wish is not None and patience:
-            wish.waits = True
-        token, known = token_hex(TOKEN // 2), self._setbacks.known(named[0])
-        kept, room = microseconds(KEPT), min(limit, CHUNK)
-        arguments = (room, microseconds(lease), token, patience, member, waited, kept, known.latest)
-        keys, give_back = self._tools.keys.queues(named), partial(self._abandon, named)
-        reply = await self._tools.client.run(self._tools.scripts.claim, keys, *arguments, abandoned=give_back)
-        got, moment, looks = self._delivered(named, reply)
-        self._setbacks.compare(named[0], known, *looks)
-        return got, moment
-
-    def _delivered(self, partitions: Sequence[str], reply: Reply) -> tuple[list[Delivery], float, tuple[int, Look]]:
-        """The deliveries, in how many seconds the next job becomes due if this fetch keeps the time, and what the
-        server says of the look before this one and of this one."""
-        match reply:
-            case [int(now), int(moment), [*counts], [*items], int(before), int(since), int(latest)]:
-                pass
-            case _:
-                raise BrokerRejected(f"a script answered {reply!r}")
-        deliveries: list[Delivery] = []
-        moved, seconds = iter(items), now / 1e6
-        decode_row, decode_call = self._decode.row, self._decode.call.decode
-        for partition, count in zip(partitions, counts, strict=True):
-            queue = partition.partition("#")[0]
-            for _ in range(_number(count)):
-                name, row, call, error = next(moved), next(moved), next(moved), next(moved)
-                delivery = delivery_of(
-                    queue,
-                    partition,
-                    text(name).decode(),
-                    decode_row(text(row)),
-                    decode_call(text(call)),
-                    error if isinstance(error, bytes) else None,
-                    seconds,
-                )
-                deliveries.append(delivery)
-        return deliveries, (moment - now) / 1e6 if moment else inf, (before, Look(since, latest))
-
-    def _abandon(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
-        """The caller was cancelled: what comes is given back."""
-        returning = asyncio.get_running_loop().create_task(self._give_back(partitions, reply))
-        self._abandoned.add(returning)
-        returning.add_done_callback(self._abandoned.discard)
-
-    async def _give_back(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
-        try:
-            taken, _, _ = self._delivered(partitions, await reply)
-            await self.settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
-        except (BrokerError, *DRIVER_ERRORS):
-            # Nobody's failure: the leases will end by themselves.
-            return
-
-    def _calls(self, queues: Sequence[str]) -> int:
-        """How many calls a look into them takes."""
-        return len(queues) * self._tools.keys.count if self._tools.clustered else 1
-
-    def _partitions(self, queues: Sequence[str]) -> list[str]:
-        """The partitions of queues: those of one queue in any order, so that none of them is always the last."""
-        keys = self._tools.keys
-        if keys.count == 1:
-            return list(queues)
-        return [partition for queue in queues for partition in random.sample(keys.partitions(queue), keys.count)]
-
-    async def _leave(self, wish: Wish) -> None:
-        leave, keys = self._tools.scripts.leave, self._tools.keys
-        partitions = self._partitions(wish.queues)
-        calls = [[partition] for partition in partitions] if self._tools.clustered else [partitions]
-        try:
-            for named in calls:
-                await self._tools.client.run(leave, keys.queues(named), wish.bell.member)
-        except BrokerError:
-            # The server stops counting on it by itself.
-            return
 
 
 def _chunks(sizes: Sequence[int]) -> list[tuple[int, int]]:

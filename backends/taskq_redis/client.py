@@ -6,7 +6,7 @@ from redis import exceptions
 
 from taskq.errors import BrokerRejected, BrokerUnavailable
 from taskq_redis.faults import DRIVER_ERRORS, translated
-from taskq_redis.lane import Abandoned
+from taskq_redis.lane import Abandoned, Sent
 from taskq_redis.scripts import Script
 from taskq_redis.servers import Servers
 from taskq_redis.wire import Argument, Reply
@@ -19,17 +19,26 @@ class Client:
         self.servers = servers
         self.name = name
 
+    def begin(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Sent | None:
+        """Send what :meth:`run` is to be called with, if that takes no waiting."""
+        return self.servers.begin(keys[0], (b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+
     async def run(
-        self, script: Script, keys: Sequence[bytes], *arguments: Argument, abandoned: Abandoned | None = None
+        self,
+        script: Script,
+        keys: Sequence[bytes],
+        *arguments: Argument,
+        abandoned: Abandoned | None = None,
+        sent: Sent | None = None,
     ) -> Reply:
-        """What a script returns. All keys are of one slot.
+        """What a script returns, unless it was sent already now. All keys are of one slot.
 
         When the caller is cancelled although the script was sent, ``abandoned`` gets the reply to come, raw.
         """
         rest = (len(keys), *keys, *arguments)
         try:
             try:
-                return await self.servers.call(keys[0], (b"EVALSHA", script.sha, *rest), abandoned)
+                return await self.servers.call(keys[0], (b"EVALSHA", script.sha, *rest), abandoned, sent)
             except exceptions.NoScriptError:
                 # Refused, so it has not run: sending it whole is no repetition.
                 return await self.servers.call(keys[0], (b"EVAL", script.text, *rest), abandoned)

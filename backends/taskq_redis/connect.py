@@ -54,8 +54,10 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         stack.push_async_callback(_shielded, broker)
         stack.push_async_callback(_shielded, listener)
 
+        cold = replace(chosen, hot_wait=0.0)
+
         def own_tools() -> Tools:
-            own = Client(_servers(target, chosen, clustered=found.clustered), target.name)
+            own = Client(_servers(target, cold, clustered=found.clustered), target.name)
             return Tools(own, loaded, keys, chosen, found.clustered)
 
         @asynccontextmanager
@@ -98,7 +100,8 @@ async def _found(target: Target, chosen: Settings) -> tuple[Servers, Standing]:
 
 
 def _servers(target: Target, chosen: Settings, *, clustered: bool) -> Servers:
-    return Cluster(target, chosen.patience) if clustered else Single(target, chosen.patience)
+    kind = Cluster if clustered else Single
+    return kind(target, chosen.patience, chosen.hot_wait)
 
 
 def _traits(found: Standing, chosen: Settings) -> Traits:

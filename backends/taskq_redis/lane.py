@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
@@ -18,25 +19,40 @@ _STALE = (exceptions.ReadOnlyError, exceptions.BusyLoadingError, exceptions.Mast
 """Errors of a server that is not the one to talk to, or not yet."""
 
 
+class Sent(NamedTuple):
+    """A command that is on its way."""
+
+    wire: Wire
+    reply: asyncio.Future[Reply]
+
+
 class Lane:
     """Calls to one server. A lost connection fails those under way; the next call makes a new one."""
 
-    def __init__(self, opener: Opener, *, patience: float) -> None:
+    def __init__(self, opener: Opener, *, patience: float, hot_wait: float = 0.0) -> None:
         self._opener = opener
         self._patience = patience
+        self._hot_wait = hot_wait
         self._wire: Wire | None = None
         self._opening: asyncio.Task[Wire] | None = None
         self._closed = False
 
-    async def call(self, *command: Argument, abandoned: Abandoned | None = None) -> Reply:
-        """One command and its reply. Raises what the driver raises.
+    def begin(self, *command: Argument) -> Sent | None:
+        """Send what :meth:`call` is to wait for; None while there is no connection, and nothing was sent."""
+        return Sent(self._wire, *self._wire.send(command)) if self._wire is not None else None
+
+    async def call(self, *command: Argument, abandoned: Abandoned | None = None, sent: Sent | None = None) -> Reply:
+        """One command, unless it was sent, and its reply. Raises what the driver raises.
 
         When the caller is cancelled although the command was sent, ``abandoned`` gets the reply to come.
         """
-        wire = self._wire
-        if wire is None:
-            wire = await self._open()
-        (reply,) = wire.send(command)
+        if sent is None:
+            wire = self._wire
+            if wire is None:
+                wire = await self._open()
+            (reply,) = wire.send(command)
+        else:
+            wire, reply = sent
         try:
             return await reply
         except _STALE as error:
@@ -95,7 +111,7 @@ class Lane:
             raise
 
     async def _make(self) -> Wire:
-        return Wire(await self._opener(), patience=self._patience, lost=self._lose)
+        return Wire(await self._opener(), patience=self._patience, hot_wait=self._hot_wait, lost=self._lose)
 
     def _opened(self, opening: "asyncio.Task[Wire]") -> None:
         self._opening = None

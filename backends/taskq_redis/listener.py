@@ -22,7 +22,7 @@ _FIRST, _CAP = 0.05, 1.0
 class Bell:
     """Somebody who can be told. The scripts know a bell by its ``member``."""
 
-    __slots__ = ("_future", "member", "number", "passed", "rung")
+    __slots__ = ("_future", "member", "number", "passed", "rung", "told")
 
     def __init__(self, number: int, channel: bytes) -> None:
         self.number = number
@@ -30,6 +30,8 @@ class Bell:
         self.rung = False
         self.passed: Callable[[], None] | None = None
         """Called instead while nobody waits here."""
+        self.told: Callable[[], None] | None = None
+        """Called first when the server says that there is something."""
         self._future: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
@@ -215,6 +217,8 @@ class Listener:
     def _message(self, channel: bytes, data: bytes) -> None:
         if channel == self._channel:
             if (bell := self._bells.get(int(data))) is not None:
+                if bell.told is not None and not bell.rung:
+                    bell.told()
                 bell.ring()
             return
         name = self._names.get(channel)

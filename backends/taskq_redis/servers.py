@@ -11,7 +11,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 
 from taskq_redis.faults import DRIVER_ERRORS
-from taskq_redis.lane import Abandoned, Lane, opened
+from taskq_redis.lane import Abandoned, Lane, Sent, opened
 from taskq_redis.settings import Host, Target, shown
 from taskq_redis.wire import Argument, Reply
 
@@ -27,8 +27,14 @@ _PAUSE = 0.05
 class Servers(Protocol):
     """The servers behind one URL, for one event loop."""
 
-    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:
-        """The reply of the server that serves a key; ``abandoned`` as in a lane. Raises what the driver raises."""
+    def begin(self, key: bytes, command: Command) -> Sent | None:
+        """Send what :meth:`call` is to wait for, if that takes no waiting."""
+        ...
+
+    async def call(
+        self, key: bytes, command: Command, abandoned: Abandoned | None = None, sent: Sent | None = None
+    ) -> Reply:
+        """The reply of the server that serves a key; the rest as in a lane. Raises what the driver raises."""
         ...
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:
@@ -74,13 +80,22 @@ async def open_single(target: Target, patience: float) -> AbstractConnection:
 class Single:
     """One server."""
 
-    def __init__(self, target: Target, patience: float) -> None:
+    def __init__(self, target: Target, patience: float, hot_wait: float) -> None:
         self._target = target
         self._patience = patience
-        self._lane = Lane(partial(open_single, target, patience), patience=patience)
+        self._lane = Lane(partial(open_single, target, patience), patience=patience, hot_wait=hot_wait)
 
-    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:  # noqa: ARG002 every key is here
-        return await self._lane.call(*command, abandoned=abandoned)
+    def begin(self, key: bytes, command: Command) -> Sent | None:  # noqa: ARG002 every key is here
+        return self._lane.begin(*command)
+
+    async def call(
+        self,
+        key: bytes,  # noqa: ARG002 every key is here
+        command: Command,
+        abandoned: Abandoned | None = None,
+        sent: Sent | None = None,
+    ) -> Reply:
+        return await self._lane.call(*command, abandoned=abandoned, sent=sent)
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:  # noqa: ARG002 every key is here
         return _sound(await self._lane.call_all(*commands))
@@ -98,9 +113,10 @@ class Single:
 class Cluster:
     """A lane a node. Redirections are followed here and seen by nobody."""
 
-    def __init__(self, target: Target, patience: float) -> None:
+    def __init__(self, target: Target, patience: float, hot_wait: float) -> None:
         self._target = target
         self._patience = patience
+        self._hot_wait = hot_wait
         self._lanes: dict[Host, Lane] = {}
         self._slots: dict[int, Host] = {}
         self._stale = True
@@ -109,13 +125,22 @@ class Cluster:
         self.redirections = {"MOVED": 0, "ASK": 0, "TRYAGAIN": 0}
         """How often each was met."""
 
-    async def call(self, key: bytes, command: Command, abandoned: Abandoned | None = None) -> Reply:
-        return (await self._follow_all(key, (command,), abandoned))[0]
+    def begin(self, key: bytes, command: Command) -> Sent | None:
+        host = self._slots.get(key_slot(key))
+        lane = None if self._stale or host is None else self._lanes.get(host)
+        return None if lane is None else lane.begin(*command)
+
+    async def call(
+        self, key: bytes, command: Command, abandoned: Abandoned | None = None, sent: Sent | None = None
+    ) -> Reply:
+        return (await self._follow_all(key, (command,), abandoned, sent))[0]
 
     async def call_all(self, key: bytes, *commands: Command) -> list[Reply]:
-        return await self._follow_all(key, commands, None)
+        return await self._follow_all(key, commands, None, None)
 
-    async def _follow_all(self, key: bytes, commands: Sequence[Command], abandoned: Abandoned | None) -> list[Reply]:
+    async def _follow_all(
+        self, key: bytes, commands: Sequence[Command], abandoned: Abandoned | None, sent: Sent | None
+    ) -> list[Reply]:
         slot = key_slot(key)
         until = asyncio.get_running_loop().time() + self._patience
         asking: Host | None = None
@@ -126,6 +151,9 @@ class Cluster:
             if host is None:
                 raise exceptions.SlotNotCoveredError(f"no node serves slot {slot}")
             try:
+                if sent is not None:
+                    here, sent = sent, None
+                    return [await self._lane(host).call(abandoned=abandoned, sent=here)]
                 return await self._ask(host, commands, abandoned, asking=asking is not None)
             except exceptions.AskError as error:
                 asking = self._follow(error, slot, host)
@@ -196,7 +224,7 @@ class Cluster:
             async def open_node() -> AbstractConnection:
                 return await opened(self._target.connection(host), self._patience)
 
-            lane = self._lanes[host] = Lane(open_node, patience=self._patience)
+            lane = self._lanes[host] = Lane(open_node, patience=self._patience, hot_wait=self._hot_wait)
         return lane
 
     async def _refresh(self) -> None:

@@ -37,6 +37,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """Hash tags over which each queue is split, so that one queue can use several nodes of a cluster."""
     patience: float = 5.0
     """Seconds after which a server that does not answer counts as lost."""
+    hot_wait: float = 0.0002
+    """Seconds for which a process with nothing else to do stays awake for an answer; 0: it sleeps at once."""
 
 
 class Target(Struct, frozen=True):
@@ -90,7 +92,13 @@ def read(url: str, options: Mapping[str, object]) -> tuple[Target, Settings]:
         raise ConfigError(f"{parts.scheme}://…: {error}; write {_SPELLINGS}, with the options {known}") from error
     if not 1 <= settings.partitions <= _PARTITIONS:
         raise ConfigError(f"partitions is at least 1 and at most {_PARTITIONS}: every look-up asks each of them")
-    if settings.max_size < 1 or settings.dedup_window < 0 or settings.wait_replicas < 0 or settings.patience <= 0:
+    if (
+        settings.max_size < 1
+        or settings.dedup_window < 0
+        or settings.wait_replicas < 0
+        or settings.patience <= 0
+        or settings.hot_wait < 0
+    ):
         raise ConfigError("max_size and patience are above 0, dedup_window and wait_replicas at least 0")
     if not settings.namespace or not settings.namespace.replace("_", "a").replace("-", "a").isalnum():
         raise ConfigError(f"the namespace {settings.namespace!r} may hold letters, digits, '_' and '-' only")

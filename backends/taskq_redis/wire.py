@@ -8,10 +8,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import hiredis
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
+
+from taskq.hotwait import HotWait
 
 Argument = bytes | str | int
 Reply = bytes | int | None | list["Reply"]
@@ -28,18 +31,21 @@ class Wire(asyncio.Protocol):
         connection: AbstractConnection,
         *,
         patience: float,
+        hot_wait: float = 0.0,
         heard: Callable[[list[Reply]], bool] | None = None,
         lost: Callable[["Wire"], None],
     ) -> None:
         """Takes over a connection that is open and has nothing under way.
 
-        ``patience`` is how long the first of the unanswered commands may take before the connection counts as dead.
+        ``patience`` is how long the first of the unanswered commands may take before the connection counts as dead,
+        ``hot_wait`` for how long the loop stays awake for the answer to one that is alone.
         ``heard`` is given each reply first and says whether it was a message that nobody asked for.
         """
         self._loop = asyncio.get_running_loop()
         self._patience = patience
         self._heard = heard
         self._lost = lost
+        self._hot = HotWait(hot_wait)
         # It has no public face.
         parser = connection._parser  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         error_of = cast("Callable[[str], Exception]", parser.parse_error)  # pyright: ignore[reportUnknownMemberType]
@@ -47,6 +53,7 @@ class Wire(asyncio.Protocol):
             protocolError=exceptions.InvalidResponse, replyError=error_of, notEnoughData=_MISSING
         )
         self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._unread: WeakKeyDictionary[asyncio.Future[Reply], Reply | Exception] = WeakKeyDictionary()
         self._out: list[bytes] = []
         self._answered = self._checked = 0
         self._watch: asyncio.TimerHandle | None = None
@@ -85,6 +92,7 @@ class Wire(asyncio.Protocol):
         # Alone, a command need not wait for the end of the turn.
         if len(self._waiting) == len(commands):
             self._flush()
+            self._hot.begin()
         if self._watch is None and self._waiting:
             self._checked = self._answered
             self._watch = self._loop.call_later(self._patience, self._check)
@@ -92,10 +100,14 @@ class Wire(asyncio.Protocol):
 
     def rescued(self, future: asyncio.Future[Reply]) -> asyncio.Future[Reply]:
         """The reply that a cancelled caller waited for, for whoever has to know what came of it."""
+        rescued: asyncio.Future[Reply] = self._loop.create_future()
         if future in self._waiting:
-            rescued = self._waiting[self._waiting.index(future)] = self._loop.create_future()
-            return rescued
-        return future
+            self._waiting[self._waiting.index(future)] = rescued
+        elif future in self._unread:
+            _answer(rescued, self._unread.pop(future))
+        else:
+            return future
+        return rescued
 
     def tell(self, *command: Argument) -> None:
         """A command whose answer is a message to ``heard``."""
@@ -132,12 +144,13 @@ class Wire(asyncio.Protocol):
             return
         self._answered += 1
         future = self._waiting.popleft()
+        if not self._waiting:
+            self._hot.end()
         if future.done():
+            # Its caller was cancelled in this very turn and may still have to know.
+            self._unread[future] = reply
             return
-        if isinstance(reply, Exception):
-            future.set_exception(reply)
-        else:
-            future.set_result(reply)
+        _answer(future, reply)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -166,6 +179,13 @@ class Wire(asyncio.Protocol):
             if not future.done():
                 future.set_exception(error)
         self._lost(self)
+
+
+def _answer(future: "asyncio.Future[Reply]", reply: Reply | Exception) -> None:
+    if isinstance(reply, Exception):
+        future.set_exception(reply)
+    else:
+        future.set_result(reply)
 
 
 def _packed(command: Sequence[Argument]) -> bytes:

@@ -200,12 +200,16 @@ async def test_an_ended_id_is_refused_for_the_dedup_window_and_then_forgotten(ow
 
 
 async def test_an_idle_fetch_sends_at_most_a_command_a_second(own_redis: Process) -> None:
+    async def listens() -> bool:
+        return bool(command(own_redis, "PUBSUB", "CHANNELS"))
+
     async with opened(own_redis) as backend, opened(own_redis) as other:
         await know_scripts(backend)
+        await wait_until(listens)
         command(own_redis, "CONFIG", "RESETSTAT")
         for _ in range(5):
             assert not await backend.broker.fetch(["q", "r", "s"], 1, lease=LONG, wait=1.0)
-        # Connecting, listening and the first looks are in it.
+        # The first looks are in it.
         assert sent(own_redis) <= 5
         before = sent(own_redis)
         got: list[str] = []
@@ -224,11 +228,14 @@ async def test_an_idle_fetch_sends_at_most_a_command_a_second(own_redis: Process
 async def test_one_job_wakes_one_of_many_that_wait(own_redis: Process) -> None:
     async with opened(own_redis) as backend, opened(own_redis) as other:
         await know_scripts(backend)
+        done = anyio.Event()
         async with anyio.create_task_group() as tasks:
 
             async def wait() -> None:
-                got = await backend.broker.fetch(["q"], 1, lease=LONG, wait=0.4)
+                got = await backend.broker.fetch(["q"], 1, lease=LONG, wait=SOON)
                 await backend.broker.settle([Ack(delivery.receipt) for delivery in got])
+                if got:
+                    done.set()
 
             for _ in range(20):
                 tasks.start_soon(wait)
@@ -241,8 +248,48 @@ async def test_one_job_wakes_one_of_many_that_wait(own_redis: Process) -> None:
             await anyio.wait_all_tasks_blocked()
             command(own_redis, "CONFIG", "RESETSTAT")
             await add(other.broker, a_job("q"))
-        # The enqueue, one claim, one settle; and one more claim of the fetch that keeps the time from then on.
-        assert sent(own_redis) <= 5
+            await done.wait()
+            await anyio.wait_all_tasks_blocked()
+            # The enqueue, one claim, one settle; and one more claim of the fetch that keeps the time from then on.
+            assert sent(own_redis) <= 5
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "roused"])
+async def test_a_fetch_that_ends_as_it_is_told_withholds_nothing(ending: str, own_redis: Process) -> None:
+    async with opened(own_redis) as backend, opened(own_redis) as other:
+        assert backend.rouse is not None
+        for turns in range(8):
+            fetching = asyncio.create_task(backend.broker.fetch(["q"], 1, lease=LONG, wait=SOON))
+
+            async def waits() -> bool:
+                return bool(command(own_redis, "ZCARD", "{taskq:q}:waiting"))
+
+            await wait_until(waits)
+            await add(other.broker, a_job("q", f"j{turns}"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            fetching.cancel() if ending == "cancelled" else backend.rouse()
+            (got,) = await asyncio.gather(fetching, return_exceptions=True)
+            if isinstance(got, BaseException) or not got:
+                got = await take(other.broker, "q")
+            assert names(got) == [f"j{turns}"]
+            await ack(other.broker, *got)
+
+
+async def test_a_fetch_that_is_cancelled_in_the_turn_of_its_answer_withholds_nothing(own_redis: Process) -> None:
+    async with opened(own_redis) as backend:
+        await know_scripts(backend)
+        await add(backend.broker, a_job("q"))
+        fetching = asyncio.create_task(backend.broker.fetch(["q"], 1, lease=LONG, wait=0))
+        # The loop stands still while this asks, so that the answer has come and nobody has read it.
+        while not command(own_redis, "ZCARD", "{taskq:q}:leased"):  # noqa: ASYNC110 turn by turn
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        fetching.cancel()
+        await asyncio.wait([fetching])
+        assert fetching.cancelled()
+        await ack(backend.broker, *await take(backend.broker, "q"))
 
 
 async def test_connections_do_not_grow_with_what_waits(own_redis: Process) -> None:

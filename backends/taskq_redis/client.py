@@ -9,7 +9,7 @@ from taskq_redis.faults import DRIVER_ERRORS, translated
 from taskq_redis.lane import Abandoned, Sent
 from taskq_redis.scripts import Script
 from taskq_redis.servers import Servers
-from taskq_redis.wire import Argument, Reply
+from taskq_redis.wire import Argument, Reply, packed
 
 
 class Client:
@@ -19,9 +19,9 @@ class Client:
         self.servers = servers
         self.name = name
 
-    def begin(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> Sent | None:
-        """Send what :meth:`run` is to be called with, if that takes no waiting."""
-        return self.servers.begin(keys[0], (b"EVALSHA", script.sha, len(keys), *keys, *arguments))
+    def packed(self, script: Script, keys: Sequence[bytes], *arguments: Argument) -> bytes:
+        """The call that :meth:`run` would send."""
+        return packed((b"EVALSHA", script.sha, len(keys), *keys, *arguments))
 
     async def run(
         self,
@@ -31,7 +31,7 @@ class Client:
         abandoned: Abandoned | None = None,
         sent: Sent | None = None,
     ) -> Reply:
-        """What a script returns, unless it was sent already now. All keys are of one slot.
+        """What a script returns; it is sent now unless it is ``sent``. All keys are of one slot.
 
         When the caller is cancelled although the script was sent, ``abandoned`` gets the reply to come, raw.
         """

@@ -57,26 +57,27 @@ class Fetching:
             return await self._claim(queues, limit, lease, None, None)
         loop = asyncio.get_running_loop()
         until, roused, ask = loop.time() + wait, self._waiting.roused, None
-        async with self._waiting.wish(queues) as wish:
-            try:
-                while not self._waiting.closed and self._waiting.roused == roused:
-                    if wish.bell.rung or wish.look_at <= loop.time():
-                        # Whoever comes after a look that was cut off has to look, too.
-                        wish.bell.rung, wish.bell.told, wish.look_at = False, None, -inf
-                        asked, ask = ask, None
-                        taken = await self._claim(queues, limit, lease, wish, asked)
-                        if taken:
-                            return taken
-                    left = until - loop.time()
-                    if left <= 0:
-                        return []
-                    ask = self._prepared(queues, limit, lease, wish)
-                    await self._waiting.until_told(wish, left)
-            finally:
-                wish.bell.told = None
-                if ask is not None and ask.sent is not None:
-                    wish.look_at = -inf
-                    self._abandon(ask.named, ask.sent.reply)
+        wish = self._waiting.begin(queues)
+        try:
+            while not self._waiting.closed and self._waiting.roused == roused:
+                if wish.bell.rung or wish.look_at <= loop.time():
+                    # Whoever comes after a look that was cut off has to look, too.
+                    wish.bell.rung, wish.bell.told, wish.look_at = False, None, -inf
+                    asked, ask = ask, None
+                    taken = await self._claim(queues, limit, lease, wish, asked)
+                    if taken:
+                        return taken
+                left = until - loop.time()
+                if left <= 0:
+                    return []
+                ask = self._prepared(queues, limit, lease, wish)
+                await self._waiting.until_told(wish, left)
+        finally:
+            wish.bell.told = None
+            if ask is not None and ask.sent is not None:
+                wish.look_at = -inf
+                self._abandon(ask.named, ask.sent.reply)
+            self._waiting.end(wish)
         return []
 
     def rouse(self) -> None:
@@ -100,11 +101,14 @@ class Fetching:
         if others:
             return None
         ask = self._ask(named, limit, lease, wish, waits=True)
-        wish.bell.told = partial(self._send, ask)
-        return ask
+        key, client = ask.keys[0], self._tools.client
+        packed, begin = client.packed(self._tools.scripts.claim, ask.keys, *ask.arguments), client.servers.begin
 
-    def _send(self, ask: Ask) -> None:
-        ask.sent = self._tools.client.begin(self._tools.scripts.claim, ask.keys, *ask.arguments)
+        def send() -> None:
+            ask.sent = begin(key, packed)
+
+        wish.bell.told = send
+        return ask
 
     async def _claim(
         self, queues: Sequence[str], limit: int, lease: float, wish: Wish | None, ask: Ask | None

@@ -37,9 +37,9 @@ class Lane:
         self._opening: asyncio.Task[Wire] | None = None
         self._closed = False
 
-    def begin(self, *command: Argument) -> Sent | None:
+    def begin(self, packed: bytes) -> Sent | None:
         """Send what :meth:`call` is to wait for; None while there is no connection, and nothing was sent."""
-        return Sent(self._wire, *self._wire.send(command)) if self._wire is not None else None
+        return Sent(self._wire, *self._wire.send(packed)) if self._wire is not None else None
 
     async def call(self, *command: Argument, abandoned: Abandoned | None = None, sent: Sent | None = None) -> Reply:
         """One command, unless it was sent, and its reply. Raises what the driver raises.

@@ -49,7 +49,9 @@ def preludes(name: str) -> Sequence[str]:
     """What stands before a script. All of it runs in each call, so the commonest one has the least."""
     if name.startswith("store_"):
         return ["entry"]
-    return ["base"] if name == "enqueue_plain" else ["base", "moves"]
+    if name == "enqueue_plain":
+        return ["base"]
+    return ["base", "telling", *(["claim_plain"] if name == "claim" else []), "moves"]
 
 
 def _read(name: str) -> Script:

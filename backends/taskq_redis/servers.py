@@ -27,7 +27,7 @@ _PAUSE = 0.05
 class Servers(Protocol):
     """The servers behind one URL, for one event loop."""
 
-    def begin(self, key: bytes, command: Command) -> Sent | None:
+    def begin(self, key: bytes, packed: bytes) -> Sent | None:
         """Send what :meth:`call` is to wait for, if that takes no waiting."""
         ...
 
@@ -85,8 +85,8 @@ class Single:
         self._patience = patience
         self._lane = Lane(partial(open_single, target, patience), patience=patience, hot_wait=hot_wait)
 
-    def begin(self, key: bytes, command: Command) -> Sent | None:  # noqa: ARG002 every key is here
-        return self._lane.begin(*command)
+    def begin(self, key: bytes, packed: bytes) -> Sent | None:  # noqa: ARG002 every key is here
+        return self._lane.begin(packed)
 
     async def call(
         self,
@@ -125,10 +125,10 @@ class Cluster:
         self.redirections = {"MOVED": 0, "ASK": 0, "TRYAGAIN": 0}
         """How often each was met."""
 
-    def begin(self, key: bytes, command: Command) -> Sent | None:
+    def begin(self, key: bytes, packed: bytes) -> Sent | None:
         host = self._slots.get(key_slot(key))
         lane = None if self._stale or host is None else self._lanes.get(host)
-        return None if lane is None else lane.begin(*command)
+        return None if lane is None else lane.begin(packed)
 
     async def call(
         self, key: bytes, command: Command, abandoned: Abandoned | None = None, sent: Sent | None = None

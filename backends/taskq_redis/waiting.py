@@ -1,8 +1,7 @@
 """How a fetch waits without asking again and again: it is told, it keeps the time, or it looks every few seconds."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from math import inf
 from typing import Any
 
@@ -59,9 +58,8 @@ class Waiting:
     def closed(self) -> bool:
         return self._listener.closed
 
-    @asynccontextmanager
-    async def wish(self, queues: Sequence[str]) -> AsyncGenerator[Wish]:
-        """One for these queues, which may be waiting already."""
+    def begin(self, queues: Sequence[str]) -> Wish:
+        """A wish for these queues, which may be waiting already; to be ended."""
         key = tuple(queues)
         idle = self._idle.get(key)
         wish = idle.pop() if idle else Wish(key, self._listener.bell(), LOOK * self._calls(queues))
@@ -69,11 +67,18 @@ class Waiting:
             self._idle.pop(key, None)
         wish.bell.passed = None
         self._waits.add(wish)
-        try:
-            yield wish
-        finally:
-            self._waits.discard(wish)
-            self._rest(wish)
+        return wish
+
+    def end(self, wish: Wish) -> None:
+        """Its fetch is over."""
+        self._waits.discard(wish)
+        if not wish.waits or self.closed:
+            self._listener.remove(wish.bell)
+            return
+        self._idle.setdefault(wish.queues, []).append(wish)
+        wish.bell.passed = lambda: self._pass_on(wish)
+        if wish.bell.rung:
+            self._pass_on(wish)
 
     def rouse(self) -> None:
         """End the fetches that wait."""
@@ -102,15 +107,6 @@ class Waiting:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-
-    def _rest(self, wish: Wish) -> None:
-        if not wish.waits or self.closed:
-            self._listener.remove(wish.bell)
-            return
-        self._idle.setdefault(wish.queues, []).append(wish)
-        wish.bell.passed = lambda: self._pass_on(wish)
-        if wish.bell.rung:
-            self._pass_on(wish)
 
     def _pass_on(self, wish: Wish) -> None:
         """It was told of something while no fetch waits here: another one has to look."""

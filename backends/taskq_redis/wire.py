@@ -75,8 +75,11 @@ class Wire(asyncio.Protocol):
     def is_open(self) -> bool:
         return self.closed_by is None
 
-    def send(self, *commands: Sequence[Argument]) -> list[asyncio.Future[Reply]]:
-        """Commands that nothing comes between, and the replies to come. Cancelling one changes nothing on the wire."""
+    def send(self, *commands: Sequence[Argument] | bytes) -> list[asyncio.Future[Reply]]:
+        """Commands that nothing comes between, packed or not, and the replies to come.
+
+        Cancelling one changes nothing on the wire.
+        """
         futures: list[asyncio.Future[Reply]] = []
         for command in commands:
             future: asyncio.Future[Reply] = self._loop.create_future()
@@ -84,11 +87,11 @@ class Wire(asyncio.Protocol):
             if self.closed_by is not None:
                 future.set_exception(self.closed_by)
                 continue
-            packed = _packed(command)
+            packed_command = command if isinstance(command, bytes) else packed(command)
             self._waiting.append(future)
             if not self._out and len(self._waiting) > 1:
                 self._loop.call_soon(self._flush)
-            self._out.append(packed)
+            self._out.append(packed_command)
         # Alone, a command need not wait for the end of the turn.
         if len(self._waiting) == len(commands):
             self._flush()
@@ -112,7 +115,7 @@ class Wire(asyncio.Protocol):
     def tell(self, *command: Argument) -> None:
         """A command whose answer is a message to ``heard``."""
         if self.closed_by is None:
-            self._transport.write(_packed(command))
+            self._transport.write(packed(command))
 
     def close(self, error: Exception | None = None) -> None:
         """End the connection; what is unanswered fails with ``error``."""
@@ -188,6 +191,7 @@ def _answer(future: "asyncio.Future[Reply]", reply: Reply | Exception) -> None:
         future.set_result(reply)
 
 
-def _packed(command: Sequence[Argument]) -> bytes:
+def packed(command: Sequence[Argument]) -> bytes:
+    """A command as it goes over the wire."""
     pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType, reportUnknownMemberType] its stub takes one argument
     return pack(tuple(command))

@@ -9,14 +9,8 @@ local member, waits = ARGV[5], ARGV[6] == '1'
 local PORTION, MOST = 50, 4194304 -- jobs taken together, and bytes of calls after which no more are: others want the server
 local reply, bytes = {}, 0
 
--- A server that knows of no look as late as the caller does has lost what came after.
 turn_to(0)
-local since, before = string.match(redis.call('GET', key.latest) or '', '(%d+) (%d+)')
-before = tonumber(before or 0)
--- It never goes back, as this server's clock may.
-local latest = math.max(now, before + 1)
-since = before >= tonumber(ARGV[8]) and tonumber(since) or latest
-redis.call('SET', key.latest, string.format('%.0f %.0f', since, latest), 'PX', ARGV[7] / 1000)
+local before, since, latest = look(key.latest)
 
 local taken = 0
 -- What a plain job's first lease makes of its row, before the rank.
@@ -94,7 +88,7 @@ for queue = 0, queues - 1 do
     if counts[queue + 1] > 0 then
       -- There may be more for others to do.
       if redis.call('ZCARD', key.ready) > 0 then wake(key.waiting) end
-      ring(now + lease)
+      ring(key, now + lease)
     end
   end
 end
@@ -103,12 +97,12 @@ local moment = 0
 for queue = 0, queues - 1 do
   turn_to(queue)
   if taken > 0 then
-    if waits then leave(member) end
+    if waits then leave(key, member) end
   elseif patience > 0 then
     redis.call('ZADD', key.waiting, now + patience, member)
     redis.call('PEXPIRE', key.waiting, patience / 1000)
     -- One of all that wait keeps the time, so that a due moment wakes one.
-    local keeper = keeper_and_rest()
+    local keeper = keeper_and_rest(key)
     if not keeper or keeper == member then
       redis.call('SET', key.keeper, string.format('%s %.0f', member, now + patience), 'PX', patience / 1000)
       for _, name in ipairs({ key.later, key.leased }) do

@@ -3,5 +3,5 @@
 -- ARGV[1]: 'channel number' of the fetch.
 for queue = 0, #KEYS / WIDTH - 1 do
   turn_to(queue)
-  leave(ARGV[1])
+  leave(key, ARGV[1])
 end

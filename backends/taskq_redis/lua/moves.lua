@@ -322,34 +322,10 @@ local function advance()
   show_all()
 end
 
--- Telling
-
-local function keeper_and_rest()
-  return string.match(redis.call('GET', key.keeper) or '', '^(%S+ %d+) (%d+)$')
-end
-
--- Something becomes due at this moment: tell the fetch that keeps the time, if it would not look before.
-local function ring(moment)
-  local keeper, rest = keeper_and_rest()
-  if not keeper then return wake(key.waiting) end
-  if moment <= tonumber(rest) and not tell(keeper) then
-    redis.call('DEL', key.keeper)
-    wake(key.waiting)
-  end
-end
-
 -- The end of a script that may have made jobs due.
 local function finish()
   show_all()
   save()
   if fresh then wake(key.waiting) end
-  if soonest then ring(soonest) end
-end
-
--- A fetch waits no longer; what it would have noticed another one has to.
-local function leave(member)
-  redis.call('ZREM', key.waiting, member)
-  local kept_time = keeper_and_rest() == member
-  if kept_time then redis.call('DEL', key.keeper) end
-  if kept_time or redis.call('ZCARD', key.ready) > 0 then wake(key.waiting) end
+  if soonest then ring(key, soonest) end
 end

@@ -1,14 +1,22 @@
 -- The store's calls: each holds its key's lock, so that a key changes as one thing.
 
+-- Nothing of the key remains.
+CREATE FUNCTION {schema}.forget_key(name text) RETURNS void LANGUAGE sql AS $$
+  DELETE FROM {schema}.members WHERE key = name;
+  DELETE FROM {schema}.discarded WHERE key = name;
+  DELETE FROM {schema}.keys WHERE key = name;
+$$;
+
 -- The key as it is now, with a row of its own: what has lapsed of it is removed.
 CREATE FUNCTION {schema}.open_key(name text, moment float8) RETURNS {schema}.keys LANGUAGE plpgsql AS $$
 DECLARE
   held {schema}.keys;
 BEGIN
   SELECT * INTO held FROM {schema}.keys WHERE key = name;
-  IF NOT FOUND OR held.until <= moment THEN
-    DELETE FROM {schema}.members WHERE key = name;
-    DELETE FROM {schema}.keys WHERE key = name;
+  IF held.until <= moment THEN
+    PERFORM {schema}.forget_key(name);
+  END IF;
+  IF held.key IS NULL OR held.until <= moment THEN
     INSERT INTO {schema}.keys (key) VALUES (name) RETURNING * INTO held;
   ELSE
     DELETE FROM {schema}.members WHERE key = name AND until <= moment AND until IS NOT NULL;
@@ -29,8 +37,7 @@ $$;
 CREATE FUNCTION {schema}.close_key(name text, moment float8) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   IF EXISTS (SELECT FROM {schema}.keys WHERE key = name AND value IS NULL) AND {schema}.count_members(name) = 0 THEN
-    DELETE FROM {schema}.members WHERE key = name;
-    DELETE FROM {schema}.keys WHERE key = name;
+    PERFORM {schema}.forget_key(name);
   END IF;
 END
 $$;
@@ -75,7 +82,8 @@ BEGIN
   INTO allowed, fresh, lasting_before
   FROM (SELECT DISTINCT member FROM unnest(adding) AS member) AS given
   LEFT JOIN {schema}.members AS m ON m.key = name AND m.member = given.member
-  WHERE m.gone IS NOT TRUE;
+  WHERE m.gone IS NOT TRUE
+    AND given.member NOT IN (SELECT unnest(d.members) FROM {schema}.discarded AS d WHERE d.key = name);
   IF ceiling < fresh + {schema}.count_members(name) THEN
     PERFORM {schema}.close_key(name, moment);
     RETURN false;
@@ -96,15 +104,27 @@ SET jit = off SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   moment float8;
+  held {schema}.keys;
+  lasting_gone text[];
   left_over bigint;
 BEGIN
   PERFORM pg_advisory_xact_lock(hashtextextended('{schema} key ' || name, 0));
   moment := extract(epoch FROM clock_timestamp());
-  PERFORM {schema}.open_key(name, moment);
-  WITH gone AS (
-    UPDATE {schema}.members SET gone = true WHERE key = name AND member = ANY (leaving) AND NOT gone RETURNING until
-  )
-  UPDATE {schema}.keys SET lasting = lasting - (SELECT count(*) FROM gone WHERE gone.until IS NULL) WHERE key = name;
+  held := {schema}.open_key(name, moment);
+  IF held.lasting > 0 THEN
+    WITH gone AS (
+      DELETE FROM {schema}.members WHERE key = name AND member = ANY (leaving) AND until IS NULL RETURNING member
+    )
+    SELECT array_agg(member) INTO lasting_gone FROM gone;
+    IF lasting_gone IS NOT NULL THEN
+      INSERT INTO {schema}.discarded (key, members) VALUES (name, lasting_gone);
+      UPDATE {schema}.keys SET lasting = lasting - cardinality(lasting_gone) WHERE key = name;
+    END IF;
+  END IF;
+  IF EXISTS (SELECT FROM {schema}.members WHERE key = name AND NOT gone AND until IS NOT NULL) THEN
+    UPDATE {schema}.members SET gone = true
+    WHERE key = name AND member = ANY (leaving) AND until IS NOT NULL AND NOT gone;
+  END IF;
   left_over := {schema}.count_members(name);
   PERFORM {schema}.close_key(name, moment);
   RETURN left_over;

@@ -104,7 +104,7 @@ class TestRoles:
         async with plain(url.format("migrate")) as connection:
             (last,) = migrate.steps(schema)[-1:]
             await connection.execute(f"DELETE FROM {schema}.migrations WHERE version = {last.number}")  # noqa: S608
-            for function in ("open_key", "count_members", "close_key", "swap", "add", "discard"):
+            for function in ("forget_key", "open_key", "count_members", "close_key", "swap", "add", "discard"):
                 await connection.execute(f"DROP FUNCTION {schema}.{function}")
             with pytest.raises(SchemaOutdated, match=last.name):
                 async with connect(url.format("work"), schema=schema):

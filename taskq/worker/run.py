@@ -72,6 +72,7 @@ class Run:
         "settled",
         "started",
         "timeouts",
+        "traced",
     )
 
     def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
@@ -93,6 +94,8 @@ class Run:
         """Somebody else has the job: nothing of this run counts any more."""
         self.settled = False
         """Its end was accepted, by its own transaction or by the broker."""
+        self.traced = False
+        """Something follows from its end, or is remembered of the job beyond its row."""
         self.started: float | None = None
         self.timeouts: Timeouts | None = None
         self.look_at = inf

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+import anyio
 from msgspec.structs import replace
 
 from taskq.broker import Backend
@@ -55,9 +56,15 @@ class Settler:
         """To be decided when that is known."""
         self.settling: Sequence[Decided] = ()
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
+        self._traced: list[Decided] = []
+        """What follows from these is to be done first."""
         self._pending: list[Decided] = []
+        """To be settled."""
         self._wake = asyncio.Event()
+        self._wake_settling = asyncio.Event()
         self._closing = False
+        self._followed = False
+        """Nothing follows any more."""
 
     def finish(self, run: Run, outcome: Outcome | Decision) -> None:
         """Decide and settle soon. A lost run settles nothing, one that settled itself nothing more."""
@@ -77,76 +84,123 @@ class Settler:
         if run.settled:
             self._settled([run])
             return
-        self._pending.append((run, decision))
-        self._wake.set()
+        run.traced = leaves_traces(run, decision)
+        if run.traced:
+            self._traced.append((run, decision))
+            self._wake.set()
+        else:
+            self._pending.append((run, decision))
+            self._wake_settling.set()
 
     async def run(self) -> None:
-        """Settle until closed and nothing is pending."""
-        while self._pending or self._bereaved or not self._closing:
-            if self._bereaved:
-                bereaved, self._bereaved = self._bereaved, []
-                seen = await self._last_seen([run.delivery for run, _ in bereaved])
-                for (run, outcome), worker in zip(bereaved, seen, strict=True):
-                    self._conclude(run, replace(outcome, worker=worker))
-                continue
-            if not self._pending:
-                self._wake.clear()
-                await self._wake.wait()
-                continue
-            size = self._broker.traits.max_batch
-            batch, self._pending = self._pending[:size], self._pending[size:]
-            await self._settle(batch)
+        """Settle until closed and nothing is pending.
+
+        What follows from some ends is carried out while others are settled; plain ones wait for nobody's.
+        """
+        async with anyio.create_task_group() as settling:
+            settling.start_soon(self._settle_all)
+            await self._follow_all()
+            self._followed = True
+            self._wake_settling.set()
 
     def close(self) -> None:
         """End :meth:`run` once all is settled."""
         self._closing = True
         self._wake.set()
 
+    async def _follow_all(self) -> None:
+        while self._traced or self._bereaved or not self._closing:
+            if self._bereaved:
+                bereaved, self._bereaved = self._bereaved, []
+                seen = await self._last_seen([run.delivery for run, _ in bereaved])
+                for (run, outcome), worker in zip(bereaved, seen, strict=True):
+                    self._conclude(run, replace(outcome, worker=worker))
+            elif self._traced:
+                size = self._broker.traits.max_batch
+                batch, self._traced = self._traced[:size], self._traced[size:]
+                await self._follow(batch)
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _follow(self, batch: Sequence[Decided]) -> None:
+        """Do what follows, and pass on to be settled; what could not be done now is done with the next."""
+        batch = self._without_lost(batch)
+        if not batch:
+            return
+        try:
+            await end_notes(batch)
+            done = await self._carry_out(batch)
+        except BrokerUnavailable as error:
+            self._contact.fail(error)
+            self._traced[:0] = batch
+            await self._try_again()
+        except BrokerRejected as error:
+            await self._each(batch, self._follow, error)
+        else:
+            self._pending += done
+            self._wake_settling.set()
+
+    async def _settle_all(self) -> None:
+        while self._pending or not self._followed:
+            if not self._pending:
+                self._wake_settling.clear()
+                await self._wake_settling.wait()
+                continue
+            size = self._broker.traits.max_batch
+            batch, self._pending = self._pending[:size], self._pending[size:]
+            await self._settle(batch)
+
     async def _settle(self, batch: Sequence[Decided]) -> None:
         """Tell the broker; what it could not be told goes with the next call."""
         batch = self._without_lost(batch)
         if not batch:
             return
-        plain, traced = _apart(batch)
+        began, self.settling = time.monotonic(), batch
         try:
-            if traced:
-                await end_notes(traced)
-                traced = await self._carry_out(traced)
-                batch = [*plain, *traced]
-            began, self.settling = time.monotonic(), batch
             answers = await self._broker.settle([decision.settlement for _, decision in batch])
         except PartlySettled as partly:
-            known = [(one, answer) for one, answer in zip(batch, partly.answers, strict=True) if answer is not None]
-            await self._ended(known, _apart([one for one, _ in known])[1])
-            await self._later([one for one, answer in zip(batch, partly.answers, strict=True) if answer is None])
+            told = [*zip(batch, partly.answers, strict=True)]
+            await self._ended([(one, answer) for one, answer in told if answer is not None])
+            await self._later([one for one, answer in told if answer is None])
         except BrokerUnavailable as error:
             self._contact.fail(error)
             await self._later(batch)
         except BrokerRejected as error:
-            if len(batch) > 1:
-                for decided in batch:
-                    await self._settle([decided])
-            else:
-                self._refused(batch[0], error)
+            await self._each(batch, self._settle, error)
         else:
             self._contact.succeed()
             if JobsSettled in self._events.listeners:
                 self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
-            await self._ended([*zip(batch, answers, strict=True)], traced)
+            await self._ended([*zip(batch, answers, strict=True)])
         finally:
             self.settling = ()
 
     async def _later(self, batch: Sequence[Decided]) -> None:
         self._pending[:0] = batch
         self.settling = ()
+        await self._try_again()
+
+    async def _try_again(self) -> None:
         await self._contact.back_off()
         await self._extend()
 
-    async def _ended(self, answered: Sequence[tuple[Decided, bool]], traced: Sequence[Decided]) -> None:
+    async def _each(
+        self, batch: Sequence[Decided], act: Callable[[Sequence[Decided]], Awaitable[None]], error: BrokerRejected
+    ) -> None:
+        """One by one, so that one that is refused takes no other with it."""
+        if len(batch) == 1:
+            self._refused(batch[0], error)
+            return
+        for decided in batch:
+            await act([decided])
+
+    async def _ended(self, answered: Sequence[tuple[Decided, bool]]) -> None:
         for (run, decision), settled in answered:
             run.settled = settled
             if not settled:
                 self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
+        traced = [decided for decided, _ in answered if decided[0].traced]
         if traced:
             with suppress(BrokerError):
                 await self._forget(traced)
@@ -205,12 +259,3 @@ class Settler:
                 grown=grown,
             )
             self._events.emit(again)
-
-
-def _apart(batch: Sequence[Decided]) -> tuple[Sequence[Decided], Sequence[Decided]]:
-    """Those that nothing follows from and nothing is remembered of, and the others."""
-    plain: list[Decided] = []
-    traced: list[Decided] = []
-    for decided in batch:
-        (traced if leaves_traces(*decided) else plain).append(decided)
-    return plain, traced

@@ -6,7 +6,7 @@ import random
 import anyio
 import pytest
 
-from taskq import App, Retry
+from taskq import App, Death, Retry
 from taskq.events import JobAgain, JobFinished, LeaseLost, SettlementRefused
 from taskq.testing import VirtualClock, run_until_idle
 from tests.worker.moves import SOON, heard, steal, wait_until
@@ -166,3 +166,54 @@ async def test_a_node_that_is_away_holds_up_the_ends_of_its_own_queues_only(tap:
                 tap.away.clear()
                 await wait_until(lambda: not tap.held)
     assert not refused
+
+
+def app_that_tells() -> App:
+    app = App("memory://", on_dead="bury")
+
+    @app.task(name="bury")
+    async def bury(death: Death) -> None: ...
+
+    @app.task(name="fail", retry=1)
+    async def fail() -> None:
+        raise ValueError
+
+    @app.task(name="plain")
+    async def plain() -> None: ...
+
+    return app
+
+
+async def test_an_end_that_nothing_follows_from_waits_for_no_other_ends_effects(tap: Tap) -> None:
+    app = app_that_tells()
+    refused = heard(app, SettlementRefused)
+    async with app:
+        await app.find_task("fail").defer()
+        plain = await app.find_task("plain").defer()
+        tap.open, tap.arrived = anyio.Event(), anyio.Event()
+        async with app.working():
+            await tap.arrived.wait()
+            await wait_until(lambda: tap.sizes("settle") == [1])
+            assert await plain.status() == "gone"
+            tap.open.set()
+            # The dead letter, and the job that is told of it.
+            await wait_until(lambda: sum(tap.sizes("settle")) == 3)
+    assert refused == []
+
+
+async def test_effects_are_carried_out_while_earlier_ends_are_settled(tap: Tap) -> None:
+    app = app_that_tells()
+    refused = heard(app, SettlementRefused)
+    async with app, app.working():
+        tap.answering = anyio.Event()
+        await app.find_task("plain").defer()
+        await wait_until(lambda: tap.sizes("settle") == [1])
+        dead = await app.find_task("fail").defer()
+        tap.arrived = anyio.Event()
+        await tap.arrived.wait()
+        # What follows has been enqueued, and the dead letter waits for its turn to be settled.
+        await wait_until(lambda: sum(tap.sizes("enqueue")) == 3)
+        assert await dead.status() == "leased"
+        tap.answering.set()
+        await wait_until(lambda: sum(tap.sizes("settle")) == 3)
+    assert refused == []

@@ -148,7 +148,8 @@ def import_report(url: str, rows: Mapping[str, object]) -> str:
 async def test_every_call_of_a_bulk_defer_has_an_outcome_and_what_was_refused_is_deferred_alone(
     url: str, rounds: Callable[[int, int], int]
 ) -> None:
-    count = rounds(20_000, 1_000_000)
+    # An emulator of SQS would take hours for more.
+    count = 20_000 if url.startswith("sqs") else rounds(20_000, 1_000_000)
     app = App(url)
 
     @app.task(name="note", idempotent=True)

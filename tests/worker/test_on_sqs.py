@@ -1,4 +1,4 @@
-"""Looking into jobs where SQS carries them and a companion keeps the rest."""
+"""Where SQS carries jobs and a companion keeps the rest: looking into them, and limits between workers."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import sqs as sqs
 from tests.servers.process import Process
-from tests.worker import test_explain, test_joblog
+from tests.worker import test_explain, test_joblog, test_limit_servers
 
 pytestmark = pytest.mark.anyio
 
@@ -28,3 +28,4 @@ test_dead = test_explain.test_a_dead_job_says_why_and_how_it_is_revived_and_a_go
 test_follows = test_explain.test_a_job_that_follows_others_says_what_they_wait_for
 test_lines = test_joblog.test_what_a_job_logs_and_prints_is_kept_with_that_of_its_earlier_attempts
 test_tail = test_joblog.test_the_lines_of_a_job_can_be_read_while_it_runs
+test_as_03 = test_limit_servers.test_as_03_two_workers_race_for_each_newsletter_and_one_of_them_sends

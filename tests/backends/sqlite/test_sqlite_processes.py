@@ -1,6 +1,7 @@
 """Several processes on one file: each a real one."""
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from anyio import to_thread
 from taskq_sqlite import connect
 
+from taskq import App
 from taskq.job import Ack, Job, JobRef
+from taskq.testing import deferred
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +61,29 @@ async def main():
                 unique=f"{call}-{n}") for n in range(20)]
             await backend.broker.enqueue(jobs)
             print(call, flush=True)
+asyncio.run(main())
+"""
+
+ORDERS = """
+import asyncio, os, random, signal, sqlite3, sys
+from taskq import App
+path, first = sys.argv[1], int(sys.argv[2])
+app = App("sqlite:///" + path)
+
+@app.task(name="confirm")
+async def confirm(order: int) -> None: ...
+
+async def main():
+    async with app:
+        connection = sqlite3.connect(path)
+        for order in range(first, 20):
+            connection.execute("INSERT INTO orders VALUES (?)", (order,))
+            await confirm.options(tx=connection).defer(order)
+            print(order, flush=True)
+            (end,) = random.Random(order).choices(["commit", "roll back", "die"], [4, 5, 1])
+            if end == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            connection.commit() if end == "commit" else connection.rollback()
 asyncio.run(main())
 """
 
@@ -150,3 +176,29 @@ async def test_a_waiting_fetch_and_a_listener_hear_of_another_process(tmp_path: 
                 question = Job(id="b", task="t", body=b"", queue="answers")
                 await backend.broker.enqueue([question])
                 assert await backend.results.outcome(JobRef("answers", "b"), wait=PATIENCE) == b"yes"
+
+
+async def test_as_16_a_job_is_there_with_its_row_whoever_rolls_back_or_is_killed_before_the_commit(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "taskq.db"
+    app = App(f"sqlite:///{file}")
+
+    @app.task(name="confirm")
+    async def confirm(order: int) -> None: ...
+
+    async with app:
+        with closing(sqlite3.connect(file)) as direct:
+            direct.execute("CREATE TABLE orders (id integer)")
+            first, killed = 0, 0
+            while first < 20:
+                ran = await anyio.run_process(
+                    [sys.executable, "-c", ORDERS, file, str(first)], stderr=None, check=False
+                )
+                assert ran.returncode in (0, -signal.SIGKILL)
+                killed += ran.returncode != 0
+                first = int(ran.stdout.split()[-1]) + 1
+            rows = [row for (row,) in direct.execute("SELECT id FROM orders ORDER BY id")]
+        assert [job.arguments["order"] for job in await deferred(app)] == rows
+    assert killed == 2
+    assert len(rows) == 9

@@ -20,11 +20,11 @@ from msgspec.structs import replace
 from taskq.broker import Admin, Backend, Finding, Record
 from taskq.brokers import Sites
 from taskq.call import Call, Chain, Gather, Takes
-from taskq.checks import check_call, check_task, lingering
+from taskq.checks import check_call
 from taskq.codec import Codec
 from taskq.config import Config, load_config
 from taskq.debounce import Debounce, in_its_burst
-from taskq.defaults import check_followers, inherited, unused
+from taskq.defaults import check_followers, inherited
 from taskq.deferring import Deferring
 from taskq.definition import Definition
 from taskq.depends import Provider, Scoped
@@ -49,15 +49,15 @@ from taskq.middleware import DeferMiddleware, Middleware, carry
 from taskq.notify.notifier import Notifier
 from taskq.opening import open_sites
 from taskq.options import CallOptions
-from taskq.pools import check_takers
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
-from taskq.schedules import Schedules, check_schedule, configured, lacking
+from taskq.schedules import Schedules, configured
 from taskq.spread import Spread
 from taskq.store import Store
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
+from taskq.vetting import findings, refuse
 from taskq.worker.control import CANCEL, pause, pauses_of, resume
 from taskq.worker.options import WorkerOptions
 from taskq.worker.recipe import Recipe
@@ -162,26 +162,12 @@ class App:
     def check_on(self, sites: Sites | None, *, strict: bool) -> Sequence[Finding]:
         """The same for other brokers, or for none. Raises InvalidSchedule for a schedule that cannot be one."""
         self._schedule_configured()
-        found = [each for task in self.registry.tasks.values() for each in self._check(task, sites, strict=strict)]
-        found += self._working.recipe.findings()
-        found += unused(self.settings.defaults, self._working.recipe.queues)
-        if sites is None:
-            return found
-        found += [each for site in sites.by_name.values() for each in lingering(site.own, self.settings.grace)]
-        return found + [
-            Finding(f"schedule {schedule.name}", "error", problem)
-            for schedule in self.schedules.static.values()
-            for problem in lacking(schedule, sites.at(schedule.job.queue).backend)
-        ]
+        return findings(self._working.recipe, self.schedules.static, sites, strict=strict)
 
     def check_call(self, definition: Definition, options: CallOptions) -> None:
         """Raises MissingCapability for options that the open broker does not promise."""
         for live in self._lives.by_loop.values():
             check_call(definition, options, live.door(options.queue).sending)
-
-    def _check(self, task: Task[..., Any], sites: Sites | None, *, strict: bool) -> Sequence[Finding]:
-        backend = None if sites is None else sites.at(task.queue).backend
-        return check_task(task.definition, task.defaults, backend, strict=strict)
 
     def _join(self, task: Task[..., Any]) -> None:
         told = inherited(task.queue, self.settings.defaults)
@@ -228,15 +214,8 @@ class App:
         check_followers(self.settings.defaults, self.registry.tasks)
         async with AsyncExitStack() as stack:
             sites = await stack.enter_async_context(open_sites(self.settings, self.events.emit))
-            for task in self.registry.tasks.values():
-                self._working.recipe.follow_up(task.definition)
-                for finding in self._check(task, sites, strict=self.settings.strict):
-                    if finding.level == "error":
-                        raise MissingCapability(f"task {finding.subject}: {finding.message}")
-            check_takers(self.settings.pools, self._working.recipe.queues)
             self._schedule_configured()
-            for schedule in self.schedules.static.values():
-                check_schedule(schedule, sites.at(schedule.job.queue).backend)
+            refuse(self._working.recipe, self.schedules.static, sites)
             definitions = [task.definition for task in self.registry.tasks.values()]
             scope = Scoped("app", None, self.overrides)
             live = await stack.enter_async_context(

@@ -68,9 +68,15 @@ async def flows(fleet: Fleet, jobs: int) -> None:
     await fleet.started(fleet.count(Started) + jobs)
 
 
+@pytest.mark.parametrize("more", [[], ["--preload"]] if LONG else [[]], ids="".join)
 @pytest.mark.parametrize("url", ON_ALL if LONG else ON_ALL[:1], indirect=True)
 async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: Rounds, report: Callable[[str, str], None]
+    url: str,
+    more: Sequence[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounds: Rounds,
+    report: Callable[[str, str], None],
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     shell = Shell(tmp_path, url=url)
@@ -85,7 +91,7 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
     async def roll_out(code: int) -> Ran:
         return await anyio.to_thread.run_sync(partial(shell.run, "rollout", "state", code=code))
 
-    options = ["--processes", str(PROCESSES), "--state-file", "state", "--gate", str(gate), "--grace", "0"]
+    options = ["--processes", str(PROCESSES), "--state-file", "state", "--gate", str(gate), "--grace", "0", *more]
     with fleet, shell.started("worker", "mail", *options) as program:
         await say(program, f"{PROCESSES} workers serve")
         async with client(fleet) as customer:
@@ -128,7 +134,11 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
         "longest time between two starts": f"{gap:.2f} s",
         "memory of old and new processes together": memory,
     }
-    report(f"rollout-{url.partition(':')[0]}", rollout_report(url, gate, rounds(0, 300), rows))
+    backend, seconds = url.partition(":")[0], rounds(0, 300)
+    report(
+        "-".join(["rollout", backend, *(option.strip("-") for option in more)]),
+        page(backend, gate, seconds, more, rows),
+    )
     assert verdict.holds, str(verdict)
     assert len(begun) == verdict.counts["acknowledged"] == stream.jobs + 1
     (first, _), (last, _) = runs(histories, long.job.id)
@@ -138,11 +148,11 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
     assert gap < 1.0 or not LONG
 
 
-def rollout_report(url: str, gate: int, seconds: int, rows: Mapping[str, object]) -> str:
+def page(backend: str, gate: int, seconds: int, more: Sequence[str], rows: Mapping[str, object]) -> str:
     """What the run has shown, as a page."""
     shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"# Rollout on {url.partition(':')[0]}\n\n"
+        f"# Rollout on {' with '.join([backend, *map('`{}`'.format, more)])}\n\n"
         f"{RATE} jobs a second stream to {PROCESSES} processes, and a job of {seconds} s runs, while `taskq rollout` "
         f"is called twice, with a gate of {gate} s and a grace of 0 s: for code that fails at its import, and for code "
         "that works. The long job ended in the old process that began it, once.\n\n"

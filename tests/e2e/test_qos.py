@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import chain, cycle
+from itertools import cycle
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import anyio
+import msgspec
 import pytest
 from msgspec import Struct
 
 from taskq.testing.faults import Front, Rates, sqs_front
-from taskq.testing.history import Answered, Ended, Killed, Settling, Started, read, read_all
+from taskq.testing.history import Answered, Ended, Happened, Killed, Line, Settling, Started
 from tests.backends.sqs.deployment import Tenant
 from tests.backends.sqs.test_sqs_faults import BAD
 from tests.e2e.harness import LONG, PATIENCE, Client, Crew, Fleet, client
@@ -124,66 +126,80 @@ async def world(
                 yield world
 
 
-class Told(Struct, frozen=True):
-    """What the journals of all processes tell, and the provider's database."""
+class Told:
+    """What the journals of all processes tell so far; each line is read once."""
 
-    acknowledged: set[str]
-    starts: Counter[str]
-    completed: set[str]
-    aside: set[str]
-    kills: Counter[str]
-    effects: Mapping[str, int]
+    def __init__(self, directory: Path) -> None:
+        self.acknowledged: set[str] = set()
+        self.starts: Counter[str] = Counter()
+        self.completed: set[str] = set()
+        self.aside: set[str] = set()
+        self.kills: Counter[str] = Counter()
+        self._directory = directory
+        self._read: Counter[Path] = Counter()
+        self._lines = msgspec.json.Decoder(Line)
+
+    def read(self) -> Self:
+        """Read on."""
+        for path in self._directory.glob("*.journal"):
+            with path.open("rb") as journal:
+                journal.seek(self._read[path])
+                for line in journal:
+                    # What a kill has left of a last line is none, and what is not whole yet will be.
+                    if line.endswith(b"\n"):
+                        self._read[path] += len(line)
+                        self._take(self._lines.decode(line).what)
+        return self
+
+    def _take(self, what: Happened) -> None:
+        match what:
+            case Answered(jobs, "ok"):
+                self.acknowledged.update(jobs)
+            case Started(job):
+                self.starts[job] += 1
+            case Ended(job, returned=True):
+                self.completed.add(job)
+            case Settling(job, how="dead-letter"):
+                self.aside.add(job)
+            case Killed(point):
+                self.kills[point] += 1
+            case _:
+                pass
 
     @property
     def unfinished(self) -> set[str]:
         """Jobs of which there is no word."""
         return self.acknowledged - self.completed - self.aside
 
-    def of(self, jobs: set[str], *, guarded: bool) -> Mapping[str, int]:
+    def of(self, jobs: set[str]) -> Mapping[str, int]:
         """What has become of these."""
         sure = self.acknowledged & jobs
-        runs = {
+        return {
             "acknowledged": len(sure),
             "completed": len(sure & self.completed),
             "set aside": len(sure & self.aside - self.completed),
             "neither": len(sure & self.unfinished),
             "started again": sum(self.starts[job] > 1 for job in jobs),
         }
-        if not guarded:
-            return runs
-        doubled = sum(self.effects.get(job, 0) > 1 for job in jobs)
-        return {**runs, "no effect": len(sure - self.effects.keys()), "several effects": doubled}
+
+    def effects(self, jobs: set[str]) -> Mapping[str, int]:
+        """What these have done."""
+        done = charges(self._directory / "domain.db")
+        missing = len(self.acknowledged & jobs - done.keys())
+        return {"no effect": missing, "several effects": sum(done.get(job, 0) > 1 for job in jobs)}
 
 
-def told(directory: Path) -> Told:
-    """All of it until now."""
-    lines = [line.what for line in chain.from_iterable(read_all(directory).values())]
-    return Told(
-        acknowledged=acknowledged(directory),
-        starts=Counter(what.job for what in lines if isinstance(what, Started)),
-        completed={what.job for what in lines if isinstance(what, Ended) and what.returned},
-        aside={what.job for what in lines if isinstance(what, Settling) and what.how == "dead-letter"},
-        kills=Counter(what.point for what in lines if isinstance(what, Killed)),
-        effects=charges(directory / "domain.db"),
-    )
-
-
-def acknowledged(directory: Path) -> set[str]:
-    """The jobs of which the client was told that they are queued."""
-    answers = [line.what for line in read(directory / "client.journal") if isinstance(line.what, Answered)]
-    return {job for answer in answers if answer.answer == "ok" for job in answer.jobs}
-
-
-async def done(fleet: Fleet, but: int = 0) -> None:
+async def done(fleet: Fleet, told: Told, but: int = 0) -> None:
     """Wait until there is word of all jobs but so many."""
-    fleet.revive()
     with anyio.fail_after(10 * PATIENCE if LONG else 2 * PATIENCE):
-        while len(told(fleet.directory).unfinished) > but:
+        while len(told.read().unfinished) > but:
             fleet.revive()
             await anyio.sleep(0.25)
 
 
-async def befall(world: World, fleet: Fleet, customer: Client, jobs: int, portion: int) -> Mapping[str, set[str]]:
+async def befall(
+    world: World, fleet: Fleet, customer: Client, told: Told, *, jobs: int, portion: int
+) -> Mapping[str, set[str]]:
     """Let all of it happen, in turn, until there are so many jobs of each guarantee; which those are."""
     chance, points = random.Random(SEED), cycle(["at random", *POINTS])
     deferred = {name: set[str]() for name in GUARANTEES if name in customer.app.registry.tasks}
@@ -196,17 +212,19 @@ async def befall(world: World, fleet: Fleet, customer: Client, jobs: int, portio
             await anyio.sleep(chance.uniform(0.0, 0.2))
             fleet.kill(place)
 
-    while min(len(acknowledged(fleet.directory) & each) for each in deferred.values()) < jobs:
+    while min(len(told.read().acknowledged & each) for each in deferred.values()) < jobs:
         for name, fault in [*world.faults.items(), ("kill", kill)]:
             # An emulator grows slow with its queue.
-            await done(fleet, but=portion)
-            before, known = fleet.count(Started), len(acknowledged(fleet.directory))
+            await done(fleet, told, but=portion)
+            fleet.revive()
+            begun, known = told.starts.total(), len(told.acknowledged)
             for guarantee, names in deferred.items():
                 calls = customer.calls(guarantee, [[chance.uniform(0.0, 0.2)] for _ in range(portion)])
                 names.update(call.job.id for call in calls)
                 await customer.defer(calls)
-            if len(acknowledged(fleet.directory)) > known:
-                await fleet.started(before + 1)
+            with anyio.fail_after(PATIENCE):
+                while len(told.read().acknowledged) > known and told.starts.total() == begun:  # noqa: ASYNC110
+                    await anyio.sleep(0.02)
             await fault()
             if fault is not kill:
                 world.doings[name] += 1
@@ -225,15 +243,16 @@ async def test_as_28_every_guarantee_is_kept_whatever_befalls_workers_network_me
         program="tests.e2e.qos",
     )
     prepare(tmp_path / "domain.db")
+    told = Told(tmp_path)
     with Fleet(tmp_path, crew) as fleet:
         async with client(fleet, declare) as customer:
-            deferred = await befall(world, fleet, customer, rounds(40, 10_000), rounds(20, 250))
-            await done(fleet)
+            deferred = await befall(world, fleet, customer, told, jobs=rounds(40, 10_000), portion=rounds(20, 250))
+            await done(fleet, told)
             if customer.app.backend.admin is not None:
                 await customer.drained(fleet.revive)
-    found = told(tmp_path)
-    tales = {name: found.of(jobs, guarded=name == "guarded") for name, jobs in deferred.items()}
-    kills = {f"killed: {point}": times for point, times in found.kills.items()}
+    tales = {name: told.read().of(jobs) for name, jobs in deferred.items()}
+    tales["guarded"] = {**tales["guarded"], **told.effects(deferred["guarded"])}
+    kills = {f"killed: {point}": times for point, times in told.kills.items()}
     name = request.node.callspec.id
     report(f"qos-{name}", page(name, crew, tales, {**world.doings, **kills}))
     assert all(tale["neither"] == 0 for tale in tales.values())

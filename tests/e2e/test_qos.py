@@ -248,8 +248,6 @@ async def test_as_28_every_guarantee_is_kept_whatever_befalls_workers_network_me
         async with client(fleet, declare) as customer:
             deferred = await befall(world, fleet, customer, told, jobs=rounds(40, 10_000), portion=rounds(20, 250))
             await done(fleet, told)
-            if customer.app.backend.admin is not None:
-                await customer.drained(fleet.revive)
     tales = {name: told.read().of(jobs) for name, jobs in deferred.items()}
     tales["guarded"] = {**tales["guarded"], **told.effects(deferred["guarded"])}
     kills = {f"killed: {point}": times for point, times in told.kills.items()}

@@ -60,6 +60,9 @@ class Sender:
         for at, error in (await self._fill(jobs)).items():
             answers[at] = Enqueued(jobs[at].id, False, error)
         answers |= await self._send_directly(jobs, lives, answers)
+        unsent = [at for at, answer in answers.items() if isinstance(answer.error, BrokerUnavailable)]
+        # Should the store be away as well, they are counted until it forgets them.
+        await asyncio.gather(*(self._forsake(jobs[at], lives[at]) for at in unsent), return_exceptions=True)
         found = [answers[at] for at in range(len(jobs))]
         lost = [answer.error for answer in found if isinstance(answer.error, BrokerUnavailable)]
         if lost and len(lost) == len(jobs):
@@ -103,6 +106,17 @@ class Sender:
         except BrokerUnavailable:
             return {}
         return {at: Enqueued(jobs[at].id, one.added, one.error) for at, one in zip(direct, sent, strict=True)}
+
+    async def _forsake(self, job: Job, life: str) -> None:
+        """It could not be sent, and nobody may come to do it: it is gone, or, if it holds a key, sent later."""
+        row, now = await self._rows.get(JobRef(job.queue, job.id))
+        if row is None or row.life != life or row.state != "new":
+            return
+        if row.holds:
+            await self._later.note(job.queue, Moment(max(row.until, row.due), job.id), now)
+        else:
+            await self._withdraw(row)
+            await self._rows.leave("live", [row])
 
     async def _add(self, job: Job, life: str, turn: str) -> Enqueued:
         if len(job.body) > self._carrier.traits.max_size:

@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from taskq import App
+from taskq.companion import moves
 from taskq.config import Settings, load_config
 from taskq.errors import BrokerUnavailable, ConfigError, MissingCapability
 from taskq.opening import open_backend
+from taskq.testing.faults import sqs_front
 from tests.backends.sqs.deployment import Tenant
 from tests.flow import test_batches, test_chains
 from tests.servers.fixtures import own_redis as own_redis
@@ -127,3 +130,32 @@ async def test_as_42_while_the_companion_is_away_jobs_are_taken_and_their_result
         own_redis.start()
         async with app.working():
             assert await job.result(timeout=60) == 42
+
+
+async def test_what_could_not_be_sent_is_not_counted_and_what_holds_a_key_is_sent_later(
+    sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moves, "SENDING", 0.5)
+    async with sqs_front(sqs.url) as front:
+        app = App(Tenant(sqs, front.url).url, companion=f"sqlite:///{tmp_path}/companion.db")
+        seen: list[str] = []
+
+        @app.task(idempotent=True)
+        async def note(name: str) -> None:
+            seen.append(name)
+
+        async with app:
+            front.refusing = {"SendMessageBatch": "InternalError"}
+            with pytest.raises(BrokerUnavailable):
+                await note.defer("plain")
+            assert not any(line.ready or line.later for line in await app.admin.stats())
+            keyed = note.options(unique="k")
+            with pytest.raises(BrokerUnavailable):
+                await keyed.defer("keyed")
+            front.refusing = {}
+            assert not (await keyed.defer("again")).added
+            async with app.working():
+                with anyio.fail_after(60):
+                    while not seen:  # noqa: ASYNC110 it says so by having run
+                        await anyio.sleep(0.05)
+    assert seen == ["keyed"]

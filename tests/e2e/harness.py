@@ -7,18 +7,18 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from taskq import App
 from taskq.call import Call
 from taskq.errors import BrokerError
-from taskq.testing.history import Answered, Ended, Happened, Invoked, Journal, Killed, Started, read_all
+from taskq.testing.history import Answered, Ended, Happened, Invoked, Journal, Killed, Line, Started, read_all
 from taskq.testing.verdict import Verdict, check
 from tests.e2e.worker import Declare, Point, declare
 from tests.servers.process import state
@@ -56,6 +56,26 @@ class Departure(Struct, frozen=True, kw_only=True):
     """Seconds of these for which it waited for a core; 0.0 where the system does not tell."""
 
 
+class Reader:
+    """The journals of a directory, each line read once: asked again and again, they would take all of a core."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._decoder = msgspec.json.Decoder(Line)
+        self._read: dict[Path, int] = {}
+        self._happened: list[Happened] = []
+
+    def so_far(self) -> Sequence[Happened]:
+        """What has happened in all processes."""
+        for path in self._directory.glob("*.journal"):
+            with path.open("rb") as journal:
+                journal.seek(self._read.get(path, 0))
+                whole, end, _ = journal.read().rpartition(b"\n")
+            self._read[path] = self._read.get(path, 0) + len(whole) + len(end)
+            self._happened += [self._decoder.decode(line).what for line in whole.splitlines()]
+        return self._happened
+
+
 class Fleet:
     """Worker processes in numbered places. Only :meth:`revive` replaces the dead; none is left behind."""
 
@@ -67,6 +87,7 @@ class Fleet:
         self.release = directory / "release"
         """The task ``released`` runs until this file is there."""
         self.journal = Journal(directory / "controller.journal")
+        self._happened = Reader(directory)
         self._started = 0
         self._members: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
 
@@ -177,8 +198,7 @@ class Fleet:
 
     def count(self, kind: type[H], which: Callable[[H], bool] = lambda _: True) -> int:
         """How often something has happened so far, in all processes."""
-        lines = chain.from_iterable(read_all(self.directory).values())
-        return sum(isinstance(line.what, kind) and which(line.what) for line in lines)
+        return sum(isinstance(what, kind) and which(what) for what in self._happened.so_far())
 
     async def reached(self, times: int, kind: type[H], which: Callable[[H], bool] = lambda _: True) -> None:
         """Wait until something has happened so often, in all processes together."""

@@ -49,10 +49,11 @@ async def test_replies_that_are_lost_cost_no_job_and_double_none(between: Betwee
 
 async def test_connections_that_are_reset_again_and_again_cost_no_job(between: Between, rounds: Rounds) -> None:
     async with between(5.0) as (loaded, proxy):
-        for _ in range(rounds(5, 200)):
+        for _ in range(rounds(1, 20)):
             await loaded.fault("reset")
-            proxy.reset()
-            await loaded.resumes(3)
+            for _ in range(rounds(5, 10)):
+                proxy.reset()
+                await loaded.resumes(3)
 
 
 @pytest.mark.parametrize("deaf", [BOTH, REQUESTS, REPLIES], ids=["both-ways", "requests", "replies"])

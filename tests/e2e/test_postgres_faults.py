@@ -45,9 +45,9 @@ async def test_work_goes_on_while_postgres_ends_ten_connections_a_second(
     postgres: Process, tmp_path: Path, load: Loading
 ) -> None:
     async with plain(postgres) as direct, load(queue_on(postgres), tmp_path) as loaded:
-        for _ in range(60):
+        for _ in range(12):
             await loaded.fault("connections")
-            for _ in range(10):
+            for _ in range(50):
                 await direct.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"

@@ -103,9 +103,10 @@ class Load:
         """What it has come to."""
         assert self.verdict is not None
         counts, offences = self.verdict.counts, self.verdict.offences
+        calm, took = self._slowest
         return {
             "faults": self._faults,
-            "work went on within, s": f"{self._slowest[0]:.1f} ({self._slowest[1]:.1f})",
+            "work went on within, s": f"{calm:.1f} ({took:.1f})" if took else "–",
             "enqueues without an answer": self.producer.unanswered,
             "jobs": counts["acknowledged"],
             "lost": len(offences["lost"]),

@@ -11,7 +11,7 @@ from benchmarks.environments import ROOT, Missing, command_of
 from benchmarks.grounds import Ground
 from benchmarks.sides import Side
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 LEAST_RATE = 5_000.0
 """Jobs a second by which a large order has more of it."""
 

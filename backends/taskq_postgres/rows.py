@@ -60,8 +60,10 @@ class Receipt(Struct, frozen=True, order=True):
     token: int
     grouped: bool
 
-    def written(self) -> str:
-        return f"{self.token:x}.{int(self.grouped)}.{len(self.queue)}.{self.queue}{self.id}"
+
+def _head(queue: str, grouped: bool, token: int) -> str:
+    """How the receipts of a fetch begin, before the job's id."""
+    return f"{token:x}.{int(grouped)}.{len(queue)}.{queue}"
 
 
 def receipt_of(text: str) -> Receipt | None:
@@ -73,6 +75,22 @@ def receipt_of(text: str) -> Receipt | None:
     except ValueError:
         return None
     return receipt if 0 <= receipt.token < 2**_TOKEN and "\0" not in names else None
+
+
+def receipts_of(texts: Iterable[str]) -> list[Receipt | None]:
+    """As :func:`receipt_of`; those of one fetch begin alike, which spares two thirds of the reading."""
+    receipts: list[Receipt | None] = []
+    last, head = None, ""
+    for text in texts:
+        job = text[len(head) :]
+        if last is not None and text.startswith(head) and job.isascii() and "\0" not in job:
+            receipts.append(Receipt(last.queue, job, last.token, last.grouped))
+            continue
+        receipt = receipt_of(text)
+        receipts.append(receipt)
+        if receipt is not None:
+            last, head = receipt, text.removesuffix(receipt.id)
+    return receipts
 
 
 def new_token() -> int:
@@ -170,13 +188,14 @@ def refusal(job: Job, max_size: int, *, plain: bool) -> BrokerRejected | None:
 
 def deliveries_of(rows: Sequence[asyncpg.Record], token: int) -> list[Delivery]:
     """What ``fetch`` leased: its columns by their numbers, which costs half of what their names do."""
+    heads = {of: _head(*of, token) for of in {(row[0], row[6] is not None) for row in rows}}
     return [
         Delivery(
             job=_job(*row[:9]),
             attempt=row[10],
             losses=row[11],
             fence=row[12],
-            receipt=Receipt(row[0], row[1], token, row[6] is not None).written(),
+            receipt=heads[row[0], row[6] is not None] + row[1],
             now=row[16],
             due=row[9],
             expires_at=row[13],

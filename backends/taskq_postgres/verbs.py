@@ -10,7 +10,7 @@ from taskq.errors import Conflict
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, Lease, Nack, Settlement
 from taskq_postgres.lanes import Connection
 from taskq_postgres.queries import Queries
-from taskq_postgres.rows import Receipt, are_plain, arrays_of, deliveries_of, new_token, receipt_of, refusal, shortened
+from taskq_postgres.rows import Receipt, are_plain, arrays_of, deliveries_of, new_token, receipts_of, refusal, shortened
 
 Arrays: TypeAlias = Sequence[Sequence[object] | None]
 Refused: TypeAlias = tuple[int, str, bool]
@@ -97,8 +97,7 @@ class Verbs(Struct, frozen=True):
         """The receipt of each that was settled; None where it was void."""
         # Rows are locked in one order, whoever comes; a receipt settles once, also within one call.
         first: dict[Receipt, int] = {}
-        for number, settlement in enumerate(settlements):
-            receipt = receipt_of(settlement.receipt)
+        for number, receipt in enumerate(receipts_of(settlement.receipt for settlement in settlements)):
             if receipt is not None:
                 first.setdefault(receipt, number)
         answers: list[Receipt | None] = [None] * len(settlements)
@@ -109,7 +108,7 @@ class Verbs(Struct, frozen=True):
         plain = self.dedup_window == 0 and all(
             isinstance(one, Ack) and (one.outcome is None or one.keep <= 0) for one in chosen
         )
-        rows = await connection.fetch(
+        (row,) = await connection.fetch(
             self.sql.settle,
             *_columns(receipts),
             *([None] * 4 if plain else _endings(chosen)),
@@ -117,14 +116,14 @@ class Verbs(Struct, frozen=True):
             self.dedup_window,
             tells,
         )
-        for row in rows:
-            place: int = row["place"]
+        places: Sequence[int] = row["places"] or ()
+        for place in places:
             receipt = receipts[place - 1]
             answers[first[receipt]] = receipt
         return answers
 
     async def extend(self, connection: Connection, receipts: Sequence[str], lease: float) -> list[Lease]:
-        said = [receipt_of(receipt) for receipt in receipts]
+        said = receipts_of(receipts)
         known = sorted({receipt for receipt in said if receipt is not None})
         if not known:
             return [Lease.LOST] * len(receipts)

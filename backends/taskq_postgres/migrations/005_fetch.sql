@@ -193,28 +193,23 @@ BEGIN
           WHERE j.ctid = front.place AND j.grp IS NOT NULL AND j.group_limit = 2147483647 ORDER BY n
         );
       END IF;
+      -- In the order of delivery, as there is but one way to join: each place in turn leads to its row.
       RETURN QUERY
-      WITH leased AS (
-        -- A token still there is a lease that ended unsettled.
-        UPDATE {schema}.jobs AS j
-        SET state = CASE WHEN stays THEN 'ready' ELSE 'leased' END, was_due = NULL, fence = j.fence + 1,
-          due = CASE WHEN stays THEN j.due ELSE moment + lease END,
-          held_until = CASE WHEN stays THEN moment + lease END,
-          losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
-          placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled AND j.group_limit < 2147483647),
-          keyed = j.keyed AND j.key_until <> 'start'
-        FROM unnest(first.places[:taken], first.since[:taken]) WITH ORDINALITY AS front (place, due, n)
-        WHERE j.ctid = front.place
-        RETURNING
-          j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.due, j.attempt,
-          j.losses, j.fence, j.expires_at, j.cancelled, j.error,
-          -- What came to stand in line since the clock was read is due all the same.
-          greatest(moment, front.due) AS moment, front.n
-      )
-      SELECT
-        l.queue, l.id, l.task, l.body, l.priority, l.uniq, l.grp, l.group_limit, l.rest, l.due, l.attempt, l.losses,
-        l.fence, l.expires_at, l.cancelled, l.error, l.moment, NULL::bigint, NULL
-      FROM leased AS l ORDER BY l.n;
+      -- A token still there is a lease that ended unsettled.
+      UPDATE {schema}.jobs AS j
+      SET state = CASE WHEN stays THEN 'ready' ELSE 'leased' END, was_due = NULL, fence = j.fence + 1,
+        due = CASE WHEN stays THEN j.due ELSE moment + lease END,
+        held_until = CASE WHEN stays THEN moment + lease END,
+        losses = j.losses + (j.token IS NOT NULL)::integer, token = proof,
+        placed = j.placed OR (j.grp IS NOT NULL AND NOT j.cancelled AND j.group_limit < 2147483647),
+        keyed = j.keyed AND j.key_until <> 'start'
+      FROM unnest(first.places[:taken], first.since[:taken]) AS front (place, since)
+      WHERE j.ctid = front.place
+      RETURNING
+        j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.since, j.attempt, j.losses,
+        j.fence, j.expires_at, j.cancelled, j.error,
+        -- What came to stand in line since the clock was read is due all the same.
+        greatest(moment, front.since), NULL::bigint, NULL;
       missing := missing - taken;
       FOREACH name IN ARRAY served LOOP
         PERFORM {schema}.take_turn(line, name);

@@ -3,7 +3,7 @@
 -- kinds: 'ack', 'nack', 'dead'. payloads: an outcome, or a nack's error. seconds: how long an ack's or dead letter's
 -- outcome is kept (NULL: for ever), or after how long a nack is due. grouped: the queues whose groups may change.
 -- tells: as for enqueue, and those who wait for an outcome are told, too.
--- Returns the place and the group of each that was settled; what is missing had a void receipt.
+-- Returns the places of those that were settled; what is missing had a void receipt.
 CREATE FUNCTION {schema}.settle(
   queues text[],
   ids text[],
@@ -14,9 +14,9 @@ CREATE FUNCTION {schema}.settle(
   counted boolean[],
   grouped text[],
   dedup_window float8,
-  tells boolean
-)
-RETURNS TABLE (place integer, grp text) LANGUAGE plpgsql
+  tells boolean,
+  OUT places integer[]
+) LANGUAGE plpgsql
 SET jit = off SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off
 SET enable_mergejoin = off AS $$
@@ -39,19 +39,20 @@ BEGIN
   END IF;
   moment := extract(epoch FROM clock_timestamp());
   IF kinds IS NULL THEN
-    RETURN QUERY
-    DELETE FROM {schema}.jobs AS j
-    USING unnest(queues, ids, tokens) WITH ORDINALITY AS given (queue, id, token, n)
-    WHERE j.queue = given.queue AND j.id = given.id AND j.token = given.token
-    RETURNING given.n::integer, j.grp;
+    WITH acked AS (
+      DELETE FROM {schema}.jobs AS j
+      USING unnest(queues, ids, tokens) WITH ORDINALITY AS given (queue, id, token, n)
+      WHERE j.queue = given.queue AND j.id = given.id AND j.token = given.token
+      RETURNING given.n
+    )
+    SELECT array_agg(n::integer) INTO places FROM acked;
   ELSE
-    RETURN QUERY
     WITH acked AS (
       DELETE FROM {schema}.jobs AS j
       USING unnest(queues, ids, tokens, kinds, payloads, seconds) WITH ORDINALITY
         AS given (queue, id, token, kind, payload, seconds, n)
       WHERE given.kind = 'ack' AND j.queue = given.queue AND j.id = given.id AND j.token = given.token
-      RETURNING given.n, j.queue, j.id, j.grp, given.payload, given.seconds
+      RETURNING given.n, j.queue, j.id, given.payload, given.seconds
     ), dead AS (
       UPDATE {schema}.jobs AS j
       SET state = 'dead', due = moment, was_due = NULL, held_until = NULL, outcome = given.payload,
@@ -59,7 +60,7 @@ BEGIN
       FROM unnest(queues, ids, tokens, kinds, payloads, seconds) WITH ORDINALITY
         AS given (queue, id, token, kind, payload, seconds, n)
       WHERE given.kind = 'dead' AND j.queue = given.queue AND j.id = given.id AND j.token = given.token
-      RETURNING given.n, j.queue, j.id, j.grp
+      RETURNING given.n, j.queue, j.id
     ), nacked AS (
       UPDATE {schema}.jobs AS j
       SET state = CASE
@@ -73,7 +74,7 @@ BEGIN
       FROM unnest(queues, ids, tokens, kinds, payloads, seconds, counted) WITH ORDINALITY
         AS given (queue, id, token, kind, payload, seconds, counted, n)
       WHERE given.kind = 'nack' AND j.queue = given.queue AND j.id = given.id AND j.token = given.token
-      RETURNING given.n, j.grp
+      RETURNING given.n
     ), kept AS (
       INSERT INTO {schema}.ended AS e (queue, id, outcome, outcome_until, id_until, lapses_at)
       SELECT queue, id, outcome, moment + keep, moment + dedup_window, moment + greatest(keep, dedup_window)
@@ -87,9 +88,8 @@ BEGIN
       SET outcome = excluded.outcome, outcome_until = excluded.outcome_until, id_until = excluded.id_until,
         lapses_at = excluded.lapses_at
     )
-    SELECT n::integer, grp FROM acked
-    UNION ALL SELECT n::integer, grp FROM dead
-    UNION ALL SELECT n::integer, grp FROM nacked;
+    SELECT array_agg(n::integer) INTO places
+    FROM (SELECT n FROM acked UNION ALL SELECT n FROM dead UNION ALL SELECT n FROM nacked) AS settled;
   END IF;
   IF grouped IS NOT NULL THEN
     FOR line, name IN SELECT changed.queue, changed.grp FROM unnest(lines, names) AS changed (queue, grp)

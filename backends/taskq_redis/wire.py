@@ -14,7 +14,7 @@ import hiredis
 from redis import exceptions
 from redis.asyncio.connection import AbstractConnection
 
-from taskq.hotwait import HotWait
+from taskq_redis.hotwait import HotWait
 
 Argument = bytes | str | int
 Reply = bytes | int | None | list["Reply"]

@@ -5,7 +5,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from taskq.hotwait import HotWait
+from taskq_redis.hotwait import HotWait
 
 BOUND = 0.001
 

@@ -59,8 +59,8 @@ def load(row: Callable[[str, str, Mapping[str, object]], None]) -> Loading:
     """Work under which a server or a network is broken; what it has come to is a row of the report."""
 
     @asynccontextmanager
-    async def loading(url: str, directory: Path, *, workers: int = 1) -> AsyncGenerator[Load]:
-        async with working(url, directory, workers=workers) as loaded:
+    async def loading(url: str, directory: Path, *, workers: int = 1, detour: str = "") -> AsyncGenerator[Load]:
+        async with working(url, directory, workers=workers, detour=detour) as loaded:
             yield loaded
         row("faults", FAULTS, loaded.told())
 

@@ -80,10 +80,14 @@ class Load:
         """Let jobs wait."""
         assert await self.customer.defer(self.customer.calls("work", [[0.05] for _ in range(BACKLOG)]))
 
-    async def fault(self, what: str) -> None:
-        """Fill the queue, and write down what happens next: a delivery that was not answered is known to nobody."""
+    async def brace(self) -> None:
+        """Fill the queue for a fault that costs no answer to a delivery."""
         await self.fill()
         self._faults += 1
+
+    async def fault(self, what: str) -> None:
+        """Fill the queue, and write down what happens next: a delivery that was not answered is known to nobody."""
+        await self.brace()
         self.fleet.journal.write(Killed(what, f"{what}-{self._faults}"))
 
     @property
@@ -114,16 +118,17 @@ class Load:
             "promises broken": self.broken,
         }
 
-    async def resumes(self, runs: int) -> None:
-        """The fault is over: work goes on soon, and so many runs begin."""
+    async def resumes(self, runs: int, *, answered: bool = True) -> None:
+        """The fault is over: work goes on soon, and so many runs begin; the producer may have no answer yet."""
         over, starved = time.monotonic(), self.fleet.starved()
-        await self.producer.is_answered(1)
+        if answered:
+            await self.producer.is_answered(1)
         await self.fleet.started(self.fleet.count(Started) + 1)
         took = time.monotonic() - over
         idle = max(seconds - starved[pid] for pid, seconds in self.fleet.starved().items())
         self._slowest = max(self._slowest, (took - idle, took))
         assert not LONG or took - idle <= RESUMES, f"went on after {took:.1f} s, {idle:.1f} of them without a core"
-        await self.flows(runs)
+        await (self.flows(runs) if answered else self.fleet.started(self.fleet.count(Started) + runs))
 
     async def flows(self, runs: int) -> None:
         """Wait until the producer was answered and so many more runs have begun."""
@@ -154,4 +159,6 @@ async def working(url: str, directory: Path, *, workers: int = 1, detour: str = 
 class Loading(Protocol):
     """As :func:`working`, and what it has come to is told in the report."""
 
-    def __call__(self, url: str, directory: Path, *, workers: int = 1) -> AbstractAsyncContextManager[Load]: ...
+    def __call__(
+        self, url: str, directory: Path, *, workers: int = 1, detour: str = ""
+    ) -> AbstractAsyncContextManager[Load]: ...

@@ -1,4 +1,4 @@
-"""What only Redis suffers from, while worker processes and a producer go on: nothing is lost but what was told."""
+"""Servers that forget and workers that die every few seconds: nothing is lost but what was told, and work goes on."""
 
 import random
 import time
@@ -69,7 +69,7 @@ def last_touched(fleet: Fleet) -> Mapping[str, Sequence[float]]:
     touched: defaultdict[str, list[float]] = defaultdict(list)
     for line in [line for lines in read_all(fleet.directory).values() for line in lines]:
         match line.what:
-            case Answered(jobs):
+            case Answered(jobs, "ok"):
                 for job in jobs:
                     touched[job].append(line.at)
             case Fetched(job) | Settled(job):

@@ -93,7 +93,7 @@ async def test_work_goes_on_when_redis_forgets_its_scripts(
 ) -> None:
     async with load(queue_on(redis), tmp_path) as loaded:
         for _ in range(rounds(5, 50)):
-            await loaded.fill()
+            await loaded.brace()
             valkey.ask(redis, "SCRIPT FLUSH")
             await loaded.resumes(5)
         assert not loaded.producer.unanswered
@@ -104,7 +104,7 @@ async def test_a_full_redis_refuses_jobs_clearly_and_work_on_the_others_goes_on(
 ) -> None:
     async with load(queue_on(own_redis), tmp_path) as loaded:
         for _ in range(rounds(1, 20)):
-            await loaded.fill()
+            await loaded.brace()
             valkey.ask(own_redis, "CONFIG SET maxmemory 1mb")
             await loaded.producer.goes_unanswered(3)
             # Fetches, extensions and settlements still work, so what is there gets done.

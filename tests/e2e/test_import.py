@@ -81,7 +81,7 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
         batch = app.batch(BATCH)
         status: BatchStatus | None = None
         with workers(url, tmp_path, ["import", "default", "default"]) as replace:
-            with anyio.fail_after(rounds(60, 1500)):
+            with anyio.fail_after(rounds(300, 1500)):
                 while status is None or status.over is None:
                     replace()
                     await anyio.sleep(0.2)

@@ -1,7 +1,6 @@
 """Concurrent defers share a round trip: what gathered while the last call was under way goes with the next."""
 
 import asyncio
-import copy
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -76,7 +75,9 @@ E = TypeVar("E", bound=Exception)
 
 def _own(error: E) -> E:
     """Each caller raises its own copy: a shared one would gather every caller's traceback."""
-    own = copy.copy(error)
+    # Not by copy.copy, which calls a constructor that may want more than the message.
+    own = type(error).__new__(type(error), *error.args)
+    own.__dict__.update(error.__dict__)
     own.__cause__ = error.__cause__
     return own
 

@@ -33,11 +33,11 @@ def death_of(delivery: Delivery, reason: str, ended: Ended) -> Death:
     return Death(job.id, job.task, job.queue, ended.end, reason, delivery.attempt, error, ended.worker)
 
 
-def going_on(job: Job, plan: Plan, value: bytes | None, adds: tuple[Job, ...]) -> Following:
+def going_on(delivery: Delivery, plan: Plan, value: bytes | None, adds: tuple[Job, ...]) -> Following:
     """The next of the chain is enqueued; behind the last one the batch is left."""
     if plan.next:
-        return (begin(plan, value or b"null", follows=job.id),), None
-    return (), None if plan.place is None else Leave(plan.place, succeeded=True, adds=adds)
+        return (begin(plan, value or b"null", follows=delivery.job.id),), None
+    return (), None if plan.place is None else Leave(plan.place, succeeded=True, adds=adds, fence=delivery.fence)
 
 
 def breaking_off(delivery: Delivery, plan: Plan, settlement: Settlement, end: End, reason: str) -> Following:

@@ -162,7 +162,7 @@ def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: floa
     if plan is None:
         return decision
     if isinstance(outcome, Returned):
-        effects, leaves = going_on(delivery.job, plan, outcome.value, outcome.adds)
+        effects, leaves = going_on(delivery, plan, outcome.value, outcome.adds)
     else:
         effects, leaves = breaking_off(delivery, plan, decision.settlement, decision.end, decision.reason)
     return msgspec.structs.replace(decision, effects=(*decision.effects, *effects), leaves=leaves)

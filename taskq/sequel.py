@@ -60,6 +60,8 @@ class Leave(Struct, frozen=True, gc=False):
     """Of one that failed: what ``first_failure`` is told."""
     adds: tuple[Job, ...] = ()
     """Members that it adds before."""
+    fence: int = 0
+    """Of the delivery that returned; 0 where there was none, or no other can come after it."""
 
 
 class _Wire(Struct):

@@ -31,23 +31,32 @@ class _Mark(Struct, frozen=True):
     """It binds nobody any more, but who comes too late with another."""
 
 
-def needs_mark(decision: Decision, job: Job) -> bool:
+def needs_mark(decision: Decision, delivery: Delivery) -> bool:
     """Whether an end must be decided once.
 
-    For a member that leaves its batch with success its membership is mark enough: it is left once.
+    For a member that leaves its batch with success its membership is mark enough: it is left once. But a run that was
+    taken for dead may stand still only, and fail yet.
     """
     if decision.end is None:
         return False
-    if decision.effects or FOLLOWS in job.headers:
+    if decision.effects or FOLLOWS in delivery.job.headers:
         return True
     leaves = decision.leaves
-    return leaves is not None and (not leaves.succeeded or leaves.place.collects or bool(leaves.adds))
+    if leaves is None:
+        return False
+    return not leaves.succeeded or leaves.place.collects or bool(leaves.adds) or delivery.losses > 0
 
 
 async def find_mark(store: Store, delivery: Delivery) -> Decision | None:
     """What an earlier delivery of this job decided, without living to settle it."""
     mark = _read((await store.get(_key(delivery.job))).value)
     return None if mark is None or _is_past(mark, delivery) else _restored(mark, delivery.receipt)
+
+
+async def has_died_after(store: Store, ref: JobRef, fence: int) -> bool:
+    """Whether a later delivery of a job has become a dead letter, or is to."""
+    mark = _read((await store.get(_key(ref))).value)
+    return mark is not None and mark.dead and mark.fence > fence
 
 
 async def decide_once(store: Store, decision: Decision, delivery: Delivery) -> Decision:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Broker
 from taskq.errors import BrokerUnavailable, ConfigError, Conflict, TaskqError
-from taskq.flow.marks import marked_outcome
+from taskq.flow.marks import has_died_after, marked_outcome
 from taskq.flow.record import (
     CHUNK,
     KEPT,
@@ -163,25 +163,36 @@ class Membership:
         """
         await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
         chunks: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        returned: defaultdict[str, list[str]] = defaultdict(list)
+        returned: defaultdict[str, list[Leave]] = defaultdict(list)
         for leave in leaves:
             place = leave.place
             chunks[place.batch, place.chunk].append(place.member)
             if leave.succeeded:
-                returned[place.batch].append(place.member)
+                returned[place.batch].append(leave)
         # One that had failed, was revived and has returned has failed no more. Who was revived is due from then on, so
         # that what was due before anybody had failed needs no call: one a batch, if its members were all there.
         asked = [batch for batch in returned if due >= self._clean.get(batch, 0.0)]
-        again = [self._store.discard(failed_key(batch), returned[batch]) for batch in asked]
+        counts = [self._store.discard(failed_key(batch), ()) for batch in asked]
         left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
-        lefts = await all_of([*again, *left])
-        failed, lefts = lefts[: len(again)], lefts[len(again) :]
+        lefts = await all_of([*counts, *left])
+        failed, lefts = dict(zip(asked, lefts, strict=False)), lefts[len(asked) :]
+        await all_of(self._revived(batch, returned[batch]) for batch, number in failed.items() if number)
         if len(self._clean) > _REMEMBERED:
             self._clean.clear()
         if fetched < inf:
-            self._clean.update({batch: fetched for batch, number in zip(asked, failed, strict=True) if not number})
+            self._clean.update({batch: fetched for batch, number in failed.items() if not number})
         emptied = [(*where, names) for (where, names), left in zip(chunks.items(), lefts, strict=True) if not left]
         await all_of(starmap(self._close, emptied))
+
+    async def _revived(self, id: str, leaves: Sequence[Leave]) -> None:
+        """Who has returned has not failed, unless a run that did overtook it while it stood still."""
+        overtaken = await all_of(self._was_overtaken(leave) for leave in leaves)
+        names = [leave.place.member for leave, late in zip(leaves, overtaken, strict=True) if not late]
+        await self._store.discard(failed_key(id), names)
+
+    async def _was_overtaken(self, leave: Leave) -> bool:
+        place = leave.place
+        return leave.fence > 0 and await has_died_after(self._store, ref_of(place.batch, place.member), leave.fence)
 
     async def _count(self, id: str, chunk: str, members: Sequence[str]) -> int:
         return await self._store.discard(chunk_key(id, chunk), members) if chunk else 0

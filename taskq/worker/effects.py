@@ -55,7 +55,7 @@ class Effects:
 
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
         """The same, with the decisions that count, when all that follows from them is done."""
-        unsure = [one for one in decided if needs_mark(one[1], one[0].delivery.job)]
+        unsure = [one for one in decided if needs_mark(one[1], one[0].delivery)]
         marked: Sequence[Decided] = ()
         if unsure:
             decisions = await all_of(starmap(self._decided_once, unsure))
@@ -81,13 +81,13 @@ class Effects:
         if self._store is not None:
             store = self._store
             settled = [(run, decision) for run, decision in decided if run.settled]
-            marked = [(run, decision) for run, decision in settled if needs_mark(decision, run.delivery.job)]
+            marked = [(run, decision) for run, decision in settled if needs_mark(decision, run.delivery)]
             await all_of(forget(store, decision, run.delivery) for run, decision in marked)
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         decision = await self._counting(run, decision)
         # What counts instead may need none.
-        if self._store is None or not needs_mark(decision, run.delivery.job):
+        if self._store is None or not needs_mark(decision, run.delivery):
             return decision
         return await decide_once(self._store, decision, run.delivery)
 

@@ -10,7 +10,7 @@ from taskq import App, Death
 from taskq.connect import connect
 from taskq.errors import ConfigError
 from taskq.flow.members import Membership
-from taskq.flow.record import Record
+from taskq.flow.record import BatchReport, Record, report_of
 from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Poisonous, Policy, Raised, Returned, decide
@@ -185,6 +185,29 @@ async def test_the_head_of_a_chain_that_has_gone_on_is_no_dead_letter_when_it_is
         ((_, counting),) = await effects.carry_out([(Run(again, policy), poisonous)])
         assert isinstance(poisonous.settlement, DeadLetter)
         assert (type(counting.settlement), counting.end) == (Ack, "returned")
+
+
+@pytest.mark.parametrize("ends", [(True, False), (False, True)], ids=["returned", "failed"])
+async def test_a_run_that_was_overtaken_counts_as_the_one_that_ended_before_it(ends: tuple[bool, bool]) -> None:
+    policy = Policy(retry=msgspec.structs.replace(Policy().retry, attempts=1))
+    member = renamed(Job(id="m", task="work", body=b"{}"), "b.0", Place("b", "0/0", "0@default"))
+    returned, failed = Returned(), Raised(ValueError("failed"))
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        effects, members = Effects(backend), Membership(backend.store, backend.broker)
+        await members.open("b", Record())
+        await members.add([member], again=False)
+        await members.seal("b")
+        (slow,) = await backend.broker.fetch(["default"], 1, lease=0.05, wait=0)
+        (fast,) = await backend.broker.fetch(["default"], 1, lease=30, wait=5)
+        for delivery, has_returned in zip((fast, slow), ends, strict=True):
+            run = Run(delivery, policy)
+            outcome = returned if has_returned else failed
+            decided = await effects.carry_out([(run, decide(outcome, delivery, policy, chance=0.0))])
+            (run.settled,) = await backend.broker.settle([decided[0][1].settlement])
+            assert run.settled == (delivery is fast)
+            await effects.forget(decided)
+        assert await report_of(backend.store, "b") == BatchReport("b", 1, 0 if ends[0] else 1)
 
 
 async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:

@@ -18,6 +18,8 @@ from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
+from msgspec import Struct
+
 from taskq.errors import ConfigError, MissingCapability, Snooze
 from taskq.job import Delivery, Job
 from taskq.ledger.iteration import Iteration, Source
@@ -40,54 +42,37 @@ _log = logging.getLogger("taskq.job")
 running: ContextVar["Current"] = ContextVar("taskq.running")
 
 
-_NONE = Means()
-
-
-class Current:
+class Current(Struct, eq=False):
     """The running job. One of these lives for one run."""
 
-    __slots__ = (
-        "_means",
-        "_stop",
-        "arguments",
-        "connection",
-        "deadline",
-        "delivery",
-        "grown",
-        "heard_at",
-        "notes",
-        "peak",
-        "signs",
-        "thread",
-        "used_batch",
-    )
+    delivery: Delivery
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    """Positional and keyword arguments, decoded; a middleware may replace them."""
+    _means: Means = Means()
+    """What the run may use besides."""
+    notes: Notes | None = None
+    """What the job remembers, once the run has looked or written; :meth:`step` and the like are made of it."""
+    used_batch: OwnBatch | None = None
+    """Its :attr:`batch`, if that was asked for."""
+    deadline: float | None = None
+    """When the run will be cancelled, by the event loop's clock; None: never."""
+    connection: Any = None
+    """The transaction's connection, in a task with ``transaction=True`` and inside :meth:`transaction`."""
+    _stop: str = ""
+    """Why the run was first asked to stop."""
+    heard_at: float = 0.0
+    """When the run last gave a sign of life, by the event loop's clock; inf while it waits for a place."""
+    signs: Signs | None = None
+    """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
+    thread: int | None = None
+    """The thread that its function runs in, if it is not the worker's."""
+    peak: int = 0
+    """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
+    grown: int = 0
+    """Bytes by which the worker's highest memory rose while it ran in a thread, whatever else ran meanwhile."""
 
-    def __init__(
-        self, delivery: Delivery, arguments: tuple[tuple[Any, ...], dict[str, Any]], means: Means = _NONE
-    ) -> None:
-        self._means = means
-        self.notes: Notes | None = None
-        """What the job remembers, once the run has looked or written; :meth:`step` and the like are made of it."""
-        self.delivery = delivery
-        self.used_batch: OwnBatch | None = None
-        """Its :attr:`batch`, if that was asked for."""
-        self.arguments = arguments
-        """Positional and keyword arguments, decoded; a middleware may replace them."""
-        self.deadline: float | None = None
-        """When the run will be cancelled, by the event loop's clock; None: never."""
-        self.connection: Any = None
-        """The transaction's connection, in a task with ``transaction=True`` and inside :meth:`transaction`."""
-        self._stop = ""
-        self.heard_at = 0.0
-        """When the run last gave a sign of life, by the event loop's clock; inf while it waits for a place."""
-        self.signs: Signs | None = None
-        """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
-        self.thread: int | None = None
-        """The thread that its function runs in, if it is not the worker's."""
-        self.peak = 0
-        """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
-        self.grown = 0
-        """Bytes by which the worker's highest memory rose while it ran in a thread, whatever else ran meanwhile."""
+    def __repr__(self) -> str:
+        return f"<the run of job {self.id}>"
 
     @property
     def stopping(self) -> bool:

@@ -83,9 +83,10 @@ class Ranks(Generic[K, R]):
 
     def _first(self) -> tuple[R, int, K] | None:
         line, heap, ranks = self._line, self._heap, self._ranks
-        while line and ranks.get(line[0][2]) != line[0][0]:
+        # By identity: an entry holds the very rank that its key was given last, or is out of date.
+        while line and ranks.get(line[0][2]) is not line[0][0]:
             line.popleft()
-        while heap and ranks.get(heap[0][2]) != heap[0][0]:
+        while heap and ranks.get(heap[0][2]) is not heap[0][0]:
             heappop(heap)
         if heap and (not line or heap[0] < line[0]):
             return heap[0]

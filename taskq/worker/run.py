@@ -54,52 +54,38 @@ class Runnable(Struct, frozen=True):
         )
 
 
-class Run:
+class Run(Struct, eq=False):
     """One delivery in this worker's hands, from the fetch until it is settled."""
 
-    __slots__ = (
-        "again",
-        "asked",
-        "current",
-        "delivery",
-        "fiber",
-        "held_since",
-        "look_at",
-        "lost",
-        "policy",
-        "runnable",
-        "said",
-        "settled",
-        "started",
-        "timeouts",
-        "traced",
-    )
+    delivery: Delivery
+    policy: Policy = Policy()
+    said: frozenset[str] = frozenset()
+    """Which headers of its job the line obeys."""
+    recalls: bool = False
+    """What it comes to may have been decided before, by another job of its id."""
+    runnable: Runnable | None = None
+    current: Current | None = None
+    fiber: asyncio.Task[None] | None = None
+    """The asyncio task it runs in, once it does."""
+    held_since: float = inf
+    """When it was fetched, by the event loop's clock."""
+    asked: Outcome | None = None
+    """What the run comes to if it heeds the cancellation it was asked for."""
+    lost: bool = False
+    """Somebody else has the job: nothing of this run counts any more."""
+    settled: bool = False
+    """Its end was accepted, by its own transaction or by the broker."""
+    traced: bool = False
+    """Something follows from its end, or is remembered of the job beyond its row."""
+    started: float | None = None
+    timeouts: Timeouts | None = None
+    look_at: float = inf
+    """When its time-outs are looked at next, by the event loop's clock."""
 
-    def __init__(self, delivery: Delivery, policy: Policy = Policy()) -> None:  # noqa: B008 - frozen
-        self.delivery = delivery
-        self.policy = policy
-        self.again = delivery.losses > 0
+    @property
+    def again(self) -> bool:
         """What it comes to may have been decided before, by an earlier delivery or another job of its id."""
-        self.said: frozenset[str] = frozenset()
-        """Which headers of its job the line obeys."""
-        self.runnable: Runnable | None = None
-        self.current: Current | None = None
-        self.fiber: asyncio.Task[None] | None = None
-        """The asyncio task it runs in, once it does."""
-        self.held_since = inf
-        """When it was fetched, by the event loop's clock."""
-        self.asked: Outcome | None = None
-        """What the run comes to if it heeds the cancellation it was asked for."""
-        self.lost = False
-        """Somebody else has the job: nothing of this run counts any more."""
-        self.settled = False
-        """Its end was accepted, by its own transaction or by the broker."""
-        self.traced = False
-        """Something follows from its end, or is remembered of the job beyond its row."""
-        self.started: float | None = None
-        self.timeouts: Timeouts | None = None
-        self.look_at = inf
-        """When its time-outs are looked at next, by the event loop's clock."""
+        return self.recalls or self.delivery.losses > 0
 
     def ask(self, outcome: Outcome) -> None:
         """Cancel the run; the first request names the outcome. A handler that returns all the same has returned."""

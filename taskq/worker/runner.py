@@ -37,6 +37,7 @@ from taskq.versions import VERSION, brought_up, version_of
 from taskq.worker.run import Run, Runnable, unbegun
 
 _NOTHING = Returned()
+_SAYS_NOTHING: frozenset[str] = frozenset()
 _RECALLING = frozenset({FOLLOWS, RESUMED, LIFE})
 """Headers of jobs that may have ended before."""
 _SAID = _RECALLING | {ATTEMPTS, TIMEOUT, EXPIRES_AT, VERSION, FLOW}
@@ -71,9 +72,9 @@ class Runner:
 
     def prepare(self, delivery: Delivery) -> tuple[Run, Outcome | None]:
         """The run of a delivery, or why it must not be run."""
-        runnable = self._runnables.get(delivery.job.task)
-        headers = delivery.job.headers
-        said = _SAID.intersection(headers) if headers else frozenset[str]()
+        job = delivery.job
+        runnable, headers = self._runnables.get(job.task), job.headers
+        said = _SAID.intersection(headers) if headers else _SAYS_NOTHING
         if EXPIRES_AT in said:
             delivery = dated(delivery)
         if runnable is None:
@@ -83,12 +84,12 @@ class Runner:
         run.timeouts = runnable.timeouts
         if said:
             run.said = said
-            run.policy, run.timeouts = _overridden(runnable, delivery.job)
-            run.again = run.again or not _RECALLING.isdisjoint(said)
+            run.policy, run.timeouts = _overridden(runnable, job)
+            run.recalls = not _RECALLING.isdisjoint(said)
         refused = screen(delivery, run.policy)
         if refused is not None:
             return run, refused
-        body, version = delivery.job.body, runnable.version
+        body, version = job.body, runnable.version
         if VERSION in said or version > 1:
             version = version_of(headers)
             if version > runnable.version:
@@ -98,9 +99,9 @@ class Runner:
                 body = brought_up(body, version, runnable.upcast)
             arguments = runnable.decode(body)
         except DecodeError as error:
-            return run, Undecodable(not_here(delivery.job) or error)
+            return run, Undecodable(not_here(job) or error)
         run.runnable = runnable
-        run.current = Current(delivery, arguments, self._means[delivery.job.task])
+        run.current = Current(delivery, arguments, self._means[job.task])
         return run, None
 
     async def run(self, run: Run) -> Outcome | Decision:

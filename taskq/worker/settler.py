@@ -196,16 +196,21 @@ class Settler:
             await act([decided])
 
     async def _ended(self, answered: Sequence[tuple[Decided, bool]]) -> None:
-        for (run, decision), settled in answered:
+        runs: list[Run] = []
+        traced: list[Decided] = []
+        for decided, settled in answered:
+            run, decision = decided
             run.settled = settled
+            runs.append(run)
+            if run.traced:
+                traced.append(decided)
             if not settled:
                 self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
-        traced = [decided for decided, _ in answered if decided[0].traced]
         if traced:
             with suppress(BrokerError):
                 await self._forget(traced)
                 await forget_notes(self._store, traced)
-        self._settled([run for (run, _), _ in answered])
+        self._settled(runs)
 
     def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:
         lost = [(run, decision) for run, decision in batch if run.lost]

@@ -175,7 +175,7 @@ class Membership:
         counts = [self._store.discard(failed_key(batch), ()) for batch in asked]
         left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
         lefts = await all_of([*counts, *left])
-        failed, lefts = dict(zip(asked, lefts, strict=False)), lefts[len(asked) :]
+        failed, lefts = dict(zip(asked, lefts[: len(asked)], strict=True)), lefts[len(asked) :]
         await all_of(self._revived(batch, returned[batch]) for batch, number in failed.items() if number)
         if len(self._clean) > _REMEMBERED:
             self._clean.clear()

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from taskq import App
 from taskq.events import Event
 from taskq.job import Delivery, Job
+from taskq.testing import run_until_idle
 from taskq.worker.run import Run
 from taskq.worker.worker import Worker
 
@@ -63,3 +64,22 @@ def a_delivery(name: str = "a", **fields: Any) -> Delivery:
     job = Job(id=name, task="task", body=b'{"v":1,"args":{}}')
     delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt=f"r-{name}", now=0.0, due=0.0)
     return replace(delivery, **fields)
+
+
+async def most_at_once(app: App) -> int:
+    """How many of a thousand jobs that wait for a moment each have run at the same time; all must have returned."""
+    running, most = 0, 0
+
+    @app.task
+    async def io() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await anyio.sleep(0.1)
+        running -= 1
+
+    async with app:
+        await app.defer_many(io.call() for _ in range(1000))
+        worked = await run_until_idle(app, raise_failures=True)
+    assert len(worked.finished) == 1000
+    return most

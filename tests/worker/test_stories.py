@@ -25,7 +25,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.tenants import queue_anywhere
-from tests.worker.moves import SOON, heard, wait_until
+from tests.worker.moves import SOON, heard, most_at_once, wait_until
 from tests.worker.tap import Tap
 
 LONG = "TASKQ_TEST_LONG" in os.environ
@@ -232,19 +232,4 @@ async def test_as_18_workers_down_for_31_minutes_let_a_job_of_30_expire(clock: V
 
 
 async def test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once(url: str) -> None:
-    app = App(url, slots=100)
-    running, most = 0, 0
-
-    @app.task
-    async def io() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.sleep(0.1)
-        running -= 1
-
-    async with app:
-        await app.defer_many(io.call() for _ in range(1000))
-        worked = await run_until_idle(app, raise_failures=True)
-    assert len(worked.finished) == 1000
-    assert most == 100
+    assert await most_at_once(App(url, slots=100)) == 100

@@ -19,13 +19,14 @@ from taskq_postgres.budget import BESIDE
 
 from taskq import App, Concurrency, Retry, current
 from taskq.job import Delivery, Job
-from taskq.testing import deferred, run_until_idle
+from taskq.testing import deferred
 from taskq.testing.deployment import SOON, a_job, add, names, wait_until
 from tests.backends.postgres.conftest import Opener, plain
 from tests.backends.postgres.test_postgres_pace import HEAD
 from tests.servers import postgres as postgresql
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
+from tests.worker.moves import most_at_once
 
 SEED = 16
 
@@ -229,21 +230,7 @@ async def test_as_12_a_job_that_blocks_its_loop_for_ten_leases_is_not_handed_to_
 @pytest.mark.long
 @long
 async def test_as_33_a_hundred_slots_run_a_hundred_jobs_at_once(postgres: Process) -> None:
-    app, running, most = App(queue_on(postgres), slots=100), 0, 0
-
-    @app.task
-    async def io() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await anyio.sleep(0.1)
-        running -= 1
-
-    async with app:
-        await app.defer_many(io.call() for _ in range(1000))
-        worked = await run_until_idle(app, raise_failures=True)
-    assert len(worked.finished) == 1000
-    assert most == 100
+    assert await most_at_once(App(queue_on(postgres), slots=100)) == 100
 
 
 @pytest.mark.long

@@ -57,7 +57,7 @@ class Profile(Struct, frozen=True):
 
 
 SHORT = Profile("short", 5, 2, near, False, 100, 1.0, (1_000, 50_000), 50_000)
-FULL = Profile("full", 5, 5, None, True, 500, 5.0, (1_000, 100_000, 1_000_000), 1_000_000)
+FULL = Profile("full", 5, 5, None, True, 300, 3.0, (1_000, 100_000, 1_000_000), 1_000_000)
 
 
 def core(profile: Profile) -> Section:

@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 PAUSE = 0.01 if LONG else 0.002
 """Seconds between two defers."""
-SPOOLED = 1000 if LONG else 300
-"""Jobs that are deferred while the broker is dead and the program lives."""
+BEFORE, SPOOLED = (100, 1000) if LONG else (20, 60)
+"""Jobs that are deferred before the broker dies, and while it is dead and the program lives."""
 
 PROGRAM = """
 import asyncio, sys
@@ -62,7 +62,7 @@ class Server(Struct, frozen=True):
     start: Callable[[], None]
 
 
-@pytest.fixture(params=["own_redis", "own_postgres", *(["sqs"] if LONG else [])])
+@pytest.fixture(params=["own_redis", "own_postgres", "sqs"])
 async def server(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Server]:
@@ -131,9 +131,9 @@ async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_pr
     async with App(url):
         pass
     first = Program(tmp_path, url, 0, 100_000)
-    await first.take(until=100)
+    await first.take(until=BEFORE)
     server.kill()
-    await first.take(until=100 + SPOOLED)
+    await first.take(until=BEFORE + SPOOLED)
     first.kill()
     taken = len(first.taken) + 2
     server.start()

@@ -49,9 +49,10 @@ def _is_dead(queues: Queues, name: str) -> bool:
 
 
 def _missing(queues: Queues, found: Mapping[str, Mapping[str, str]]) -> list[Finding]:
-    if not found:
-        return [Finding("queues", "warning", f"none has the prefix {queues.names.prefix!r}", _APPLY)]
     owners = {queue for queue in map(queues.names.queue_of, found) if queue is not None}
+    if not owners:
+        kind = "FIFO" if queues.names.fifo else "standard"
+        return [Finding("queues", "warning", f"no {kind} queue has the prefix {queues.names.prefix!r}", _APPLY)]
     return [
         Finding(name, "error", f"this part of queue {queue!r} is missing", _APPLY)
         for queue in sorted(owners)

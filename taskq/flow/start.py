@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.call import Call, Chain, Gather, Takes, new_id, received, refuse_gather
-from taskq.errors import ConfigError
+from taskq.errors import ConfigError, MissingCapability
 from taskq.flow.handle import FlowHandle
 from taskq.flow.members import Membership, numbered
 from taskq.flow.record import CHUNK, Record
@@ -73,6 +73,12 @@ async def start(host: Host, flow: Call[R] | Chain[R] | Gather[R]) -> FlowHandle[
     if isinstance(chain.head, Gather):
         return await _start_gather(host, chain, chain.head)
     job = await prepare_all(host, chain.start())
+    if FLOW in job.headers and host.backend.store is None:
+        # Without one a crash at the job's end would enqueue what follows once more.
+        raise MissingCapability(
+            f"task {job.task}: what follows its end needs a store, which this broker has not: pair it with a companion "
+            "store, or choose another broker"
+        )
     answer = await host.send(job, chain.head.transaction)
     jobs = [replace(job, id=answer.id), *_behind(job)]
     keep = KEPT if FLOW in job.headers else 0.0

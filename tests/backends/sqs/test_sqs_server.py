@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from taskq_sqs import connect
+from taskq_sqs.batches import Answer, Batches, Failure, Fields
 from taskq_sqs.broker import SqsBroker
+from taskq_sqs.client import TRIES
+from taskq_sqs.faults import code_of
 
 from taskq import App
 from taskq.config import Settings
@@ -83,11 +86,14 @@ async def test_a_message_of_another_program_is_a_job_and_one_that_is_none_is_set
     async with tenant.open() as backend:
         assert await nothing(backend.broker, "mail")
         url = ask(sqs, "GetQueueUrl", QueueName=f"{tenant.prefix}-mail")["QueueUrl"]
-        for body in ('{"task": "mail.send", "args": {"to": "ada"}}', '{"hello": "world"}'):
-            ask(sqs, "SendMessage", QueueUrl=url, MessageBody=body)
-        delivery = await take_one(backend.broker, "mail")
-        assert (delivery.job.task, delivery.job.body) == ("mail.send", b'{"v":1,"args":{"to": "ada"}}')
-        await ack(backend.broker, delivery)
+        body = '{"task": "mail.send", "args": {"to": "ada"}}'
+        envelope = json.dumps({"Type": "Notification", "TopicArn": "arn:aws:sns:eu-west-1:1:mail", "Message": body})
+        for text in (body, envelope, '{"hello": "world"}'):
+            ask(sqs, "SendMessage", QueueUrl=url, MessageBody=text)
+        for _ in range(2):
+            delivery = await take_one(backend.broker, "mail")
+            assert (delivery.job.task, delivery.job.body) == ("mail.send", b'{"v":1,"args":{"to": "ada"}}')
+            await ack(backend.broker, delivery)
         assert await nothing(backend.broker, "mail")
         assert messages(tenant, "mail--dead") == [{"hello": "world"}]
     assert "is no job, and was set aside" in caplog.text
@@ -216,6 +222,30 @@ async def test_of_a_batch_that_failed_in_part_only_that_is_sent_again(sqs: Proce
         assert failed
         assert front.calls["SendMessageBatch"] > 10
         assert len(taken) >= 100 - failed // 2
+
+
+async def test_of_a_batch_each_entry_has_its_own_answer() -> None:
+    sent: list[list[str]] = []
+
+    async def send(entries: Sequence[Fields]) -> Answer:
+        sent.append([entry.MessageBody for entry in entries])
+        failed = {
+            "bad": Failure("", "InvalidMessageContents", "no", SenderFault=True),
+            "busy": Failure("", "Throttled"),
+        }
+        found = [(entry.Id, failed[entry.MessageBody]) for entry in entries if entry.MessageBody in failed]
+        return Answer([Failure(name, why.Code, why.Message, why.SenderFault) for name, why in found])
+
+    batches = Batches("SendMessageBatch", send, 1000)
+    bodies = ["good", "bad", "busy", "fine"]
+    answers = await asyncio.gather(*(batches.add(Fields(MessageBody=body)) for body in bodies), return_exceptions=True)
+    assert [answer if answer is None else code_of(answer) for answer in answers] == [
+        None,
+        "InvalidMessageContents",
+        "Throttled",
+        None,
+    ]
+    assert sent == [bodies, *([["busy"]] * (TRIES - 1))]
 
 
 async def test_a_throttled_call_is_made_again(sqs: Process) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from taskq.broker import Finding
 from taskq.cli import main
+from taskq.testing.faults import sqs_front
 from tests.backends.sqs.deployment import Tenant, ask
 from tests.servers.process import Process
 
@@ -126,6 +127,56 @@ async def test_the_doctor_notices_a_redrive_that_is_hasty_or_goes_elsewhere(tena
         set_to(tenant, "mail", RedrivePolicy=json.dumps({**policy, **changed}))
         (finding,) = await examined(tenant)
         assert said in finding.message
+
+
+async def test_the_doctor_notices_queues_of_the_other_kind_and_slow_fifo_ones(sqs: Process) -> None:
+    standard, fifo = Tenant(sqs), Tenant(sqs, fifo=1)
+    async with standard.open() as backend:
+        assert backend.setup is not None
+        await backend.setup.apply(["mail"])
+    fifo.url = standard.url + "&fifo=1"
+    assert [finding.message for finding in await examined(fifo)] == [
+        f"no FIFO queue has the prefix {standard.prefix!r}"
+    ]
+    async with fifo.open() as backend:
+        assert backend.setup is not None
+        await backend.setup.apply(["mail"])
+    set_to(standard, "mail.fifo", FifoThroughputLimit="perQueue")
+    (finding,) = await examined(fifo)
+    assert "all message groups together may make 300 calls a second" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("action", "permission"),
+    [
+        ("ListQueues", "sqs:ListQueues"),
+        ("GetQueueAttributes", "sqs:GetQueueAttributes"),
+        ("DeleteMessageBatch", "sqs:DeleteMessage"),
+        ("ChangeMessageVisibilityBatch", "sqs:ChangeMessageVisibility"),
+    ],
+)
+async def test_the_doctor_notices_what_the_credentials_may_not_do(sqs: Process, action: str, permission: str) -> None:
+    async with sqs_front(sqs.url) as front:
+        tenant = Tenant(sqs, front.url)
+        async with tenant.open() as backend:
+            assert backend.setup is not None
+            await backend.setup.apply(["mail"])
+        front.refusing = {action: "AccessDenied"}
+        for finding in (found := await examined(tenant)):
+            assert (finding.level, "may not do this" in finding.message) == ("error", True)
+            assert permission in (finding.remedy or "")
+        assert found
+
+
+async def test_the_doctor_tells_what_calls_cost(tenant: Tenant) -> None:
+    async with tenant.open(poll=20) as backend:
+        assert backend.setup is not None
+        assert backend.doctor is not None
+        await backend.setup.apply(["mail", "news"])
+        (cost,) = [finding.message for finding in await backend.doctor() if finding.subject == "cost"]
+    assert cost == (
+        "about 0.3 requests a job in full batches and 3 for one alone; an idle worker of all 2 queues makes 360 an hour"
+    )
 
 
 async def test_the_doctor_notices_dead_letters_that_have_nowhere_to_go(tenant: Tenant) -> None:

@@ -1,5 +1,6 @@
 """A namespace and a user of its own on servers that many tests share."""
 
+import re
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
@@ -10,11 +11,16 @@ from anyio import to_thread
 from redis import Redis, RedisError
 from redis.exceptions import AskError, MovedError
 from taskq_redis import connect
+from taskq_redis.keys import NAMES
 
 from taskq.broker import Backend
 from taskq.testing.deployment import Deployment
 from tests.servers.process import Process
 from tests.servers.valkey import ask, await_all, await_written
+
+_KINDS = b"|".join(name.encode() for name in NAMES)
+OURS = re.compile(rb"\{[\w-]+(:.*\}:(" + _KINDS + rb")|/.*\}:(held|members|gone))", re.DOTALL)
+"""What a key of a queue is called, or of the store."""
 
 
 class Tenant:
@@ -31,8 +37,9 @@ class Tenant:
         return connect(self.url, namespace=self.namespace, **options)
 
     async def residue(self) -> Collection[str]:
-        """Every key of this namespace on every server; what ends by itself within seconds carries no job."""
-        return [key for node in self.nodes for key in await to_thread.run_sync(partial(self._keys, node))]
+        """Every key of this namespace on every master; what ends by itself within seconds carries no job."""
+        masters = [node for node in self.nodes if command(node, "ROLE")[0] == b"master"]
+        return [key for node in masters for key in await to_thread.run_sync(partial(self._keys, node))]
 
     async def restart(self) -> None:
         await_written(self.nodes)
@@ -75,6 +82,12 @@ def keys(node: Process, pattern: str = "*") -> list[str]:
     found: list[bytes] = command(node, "KEYS", pattern)
     kept = [key for key in found if not key.endswith(b":lapsed")]
     return [key.decode() for key in kept if not (key.endswith(b":latest") and _ends(node, key))]
+
+
+def strangers(node: Process) -> list[bytes]:
+    """Its keys that are called as nothing is that taskq stores."""
+    found: list[bytes] = command(node, "KEYS", "*")
+    return [key for key in found if not OURS.fullmatch(key)]
 
 
 def _ends(node: Process, key: bytes) -> bool:

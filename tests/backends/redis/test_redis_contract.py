@@ -32,7 +32,7 @@ def redis70_deployment(redis70: Process) -> Deployment:
 @pytest.fixture(scope="session")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Process]]:
     """Its own, because the contract restarts them."""
-    with valkey.cluster(tmp_path_factory.mktemp("cluster")) as nodes:
+    with valkey.cluster(tmp_path_factory.mktemp("cluster"), replicas=3) as nodes:
         yield nodes
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.redis.deployment import strangers
 from tests.servers import pgbouncer as bouncers
 from tests.servers import postgres as postgresql
 from tests.servers import sqs as emulators
@@ -44,6 +45,7 @@ def shared_redis(binary: Path | None, tmp: pytest.TempPathFactory, running: list
     with redis.single(tmp.mktemp("redis"), binary=binary) as server:
         running.append(server)
         yield server
+        assert not strangers(server)
 
 
 def shared_postgres(binaries: Path | None, running: list[Process]) -> Iterator[Process]:
@@ -76,6 +78,7 @@ def valkey_cluster(tmp_path_factory: pytest.TempPathFactory, running: list[Proce
     with redis.cluster(tmp_path_factory.mktemp("cluster")) as nodes:
         running.extend(nodes)
         yield nodes
+        assert not any(map(strangers, nodes))
 
 
 @pytest.fixture(scope="session")
@@ -100,6 +103,7 @@ def durable_redis(tmp_path_factory: pytest.TempPathFactory, running: list[Proces
     with redis.single(tmp_path_factory.mktemp("redis"), aof="always") as server:
         running.append(server)
         yield server
+        assert not strangers(server)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ import pytest
 from taskq_redis.keys import NAMES, Keys
 from taskq_redis.scripts import FLAGS, Scripts, load, preludes
 
+from tests.backends.redis.deployment import command, strangers
+from tests.servers.process import Process
+
 FOLDER = files("taskq_redis") / "lua"
 SCRIPTS = list(Scripts.__struct_fields__)
 
@@ -39,6 +42,16 @@ def test_the_keys_of_a_queue_are_those_the_scripts_name_in_their_order() -> None
 
 def test_all_keys_of_a_queue_share_one_hash_tag() -> None:
     assert {key.partition(b"}")[0] for key in Keys("n").queue("q")} == {b"{n:q"}
+
+
+def test_a_key_that_is_called_as_nothing_of_ours_is_noticed_when_a_shared_server_ends(own_redis: Process) -> None:
+    keys = Keys("n", 2)
+    for key in (*keys.queue("q#1"), *keys.queue("{a}:\n"), *keys.entry("limit:a/b")):
+        command(own_redis, "SET", key, 1)
+    assert not strangers(own_redis)
+    for key in (b"{n:q}:rows", b"{n/k}:row", b"n:q:row", b"{n:q}"):
+        command(own_redis, "SET", key, 1)
+    assert len(strangers(own_redis)) == 4
 
 
 def test_only_adding_jobs_is_refused_by_a_full_server() -> None:

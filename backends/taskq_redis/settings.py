@@ -87,6 +87,10 @@ def read(url: str, options: Mapping[str, object]) -> tuple[Target, Settings]:
         settings = msgspec.convert(ours, Settings, strict=False)
         target = _target(base, family, parts.netloc, parts.path, said, sentinels, settings.patience)
         target.connection()
+        if target.kind == "sentinel":
+            target.sentinel(target.hosts[0])
+        elif sentinels:
+            raise ValueError(f"sentinel_{next(iter(sentinels))} is for redis+sentinel:// alone")  # noqa: TRY301
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         known = ", ".join(Settings.__struct_fields__)
         raise ConfigError(f"{parts.scheme}://…: {error}; write {_SPELLINGS}, with the options {known}") from error

@@ -63,6 +63,25 @@ async def test_a_cluster_is_reached_over_tls_and_its_redirections_are_followed(
                     await ack(backend.broker, *await take(backend.broker, queue))
 
 
+async def test_sentinels_may_have_a_user_of_their_own_and_all_of_it_go_over_tls(
+    own_redis: Process, tmp_path: Path, tls: ssl.SSLContext, certificate: Path
+) -> None:
+    (tmp_path / "sentinel").mkdir()
+    command(own_redis, "ACL", "SETUSER", "default", ">secret")
+    with valkey.single(tmp_path / "sentinel", sentinel=True) as sentinel:
+        async with proxied(own_redis.port, tls) as (_, master), proxied(sentinel.port, tls) as (_, port):
+            # It names the master it was told of, though it cannot speak to it.
+            command(sentinel, "SENTINEL", "MONITOR", "main", "127.0.0.1", master, 1)
+            for user in (["watcher", "on", ">seen", "+sentinel"], ["default", "-sentinel"]):
+                command(sentinel, "ACL", "SETUSER", *user)
+            url = f"rediss+sentinel://:secret@127.0.0.1:{port}/main?ssl_ca_certs={certificate}"
+            async with connect(f"{url}&sentinel_username=watcher&sentinel_password=seen") as backend:
+                await add(backend.broker, a_job("q"))
+            with pytest.raises(BrokerRejected, match="may not do this"):
+                async with connect(url):
+                    pass
+
+
 @pytest.mark.parametrize("forbidden", ["-@scripting", "resetkeys ~other*"])
 async def test_a_user_who_may_not_do_what_taskq_needs_is_refused_at_once(forbidden: str, own_redis: Process) -> None:
     command(own_redis, "ACL", "SETUSER", "few", "on", ">secret", "~*", "&*", "+@all", *forbidden.split())

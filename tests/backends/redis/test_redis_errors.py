@@ -47,6 +47,8 @@ def test_an_address_that_does_not_answer_is_unavailable() -> None:
         "redis+sentinel://localhost",
         "redis://localhost?patience=never",
         "redis://localhost?unheard_of=1",
+        "redis://localhost?sentinel_password=secret",
+        "redis+sentinel://localhost/main?sentinel_unheard_of=1",
         "redis://localhost?patience=0",
         "redis://localhost?namespace=a:b",
         "redis://localhost:what",

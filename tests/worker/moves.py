@@ -1,6 +1,8 @@
 """The few moves that tests of the line share."""
 
+import time
 from collections.abc import Callable
+from statistics import quantiles
 from typing import Any, TypeVar
 
 import anyio
@@ -64,6 +66,23 @@ def a_delivery(name: str = "a", **fields: Any) -> Delivery:
     job = Job(id=name, task="task", body=b'{"v":1,"args":{}}')
     delivery = Delivery(job=job, attempt=1, losses=0, fence=1, receipt=f"r-{name}", now=0.0, due=0.0)
     return replace(delivery, **fields)
+
+
+async def waits_at_fifty_a_second(app: App) -> tuple[float, float]:
+    """Half of a thousand jobs that are deferred at that pace start within the first, 99 % within the second."""
+    waits, begun = list[float](), time.perf_counter()
+
+    @app.task
+    async def start(deferred: float) -> None:
+        waits.append(time.perf_counter() - deferred)
+
+    async with app, app.working():
+        for n in range(1000):
+            await anyio.sleep(max(0.0, begun + n / 50 - time.perf_counter()))
+            await start.defer(time.perf_counter())
+        await wait_until(lambda: len(waits) == 1000)
+    cuts = quantiles(waits, n=100)
+    return cuts[49], cuts[98]
 
 
 async def most_at_once(app: App) -> int:

@@ -69,7 +69,9 @@ async def test_as_29_no_job_is_lost_when_a_primary_fails_over(kind: Kind, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "patience"), [("redis", "patience={0}"), ("postgres", "command_timeout={0}&connect_timeout={0}")]
+    ("name", "patience"),
+    [("redis", "patience={0}"), ("postgres", "command_timeout={0}&connect_timeout={0}")],
+    ids=["redis", "postgres"],
 )
 async def test_as_29_half_of_the_workers_is_cut_off_and_works_on_when_it_is_not(
     name: str, patience: str, request: pytest.FixtureRequest, tmp_path: Path, load: Loading

@@ -33,6 +33,7 @@ Report = Callable[[str, str], None]
 SEED = 28
 LEASE = 2.0 if LONG else 1.0
 OUTAGE = 1.5 * LEASE
+CUT_OFF = ", half of them are cut off for longer than a lease"
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
 
@@ -45,6 +46,8 @@ class World(Struct, frozen=True, kw_only=True):
     faults: Mapping[str, Fault]
     doings: Counter[str]
     """What happens to messages and calls all the while, and how often it did."""
+    beside_kills: str = ""
+    """What all this is, in words."""
 
 
 async def part(proxy: Proxy) -> None:
@@ -88,7 +91,13 @@ async def on_a_server(server: Process) -> AsyncGenerator[World]:
             "eight answers lost": partial(lose_answers, proxy),
             "failover": partial(restart, server),
         }
-        yield World(url=url, detour=url.replace(f":{server.port}", f":{port}"), faults=faults, doings=Counter())
+        yield World(
+            url=url,
+            detour=url.replace(f":{server.port}", f":{port}"),
+            faults=faults,
+            doings=Counter(),
+            beside_kills=f"{CUT_OFF}, answers are lost, and the server is killed",
+        )
 
 
 @asynccontextmanager
@@ -103,7 +112,14 @@ async def on_sqs(emulator: Process, companion: Process | None) -> AsyncGenerator
                 "partition": partial(part, proxy),
                 "failover": partial(fail, front, companion),
             }
-            yield World(url=url, detour=url.replace(f":{behind}", f":{port}"), faults=faults, doings=front.done)
+            dead = "" if companion is None else ", while the companion's Redis is dead"
+            yield World(
+                url=url,
+                detour=url.replace(f":{behind}", f":{port}"),
+                faults=faults,
+                doings=front.done,
+                beside_kills=f"{CUT_OFF}, messages come twice, and calls fail, for a while all of them{dead}",
+            )
 
 
 @pytest.fixture(params=["sqs-companion", *(["sqs", "sqlite", "redis", "postgresql"] if LONG else [])])
@@ -252,14 +268,14 @@ async def test_as_28_every_guarantee_is_kept_whatever_befalls_workers_network_me
     tales["guarded"] = {**tales["guarded"], **told.effects(deferred["guarded"])}
     kills = {f"killed: {point}": times for point, times in told.kills.items()}
     name = request.node.callspec.id
-    report(f"qos-{name}", page(name, crew, tales, {**world.doings, **kills}))
+    report(f"qos-{name}", page(name, crew, world, tales, {**world.doings, **kills}))
     assert all(tale["neither"] == 0 for tale in tales.values())
     assert all(tale["set aside"] == 0 for guarantee, tale in tales.items() if guarantee != "at_most_once")
     assert "at_most_once" not in tales or tales["at_most_once"]["started again"] == 0
     assert tales["guarded"]["no effect"] == tales["guarded"]["several effects"] == 0
 
 
-def page(name: str, crew: Crew, tales: Mapping[str, Mapping[str, int]], doings: Mapping[str, int]) -> str:
+def page(name: str, crew: Crew, world: World, tales: Mapping[str, Mapping[str, int]], doings: Mapping[str, int]) -> str:
     """What the run has shown."""
     titles = list(tales["guarded"])
     shown = "\n".join(
@@ -270,11 +286,10 @@ def page(name: str, crew: Crew, tales: Mapping[str, Mapping[str, int]], doings: 
     return (
         f"# Delivery guarantees under faults: {name}\n\n"
         f"{crew.workers} worker processes ({crew.slots} slots each, leases of {crew.lease:g} s) run jobs of every "
-        "guarantee that the queue declares, side by side, while workers die by SIGKILL at named points and at random, "
-        "half of them are cut off for longer than a lease, answers are lost or messages come twice, and servers die: "
-        "of SQS all calls are answered 5xx for a while, and the companion's Redis is killed then. `guarded` is the way "
-        "to exactly one effect: the effect has the job's key, and comes at the end of the run. A job that runs at most "
-        "once is never started again; one that is set aside says so as a dead letter.\n\n"
+        "guarantee that the queue declares, side by side, while workers die by SIGKILL at named points and at random"
+        f"{world.beside_kills}. `guarded` is the way to exactly one effect: the effect has the job's key, and comes at "
+        "the end of the run. A job that runs at most once is never started again; one that is set aside says "
+        "so as a dead letter.\n\n"
         f"| guarantee | {' | '.join(titles)} |\n|---|{'---:|' * len(titles)}\n{shown}\n\n"
         f"| what happened | times |\n|---|---:|\n{happened}\n\n"
         f"Written by `make test-long`, seed {SEED}, Python {platform.python_version()}.\n"

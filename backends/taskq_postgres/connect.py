@@ -19,6 +19,7 @@ from taskq_postgres.doctor import OLDEST, ask, doctor, pooler
 from taskq_postgres.faults import translating
 from taskq_postgres.hints import PostgresHints
 from taskq_postgres.lanes import Beside, Connection, Lanes, open_connection
+from taskq_postgres.lineage import Lineage
 from taskq_postgres.settings import Address, Settings
 from taskq_postgres.store import PostgresStore
 from taskq_postgres.transactions import PostgresTransactions
@@ -53,7 +54,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     sql = queries.load(chosen.schema)
     with translating(address.shown):
         found = await _look(address, chosen, sql.deployment)
-    opener = partial(open_connection, address, chosen, pooled=found.pooled)
+    opener = Lineage(partial(open_connection, address, chosen, pooled=found.pooled), sql.timeline).open
     traits = Traits(
         durability=found.durability,
         idempotent=True,

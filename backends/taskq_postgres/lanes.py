@@ -107,8 +107,8 @@ class Lanes:
             raise
 
     def give(self, connection: Connection) -> None:
-        """Let the next caller have it; one that is closed or inside a transaction is dropped."""
-        if connection.is_closed() or self._closed or connection.is_in_transaction():
+        """Let the next caller have it; one that is closed, inside a transaction or on a standby is dropped."""
+        if connection.is_closed() or self._closed or connection.is_in_transaction() or _takes_no_writes(connection):
             connection.terminate()
         else:
             self._idle.append(connection)
@@ -197,6 +197,11 @@ class Beside:
             else:
                 with CancelScope(shield=True):
                     await lane.close()
+
+
+def _takes_no_writes(connection: Connection) -> bool:
+    """Whether it leads to a standby, as servers tell unasked: the next one may lead to the primary."""
+    return getattr(connection.get_settings(), "in_hot_standby", "off") == "on"
 
 
 def _settle_abandoned(task: "asyncio.Task[T]", abandoned: Callable[[T], None] | None) -> None:

@@ -31,6 +31,7 @@ class Queries(Struct, frozen=True):
     stats: str
     swap: str
     sweep: str
+    timeline: str
 
 
 def load(schema: str) -> Queries:

@@ -68,8 +68,12 @@ class Proxy:
 
     def switch(self, port: int) -> None:
         """Every connection ends, and the next ones lead there."""
-        self._port = port
+        self.lead(port)
         self.reset()
+
+    def lead(self, port: int) -> None:
+        """The next connections lead there; those that are there stay where they are."""
+        self._port = port
 
     def reset(self) -> None:
         """Every connection ends, whatever was on its way."""

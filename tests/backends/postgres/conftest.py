@@ -1,6 +1,6 @@
 """A server of PostgreSQL 18 that all tests of a process share, and servers of their own for those that end one."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import uuid4
 
@@ -9,6 +9,8 @@ import pytest
 from taskq_postgres import connect
 
 from taskq.broker import Backend
+from taskq.errors import BrokerUnavailable
+from taskq.testing.deployment import wait_until
 from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
@@ -55,3 +57,24 @@ async def plain(url: str) -> AsyncGenerator["asyncpg.Connection[asyncpg.Record]"
         yield connection
     finally:
         await connection.close()
+
+
+async def again(call: Callable[[], Awaitable[object]]) -> None:
+    """Repeat a call until the broker is there again."""
+
+    async def once() -> bool:
+        try:
+            await call()
+        except BrokerUnavailable:
+            return False
+        return True
+
+    await wait_until(once)
+
+
+async def terminate(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """End every session but this one."""
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+    )

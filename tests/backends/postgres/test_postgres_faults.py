@@ -15,25 +15,12 @@ from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerUnavailable
 from taskq.job import Ack, Delivery, Enqueued, Lease, Nack
 from taskq.testing.deployment import SOON, a_job, add, names, ref, take, take_one, wait_until
-from tests.backends.postgres.conftest import Opener, plain
+from tests.backends.postgres.conftest import Opener, again, plain, terminate
 from tests.servers import postgres as postgresql
 from tests.servers.process import Process
 from tests.servers.proxy import proxied
 
 Direct: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-
-async def again(call: Callable[[], Awaitable[object]]) -> None:
-    """Repeat a call until the broker is there again."""
-
-    async def once() -> bool:
-        try:
-            await call()
-        except BrokerUnavailable:
-            return False
-        return True
-
-    await wait_until(once)
 
 
 @pytest.mark.anyio
@@ -132,7 +119,7 @@ async def test_sessions_that_are_ended_are_opened_again(opened: Opener, direct: 
                         done.extend(names([delivery]))
             except BrokerUnavailable:
                 return False
-            await _terminate(direct)
+            await terminate(direct)
             return len(done) == 30
 
         await wait_until(once)
@@ -169,7 +156,7 @@ async def test_a_listener_that_was_cut_listens_again(opened: Opener, direct: Dir
         assert backend.hints is not None
         assert other.hints is not None
         async with other.hints.subscribe(["news"]) as hints:
-            await _terminate(direct)
+            await terminate(direct)
 
             async def publish() -> None:
                 assert backend.hints is not None
@@ -306,12 +293,12 @@ async def test_a_lent_transaction_whose_session_ends_leaves_no_trace_and_the_nex
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 the block is the transaction
             async with backend.transactions.begin() as connection:
                 await backend.transactions.join(connection).enqueue([a_job("q", "never")])
-                await _terminate(direct)
+                await terminate(direct)
                 raise ZeroDivisionError
         with pytest.raises(BrokerUnavailable):  # noqa: PT012 as above
             async with backend.transactions.begin() as connection:
                 await backend.transactions.join(connection).enqueue([a_job("q", "never")])
-                await _terminate(direct)
+                await terminate(direct)
         async with backend.transactions.begin() as connection:
             await backend.transactions.join(connection).enqueue([a_job("q", "after")])
         assert names(await take(backend.broker, "q")) == ["after"]
@@ -328,35 +315,6 @@ async def test_a_dedup_window_keeps_an_ended_id(opened: Opener) -> None:
     async with opened() as backend:
         # A window is kept by the rows, not by who reads them.
         assert not (await backend.broker.enqueue([a_job("q")]))[0].added
-
-
-@pytest.mark.anyio
-async def test_a_promoted_standby_is_found_by_those_who_worked_on_the_lost_primary(own: Process) -> None:
-    with postgresql.standby(own) as standby:
-        both = f"127.0.0.1:{own.port},127.0.0.1:{standby.port}"
-        async with plain(own.url) as direct:
-            await direct.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            await direct.execute("SELECT pg_reload_conf()")
-        async with (
-            proxied(own.port) as (proxy, port),
-            connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", migrate=True) as backend,
-            connect(f"postgresql://postgres@{both}/postgres?target_session_attrs=read-write") as by_hosts,
-        ):
-            await add(backend.broker, *(a_job("q", f"{n:02}") for n in range(30)))
-            leased = await take(backend.broker, "q", 5)
-            own.kill()
-            proxy.switch(standby.port)
-            # It takes no writes yet.
-            with pytest.raises(BrokerUnavailable):
-                await backend.broker.enqueue([a_job("q", "refused")])
-            async with plain(standby.url) as direct:
-                assert await direct.fetchval("SELECT pg_promote()")
-            with anyio.fail_after(SOON):
-                await again(lambda: backend.broker.extend([delivery.receipt for delivery in leased], 60))
-            assert list(await backend.broker.settle([Ack(delivery.receipt) for delivery in leased])) == [True] * 5
-            assert names(await take(backend.broker, "q", 25)) == [f"{n:02}" for n in range(5, 30)]
-            await again(lambda: by_hosts.broker.enqueue([a_job("q", "by-hosts")]))
-            assert names(await take(backend.broker, "q")) == ["by-hosts"]
 
 
 @pytest.mark.anyio
@@ -416,7 +374,7 @@ async def test_a_server_without_a_free_connection_is_worked_on_again_when_there_
             url = server.url.replace("postgres@", "app@")
             async with connect(url, migrate=True) as backend:
                 await add(backend.broker, a_job("q"))
-                await _terminate(direct)
+                await terminate(direct)
                 with suppress(asyncpg.TooManyConnectionsError):
                     while True:
                         await idle.enter_async_context(plain(url))
@@ -543,14 +501,6 @@ async def _sessions(connection: Direct) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
     )
     return count
-
-
-async def _terminate(connection: Direct) -> None:
-    """End every session but this one."""
-    await connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    )
 
 
 class _Proxy:

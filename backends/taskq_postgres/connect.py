@@ -1,7 +1,7 @@
 """Look at the server, check its schema, open the few connections; end them when the context is left."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
 
     lanes.chore = (_SWEEP, sweep)
     lent = Lanes(address.shown, opener, 1)
-    listening = None
+    listening: Callable[[], Awaitable[Connection]] | None = None
     if chosen.listen_url is not None:
         direct = Address(chosen.listen_url, address.shown)
         listening = partial(open_connection, direct, chosen, pooled=False)

@@ -1,7 +1,7 @@
 """An old primary that returns beside its successor is known by its timeline, and left alone.
 
-A standby that is promoted begins a new timeline. Where a URL names several hosts, or a name has moved back, a connection
-may lead to the lost primary again, which takes writes: its jobs have run already, and nobody would see those it takes.
+A standby that is promoted begins a new timeline. Where a URL names several hosts, or a name has moved back, a
+connection may lead to the lost primary again, which takes writes: its jobs have run already, and what it takes is lost.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,16 +31,16 @@ class Lineage:
 
     async def _check(self, connection: Connection) -> None:
         try:
-            row = await connection.fetchrow(self._timeline)
+            (row,) = await connection.fetch(self._timeline)
         except asyncpg.PostgresError:
             return
-        assert row is not None
-        data, timeline = row
+        data: int = row["data"]
+        timeline: str = row["timeline"]
         last = self._last.get(data, timeline)
         # Hexadecimal digits of one length have the order of their numbers.
         if timeline < last:
             raise ConnectionError(
-                f"it is on timeline {int(timeline, 16)}, and this process has worked on {int(last, 16)} of the same data: "
+                f"it is on timeline {int(timeline, 16)}, and of the same data this process has seen {int(last, 16)}: "
                 "fence the old primary; if it was restored on purpose, start this process again"
             )
         self._last[data] = timeline

@@ -1,6 +1,8 @@
 """Apps on SQS with a companion: what other tests show elsewhere holds here, and by configuration alone."""
 
 import os
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from taskq.opening import open_backend
 from taskq.testing.faults import sqs_front
 from tests.backends.sqs.deployment import Tenant
 from tests.flow import test_batches, test_chains
+from tests.servers.fixtures import own_postgres as own_postgres
 from tests.servers.fixtures import own_redis as own_redis
 from tests.servers.process import Process
+from tests.servers.proxy import proxied
 from tests.servers.tenants import queue_on
 from tests.worker import (
     test_control,
@@ -29,6 +33,9 @@ from tests.worker import (
 )
 
 pytestmark = pytest.mark.anyio
+
+HASTY = "&command_timeout=1&connect_timeout=1"
+LONG = pytest.mark.skipif("TASKQ_TEST_LONG" not in os.environ, reason="waits for what does not come: make test-long")
 
 
 @pytest.fixture
@@ -110,26 +117,64 @@ async def test_a_transaction_to_take_part_in_and_turns_of_tenants_are_not_promis
     assert any("lets no tenants take turns" in message for message in said)
 
 
+@pytest.mark.parametrize(
+    ("name", "patience", "goes", "returns"),
+    [
+        pytest.param("own_redis", "", Process.kill, Process.start, id="redis-away"),
+        pytest.param("own_postgres", "", Process.kill, Process.start, id="postgres-away"),
+        pytest.param("own_postgres", HASTY, Process.pause, Process.resume, id="postgres-hung", marks=LONG),
+    ],
+)
 async def test_as_42_while_the_companion_is_away_jobs_are_taken_and_their_results_come_when_it_is_back(
-    sqs: Process, own_redis: Process
+    sqs: Process,
+    request: pytest.FixtureRequest,
+    name: str,
+    patience: str,
+    goes: Callable[[Process], None],
+    returns: Callable[[Process], None],
 ) -> None:
-    app = App(Tenant(sqs).url, companion=queue_on(own_redis))
+    companion: Process = request.getfixturevalue(name)
+    app = App(Tenant(sqs).url, companion=queue_on(companion) + patience)
 
     @app.task(idempotent=True)
     async def double(number: int) -> int:
         return 2 * number
 
     async with app:
-        own_redis.kill()
+        goes(companion)
         job = await double.defer(21)
         assert job.added
         with pytest.raises(BrokerUnavailable):
             await job.status()
         with pytest.raises(BrokerUnavailable):
             await double.options(unique=True).defer(21)
-        own_redis.start()
+        returns(companion)
         async with app.working():
             assert await job.result(timeout=60) == 42
+
+
+@LONG
+async def test_as_42_a_companion_that_is_slow_costs_time_and_doubles_nothing(
+    sqs: Process, own_postgres: Process
+) -> None:
+    async with proxied(own_postgres.port) as (proxy, port):
+        companion = queue_on(own_postgres).replace(f":{own_postgres.port}", f":{port}")
+        app, runs = App(Tenant(sqs).url, companion=companion, lease=5), Counter[int]()
+
+        @app.task(idempotent=True)
+        async def double(number: int) -> int:
+            runs[number] += 1
+            # Its lease is extended on the way.
+            await anyio.sleep(6)
+            return 2 * number
+
+        async with app:
+            # Each way: another region of the continent.
+            proxy.latency = 0.02
+            jobs = [await double.options(unique=str(number)).defer(number) for number in range(5)]
+            async with app.working():
+                assert [await job.result(timeout=60) for job in jobs] == [0, 2, 4, 6, 8]
+    assert runs == dict.fromkeys(range(5), 1)
 
 
 async def test_what_could_not_be_sent_is_not_counted_and_what_holds_a_key_is_sent_later(

@@ -35,8 +35,10 @@ on a server that promises less (`everysec` two seconds of it, `none` all, one th
 before the fault, and the log of the worker must tell of it. Work went on within 5 seconds, not counting those in which
 the worker or the test waited for a core of a busy machine; with them in brackets."""
 
-STORIES = pytest.mark.parametrize("url", ["sqlite", *(["redis"] if LONG else []), "cluster", "postgres"], indirect=True)
-"""On a cluster, too, which is stricter than a single Redis: that one has the long runs."""
+STORIES = pytest.mark.parametrize(
+    "url", ["sqlite", *(["redis", "sqs"] if LONG else []), "cluster", "postgres"], indirect=True
+)
+"""On a cluster, too, which is stricter than a single Redis: that one has the long runs, as has SQS."""
 
 
 @pytest.fixture(params=["sqlite", "redis", "postgres", *(["sqs"] if LONG else [])])

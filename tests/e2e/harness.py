@@ -32,6 +32,12 @@ LONG = "TASKQ_TEST_LONG" in os.environ
 """Whether tests grow to their full size. Only then is anything measured in seconds, on a machine with time for it."""
 
 
+def backend_of(url: str) -> str:
+    """Its name in reports."""
+    scheme = url.partition(":")[0]
+    return "redis-cluster" if scheme == "redis+cluster" else scheme.partition("+")[0]
+
+
 class Crew(Struct, frozen=True, kw_only=True):
     """How the workers of a test work."""
 

@@ -18,10 +18,12 @@ from taskq.call import Call
 from taskq.errors import Conflict
 from taskq.flow import BatchStatus
 from tests.e2e.conftest import STORIES
+from tests.e2e.harness import backend_of
 from tests.e2e.importer import BATCH, KILLS_EVERY, LONG, SLOTS, TAKES, declare, fails, kills, resident
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
+ON_ALL = ["sqlite", "redis", "postgres", *(["cluster", "sqs"] if LONG else [])]
 LEASE = 5.0 if LONG else 1.5
 """Seconds: long enough for a machine that has more to do, as what was lost twice runs alone."""
 
@@ -72,7 +74,7 @@ def killed(directory: Path) -> set[str]:
 async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_once(
     url: str, tmp_path: Path, rounds: Callable[[int, int], int], report: Callable[[str, str], None]
 ) -> None:
-    count = rounds(500, 100_000)
+    count = rounds(500, 10_000 if url.startswith("sqs") else 100_000)
     began = monotonic()
     app = App(url)
     declare(app, tmp_path)
@@ -108,7 +110,7 @@ async def test_a_batch_whose_producer_and_workers_are_killed_tells_of_its_end_on
     (imported,) = lines(tmp_path, "imported")
     added, grown = map(int, imported.split())
     report(
-        f"batch-{url.partition(':')[0]}",
+        f"batch-{backend_of(url)}",
         import_report(
             url,
             {
@@ -133,7 +135,7 @@ def import_report(url: str, rows: Mapping[str, object]) -> str:
     """What the run has shown, as a page."""
     shown = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
-        f"# A batch on {url.partition(':')[0]}\n\n"
+        f"# A batch on {backend_of(url)}\n\n"
         "A job adds the members of a batch one by one from a generator, and is killed by SIGKILL after one and after "
         f"two thirds of them. One member of {KILLS_EVERY} kills its worker, once, and with it the runs in its {SLOTS} "
         f"slots, each of which takes {TAKES:g} s: more than one run of a hundred is interrupted so. Three of a hundred "
@@ -144,6 +146,7 @@ def import_report(url: str, rows: Mapping[str, object]) -> str:
     )
 
 
+@pytest.mark.parametrize("url", ON_ALL, indirect=True)
 @pytest.mark.timeout(3600)
 async def test_every_call_of_a_bulk_defer_has_an_outcome_and_what_was_refused_is_deferred_alone(
     url: str, rounds: Callable[[int, int], int]

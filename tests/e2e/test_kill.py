@@ -3,7 +3,6 @@
 import os
 import platform
 import random
-import re
 import signal
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from taskq.job import JobRef
 from taskq.report import read_outcome
 from taskq.testing.history import Fetched, Started
 from taskq.testing.verdict import Verdict
-from tests.e2e.harness import LONG, QUEUE, Client, Crew, Departure, Fleet, client
+from tests.e2e.harness import LONG, QUEUE, Client, Crew, Departure, Fleet, backend_of, client
 from tests.e2e.worker import POINTS
 
 Rounds = Callable[[int, int], int]
@@ -68,11 +67,6 @@ async def test_no_job_is_lost_and_none_runs_twice_without_a_reason(
     assert not dead
     assert verdict.counts["completed"] == jobs // count * count
     assert all(verdict.kills.get(point, 0) >= rounds(1, 20) for point in [*POINTS, "at random"]), verdict.kills
-
-
-def backend_of(url: str) -> str:
-    """Its name, whoever serves it."""
-    return re.split("[+:]", url)[0]
 
 
 def kill_report(url: str, count: int, crew: Crew, verdict: Verdict) -> str:

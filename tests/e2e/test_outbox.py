@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from taskq import App, current
+from tests.e2e.harness import LONG
 from tests.servers.process import Process
 from tests.servers.tenants import queue_on
 from tests.worker.moves import wait_until
@@ -36,8 +37,10 @@ asyncio.run(main())
 """
 
 
-async def test_killed_relays_lose_and_double_nothing(redis: Process, postgres: Process) -> None:
-    url, outbox = queue_on(redis), queue_on(postgres)
+@pytest.mark.long
+@pytest.mark.parametrize("url", ["redis", *(["cluster", "sqs"] if LONG else [])], indirect=True)
+async def test_killed_relays_lose_and_double_nothing(url: str, postgres: Process) -> None:
+    outbox = queue_on(postgres)
     app, other = App(url, outbox=outbox), App(url)
     random = Random(1)
     ran: Counter[str] = Counter()

@@ -14,7 +14,7 @@ import pytest
 
 from taskq.testing.history import Ended, Line, Started, read_all
 from tests.cli.shell import Program, Ran, Shell
-from tests.e2e.harness import LONG, Client, Crew, Fleet, client
+from tests.e2e.harness import LONG, Client, Crew, Fleet, backend_of, client
 
 Rounds = Callable[[int, int], int]
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
 PROCESSES = 2
 RATE = 50
 """Jobs a second."""
-ON_ALL = ["sqlite", "redis", "postgres"]
+ON_ALL = ["sqlite", "redis", "cluster", "postgres"]
 
 
 class Stream:
@@ -134,7 +134,7 @@ async def test_a_rollout_under_a_stream_of_jobs_loses_none_and_runs_none_twice(
         "longest time between two starts": f"{gap:.2f} s",
         "memory of old and new processes together": memory,
     }
-    backend, seconds = url.partition(":")[0], rounds(0, 300)
+    backend, seconds = backend_of(url), rounds(0, 300)
     report(
         "-".join(["rollout", backend, *(option.strip("-") for option in more)]),
         page(backend, gate, seconds, more, rows),

@@ -3,9 +3,11 @@
 AS-14 and AS-15.
 """
 
+import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +21,10 @@ from taskq import App
 from taskq.job import Ack
 from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
+from tests.servers import valkey
 from tests.servers.process import Process
 from tests.servers.proxy import proxied
-from tests.servers.tenants import queue_on
+from tests.servers.tenants import queue_on, queue_on_cluster
 from tests.worker.moves import SOON
 
 pytestmark = [pytest.mark.anyio, pytest.mark.long]
@@ -58,14 +61,25 @@ class Server(Struct, frozen=True):
     """A queue whose server the test may kill."""
 
     url: str
-    kill: Callable[[], None]
-    start: Callable[[], None]
+    kill: Callable[[], object]
+    start: Callable[[], object]
 
 
-@pytest.fixture(params=["own_redis", "own_postgres", "sqs"])
+@pytest.fixture(params=["own_redis", "own_postgres", *(["sqlite", "cluster"] if LONG else []), "sqs"])
 async def server(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Server]:
+    if request.param == "sqlite":
+        # A file does not die: somebody locks it.
+        url = f"sqlite:///{tmp_path}/taskq.db?busy_timeout=0.2"
+        with closing(sqlite3.connect(tmp_path / "taskq.db", check_same_thread=False, isolation_level=None)) as other:
+            yield Server(url, lambda: other.execute("BEGIN IMMEDIATE"), lambda: other.execute("COMMIT"))
+        return
+    if request.param == "cluster":
+        (tmp_path / "nodes").mkdir()
+        with valkey.cluster(tmp_path / "nodes", aof="always") as nodes:
+            yield Server(queue_on_cluster(nodes), *(partial(do_all, nodes, do) for do in (Process.kill, Process.start)))
+        return
     process: Process = request.getfixturevalue(request.param)
     if request.param == "sqs":
         # The emulator would forget everything: to its callers it is dead when nobody listens.
@@ -75,6 +89,11 @@ async def server(
             yield Server(url, partial(proxy.switch, 1), partial(proxy.switch, process.port))
     else:
         yield Server(queue_on(process), process.kill, process.start)
+
+
+def do_all(nodes: Sequence[Process], do: Callable[[Process], None]) -> None:
+    for node in nodes:
+        do(node)
 
 
 class Program:

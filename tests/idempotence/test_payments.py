@@ -19,10 +19,12 @@ from taskq.testing import deferred
 from taskq.testing.lives import LEASE, run_delivery, settle_run
 from taskq.testing.mortal import Died, Life
 from taskq.testing.observers import answered
+from tests.backends.sqs.deployment import Tenant
 from tests.idempotence import granter
 from tests.servers.fixtures import postgres as postgres
 from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
+from tests.servers.fixtures import sqs as sqs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_anywhere
@@ -33,8 +35,11 @@ RUNS = 1000 if LONG else 40
 pytestmark = [pytest.mark.anyio, pytest.mark.long, pytest.mark.timeout(3600)]
 
 
-@pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=["memory", "sqlite", "valkey", "cluster", "postgres", *(["sqs"] if LONG else [])])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "sqs":
+        monkeypatch.setenv("TASKQ_COMPANION", f"sqlite:///{tmp_path}/companion.db")
+        return Tenant(request.getfixturevalue("sqs")).url
     return queue_anywhere(request, tmp_path)
 
 

@@ -74,7 +74,12 @@ def single(
 
 @contextmanager
 def cluster(
-    directory: Path, *, binary: Path | None = None, masters: int = 3, replicas: int = 0
+    directory: Path,
+    *,
+    binary: Path | None = None,
+    masters: int = 3,
+    replicas: int = 0,
+    aof: Literal["always", "everysec"] = "everysec",
 ) -> Generator[list[Process]]:
     """A cluster that serves all slots: the masters, then the replicas, one each for the first masters.
 
@@ -87,7 +92,7 @@ def cluster(
         for number in range(masters + replicas):
             place = directory / f"node-{number}"
             place.mkdir()
-            nodes.append(stack.enter_context(single(place, binary=binary, options=options)))
+            nodes.append(stack.enter_context(single(place, binary=binary, aof=aof, options=options)))
         for number, node in enumerate(nodes[:masters]):
             first, end = SLOTS * number // masters, SLOTS * (number + 1) // masters
             ask(node, f"CLUSTER ADDSLOTSRANGE {first} {end - 1}")

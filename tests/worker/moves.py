@@ -1,7 +1,8 @@
 """The few moves that tests of the line share."""
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from statistics import quantiles
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ import anyio
 from msgspec.structs import replace
 
 from taskq import App
+from taskq.broker import Backend
+from taskq.connect import connect
 from taskq.events import Event
 from taskq.job import Delivery, Job
 from taskq.testing import run_until_idle
@@ -33,6 +36,22 @@ async def wait_until(check: Callable[[], object]) -> None:
     with anyio.fail_after(SOON):
         while not check():  # noqa: ASYNC110 - threads and other workers can only be asked after
             await anyio.sleep(0.01)
+
+
+def one_memory() -> Callable[[str], AbstractAsyncContextManager[Backend]]:
+    """``connect`` for two apps on one memory."""
+    opened: list[Backend] = []
+
+    @asynccontextmanager
+    async def connect_once(url: str) -> AsyncGenerator[Backend]:
+        if opened:
+            yield opened[0]
+            return
+        async with connect(url) as backend:
+            opened.append(backend)
+            yield backend
+
+    return connect_once
 
 
 async def lose(app: App, times: int, queue: str = "default") -> None:

@@ -1,11 +1,14 @@
 """One run for all that gathered: nothing is lost, nothing comes twice, a set stays together."""
 
 import asyncio
+import os
+import random
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 
@@ -15,10 +18,14 @@ from taskq.events import JobFinished
 from taskq.retry import Retry
 from taskq.tasks import make_task
 from taskq.testing import VirtualClock, run_until_idle
+from taskq.testing.lives import LEASE, run_delivery, settle_run
+from taskq.testing.mortal import Died, Life
 from tests.worker.moves import heard
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
+
+LONG = "TASKQ_TEST_LONG" in os.environ
 
 
 class View(msgspec.Struct, frozen=True):
@@ -125,6 +132,45 @@ async def test_a_set_whose_worker_died_runs_again_as_it_was(clock: VirtualClock)
                 await clock.advance(minutes=1)
             gate.set()
     assert [sorted(run) for run in runs] == [[0, 1, 2], [0, 1, 2], [99]]
+
+
+@pytest.mark.long
+async def test_as_24_views_are_counted_once_a_reader_though_each_windows_worker_dies(clock: VirtualClock) -> None:
+    """Of fifty minutes' views three of ten are loaded again within the minute."""
+    posts, each = (200, 200) if LONG else (20, 20)
+    app, chance = App("memory://"), random.Random(24)
+    updates: dict[str, set[View]] = {}
+    windows: Counter[tuple[int, int]] = Counter()
+    deaths = 0
+
+    @app.task(collect=Collect(size=10_000, wait=300, key=("post",)))
+    async def count(views: list[View]) -> None:
+        await anyio.lowlevel.checkpoint()
+        if current().id not in updates:
+            updates[current().id] = set(views)
+            windows[views[0].post, int(clock.time() // 300)] += 1
+        await anyio.lowlevel.checkpoint()
+
+    async with app:
+        seen: set[View] = set()
+        for minute in range(50 + 6):
+            many = each if minute < 50 else 0
+            views = [View(chance.randrange(posts), chance.randrange(500)) for _ in range(many)]
+            await asyncio.gather(*(count.defer(view) for view in [*views, *views[: len(views) * 3 // 10]]))
+            seen.update(views)
+            await clock.advance(minutes=1)
+            while deliveries := await app.backend.broker.fetch(["default"], 100, lease=LEASE, wait=0.0):
+                for delivery in deliveries:
+                    life = None if delivery.losses else Life(chance.randrange(4))
+                    try:
+                        await settle_run(app, *await run_delivery(app, delivery, count, life))
+                    except Died:
+                        deaths += 1
+                        await app.backend.broker.extend([delivery.receipt], 0.0)
+        assert not any(line.later or line.ready for line in await app.admin.stats())
+    assert set().union(*updates.values()) == seen
+    assert max(windows.values()) == 1
+    assert deaths > len(updates) / 2
 
 
 async def test_nothing_of_a_set_remains_when_it_was_run(clock: VirtualClock) -> None:

@@ -149,7 +149,7 @@ async def test_as_03_two_workers_race_for_each_newsletter_and_one_of_them_sends(
             # Who did not send said why; who came when the other had ended was no overlap.
             skipped = [outcome for outcome in outcomes if outcome is not None]
             assert all(isinstance(outcome, JobDiscarded) and "skipped_overlap" in str(outcome) for outcome in skipped)
-            assert sent[newsletter] == 2 - len(skipped)
+            assert sent[newsletter] == 2 - len(skipped) > 0
 
 
 async def test_places_in_handlers_are_shared_between_workers(url: str) -> None:

@@ -20,7 +20,8 @@ from taskq.limits.keeper import Keeper
 from taskq.retry import Retry
 from taskq.store import Store
 from taskq.testing import VirtualClock, run_until_idle
-from tests.worker.moves import SOON, heard, lose
+from tests.worker import test_limit_servers
+from tests.worker.moves import SOON, heard, lose, one_memory
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +212,12 @@ async def test_what_may_not_overlap_is_skipped_when_its_turn_comes(url: str) -> 
         await other.result(SOON)
         await (await send.defer(1)).result(SOON)
     assert Counter(event.end for event in finished) == {"returned": 3, "discarded": 1}
+
+
+@pytest.mark.usefixtures("clock")
+async def test_as_03_two_workers_race_on_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taskq.opening.connect", one_memory())
+    await test_limit_servers.test_as_03_two_workers_race_for_each_newsletter_and_one_of_them_sends("memory://")
 
 
 @pytest.mark.usefixtures("clock")

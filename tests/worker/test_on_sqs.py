@@ -1,4 +1,4 @@
-"""Where SQS carries jobs and a companion keeps the rest: looking into them, and limits between workers."""
+"""Where SQS carries jobs and a companion keeps the rest: looking into them, limits between workers, and stories."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.servers.fixtures import running as running
 from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import sqs as sqs
 from tests.servers.process import Process
-from tests.worker import test_explain, test_joblog, test_limit_servers
+from tests.worker import test_dead_workers, test_explain, test_joblog, test_limit_servers, test_stories
 
 pytestmark = pytest.mark.anyio
 
@@ -21,6 +21,8 @@ def url(sqs: Process, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 # Tests of other modules, with the fixture of this one.
+test_as_02 = test_dead_workers.test_as_02_a_newsletter_whose_worker_died_does_not_stay_at_sending
+test_as_18 = test_stories.test_as_18_a_job_does_not_start_after_the_moment_its_caller_named
 test_looks = test_explain.test_whoever_looks_at_workers_waits_for_them_and_not_for_a_time
 test_runs = test_explain.test_a_job_says_who_has_the_slots_and_who_runs_it
 test_group = test_explain.test_a_job_whose_group_is_full_names_who_holds_it

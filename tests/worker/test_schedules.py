@@ -46,10 +46,7 @@ async def verdicts(app: App, name: str) -> list[str]:
     return [decided.verdict for decided in (await app.schedules.find(name)).state.history]
 
 
-# AS-04: a job of twelve minutes, due every five, for an hour
-
-
-@pytest.mark.parametrize(
+AS_04 = pytest.mark.parametrize(
     ("options", "starts", "skipped"),
     [
         ({"overlap": "allow"}, [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55], 0),
@@ -59,6 +56,23 @@ async def verdicts(app: App, name: str) -> list[str]:
         ({"block_while_failed": True}, [0, 5, 10], 9),
     ],
 )
+"""A job of twelve minutes, due every five, for an hour: the minutes in which it starts, and how many ticks do not."""
+
+AS_47 = pytest.mark.parametrize(
+    ("options", "made_up"),
+    [
+        ({"misfire": "skip"}, []),
+        ({"misfire": "latest"}, ["05:15"]),
+        (
+            {"misfire": "all", "limit": 10},
+            ["03:00", "03:15", "03:30", "03:45", "04:00", "04:15", "04:30", "04:45", "05:00", "05:15"],
+        ),
+    ],
+)
+"""Due each quarter of an hour, with nobody there from 01:17 until 05:17, when the clocks go forward: what runs then."""
+
+
+@AS_04
 async def test_each_overlap_policy_starts_what_it_says_and_tells_every_decision(
     clock: VirtualClock, app: App, options: dict[str, Any], starts: list[int], skipped: int
 ) -> None:
@@ -249,17 +263,7 @@ async def test_what_a_job_of_a_tick_is_refused_for_stands_in_the_history(clock: 
 # Without a leader
 
 
-@pytest.mark.parametrize(
-    ("options", "made_up"),
-    [
-        ({"misfire": "skip"}, []),
-        ({"misfire": "latest"}, ["05:15"]),
-        (
-            {"misfire": "all", "limit": 10},
-            ["03:00", "03:15", "03:30", "03:45", "04:00", "04:15", "04:30", "04:45", "05:00", "05:15"],
-        ),
-    ],
-)
+@AS_47
 async def test_ten_workers_and_then_ten_others_fire_each_tick_once_over_an_outage_and_a_change_of_the_clocks(
     clock: VirtualClock, at: Any, options: dict[str, Any], made_up: list[str]
 ) -> None:

@@ -1,15 +1,11 @@
 """Old and new code side by side: what is newer waits for the new code, what is older is brought up to date."""
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from taskq import App, Retry
-from taskq.broker import Backend
-from taskq.connect import connect
 from taskq.errors import ConfigError, DecodeError
 from taskq.events import JobAgain, JobFinished
 from taskq.job import Job
@@ -20,7 +16,7 @@ from tests.servers.fixtures import server_logs as server_logs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_anywhere
-from tests.worker.moves import wait_until
+from tests.worker.moves import one_memory, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -64,25 +60,9 @@ def apps(
 ) -> tuple[App, App]:
     """Old and new code on the same queue."""
     if request.param == "memory":
-        monkeypatch.setattr("taskq.opening.connect", shared())
+        monkeypatch.setattr("taskq.opening.connect", one_memory())
     url = queue_anywhere(request, tmp_path)
     return old_code(url, done), new_code(url, done)
-
-
-def shared() -> Callable[[str], AbstractAsyncContextManager[Backend]]:
-    """``connect`` for two apps on one memory."""
-    opened: list[Backend] = []
-
-    @asynccontextmanager
-    async def connect_once(url: str) -> AsyncGenerator[Backend]:
-        if opened:
-            yield opened[0]
-            return
-        async with connect(url) as backend:
-            opened.append(backend)
-            yield backend
-
-    return connect_once
 
 
 @pytest.fixture

@@ -191,8 +191,12 @@ class Task(Generic[P, R]):
             enqueued = await member.client.enqueue(job, self._options.tx)
         else:
             enqueued = await member.client.collect(self._item(self.definition.collect, args, kwargs))
-        ref = JobRef(self.queue, enqueued.id)
-        return JobHandle(member.client, ref, member.decode, member.keep, added=enqueued.added)
+        return self.handle(enqueued.id, added=enqueued.added)
+
+    def handle(self, id: str, *, added: bool = True) -> JobHandle[R]:
+        """A handle of its job of this id, whoever deferred it."""
+        member = self._member
+        return JobHandle(member.client, JobRef(self.queue, id), member.decode, member.keep, added=added)
 
     def defer_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As :meth:`defer`, from code without an event loop; raises RuntimeError inside one."""

@@ -1,18 +1,18 @@
 """A batch in the hands of its producer, and of whoever waits for it."""
 
 import asyncio
-from collections.abc import AsyncIterable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Mapping, Sequence
 from datetime import timedelta
-from itertools import count
+from itertools import count, islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.call import Call, Chain, each
-from taskq.errors import BatchSealed, ConfigError, PartlyEnqueued, ResultNotReady, TaskqError
-from taskq.flow.members import Membership, numbered, ref_of
+from taskq.errors import BatchSealed, ConfigError, JobError, PartlyEnqueued, ResultNotReady, TaskqError
+from taskq.flow.members import Membership, all_of, numbered, ref_of
 from taskq.flow.record import (
     CHUNK,
     OPEN,
@@ -24,17 +24,31 @@ from taskq.flow.record import (
     check_key,
     chunk_key,
     failed_key,
+    names_of,
     read_record,
     report_of,
     sizes_of,
 )
 from taskq.flow.start import Host, prepare_all, refuse_member
+from taskq.handle import JobHandle
 from taskq.job import Job, JobRef
 from taskq.sequel import Plan
 from taskq.spread import Spread, later, offsets_of
 
+R = TypeVar("R")
+
 _SLOWEST = 1.0
 """Seconds between two looks of who waits for a batch."""
+_TOGETHER = 100
+"""Results asked for at once."""
+
+
+class Found(Protocol[R]):
+    """A task whose jobs can be asked after."""
+
+    def handle(self, id: str) -> JobHandle[R]:
+        """Its job of this id."""
+        ...
 
 
 class BatchStatus(Struct, frozen=True):
@@ -226,6 +240,18 @@ class Batch:
         members = (await self._host.store.get(failed_key(self.id))).members
         return [ref_of(self.id, member) for member in sorted(members) if not member.startswith("@")]
 
+    async def results(self, task: Found[R]) -> AsyncGenerator[R]:
+        """What its members returned, calls of this task, in the order in which they were added; a hundred in memory.
+
+        Who failed has no result: see :meth:`failures`. Raises ResultNotKept for a task that keeps none, and
+        ResultNotReady for a member that has not ended, or did so longer ago than results are kept.
+        """
+        names = names_of(await sizes_of(self._host.store, self.id))
+        while part := list(islice(names, _TOGETHER)):
+            for found in await all_of(_returned(task.handle(f"{self.id}.{name}")) for name in part):
+                for result in found:
+                    yield result
+
     # Ending it
 
     async def cancel(self) -> bool:
@@ -251,6 +277,14 @@ class Batch:
 
     async def _cancel_jobs(self, refs: Sequence[JobRef]) -> None:
         await self._host.cancel_many(refs)
+
+
+async def _returned(job: JobHandle[R]) -> Sequence[R]:
+    """Its result, if it has one."""
+    try:
+        return [await job.result(0)]
+    except JobError:
+        return []
 
 
 def _has_ended(record: Record) -> bool:

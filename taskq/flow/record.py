@@ -5,7 +5,7 @@ a key of its own. So the cost of an end does not grow with the batch, and worker
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -127,6 +127,20 @@ async def sizes_of(store: Store, id: str) -> Mapping[str, int]:
     """How many members each chunk has had that was ever begun."""
     parts = (part.partition("=") for part in (await store.get(parts_key(id))).members)
     return {chunk: int(size) for chunk, _, size in parts}
+
+
+def names_of(sizes: Mapping[str, int]) -> Iterator[str]:
+    """The members of these chunks: stream by stream, each in the order in which they were added."""
+    for chunk in sorted((chunk for chunk in sizes if "/" in chunk), key=_rank):
+        prefix, _, number = chunk.partition("/")
+        first = int(number) * CHUNK
+        yield from (f"{prefix}.{index}" for index in range(first, first + sizes[chunk]))
+
+
+def _rank(chunk: str) -> tuple[Sequence[tuple[int, str]], int]:
+    """Numbers count as such: ``0/10`` is behind ``0/9``."""
+    prefix, _, number = chunk.partition("/")
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in prefix.split(".")], int(number)
 
 
 async def report_of(store: Store, id: str) -> BatchReport:

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from taskq import App, Batch, BatchReport, Death, Discard, Retry, current, gather
-from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotReady
+from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, ResultNotReady
 from taskq.flow.members import RESUMED, numbered, numbered_behind
-from taskq.flow.record import CHUNK, chunk_key, failed_key, first_key
+from taskq.flow.record import CHUNK, chunk_key, failed_key, first_key, names_of
 from taskq.job import JobRef
 from taskq.outcome import Outcome, Raised, Returned, decide
 from taskq.sequel import plan_of
@@ -589,3 +589,45 @@ async def test_waiting_for_a_batch_has_its_time(office: Office) -> None:
             await batch.wait(0)
         assert await office.app.batch("unknown").status() is None
         assert not await office.app.batch("unknown").cancel()
+
+
+async def test_what_the_members_returned_is_collected_on_request(url: str) -> None:
+    app = App(url)
+
+    @app.task(name="halve", retry=1)
+    async def halve(n: int) -> int:
+        if n % 2:
+            raise ValueError(n)
+        batch = current().batch
+        if n == 2 and batch is not None:
+            await batch.add([halve.call(100)])
+        return n // 2
+
+    async with app:
+        async with app.batch("b") as batch:
+            await batch.add(halve.call(n) for n in range(9))
+            await batch.add([halve.call(14), halve.call(12)])
+            await batch.add([halve.options(delay=3600).call(20)], key="late")
+        await run_until_idle(app)
+        results = app.batch("b").results(halve)
+        with pytest.raises(ResultNotReady, match=r"b\.late\.0 has not ended"):
+            await anext(results)
+        late = halve.handle("b.late.0")
+        assert await late.cancel()
+        await run_until_idle(app)
+        assert [result async for result in app.batch("b").results(halve)] == [0, 1, 2, 3, 4, 50, 7, 6]
+
+
+async def test_results_of_a_task_that_keeps_none_are_refused(office: Office) -> None:
+    async with office.app:
+        async with office.batch() as batch:
+            await batch.add(office.calls(1))
+        await run_until_idle(office.app)
+        with pytest.raises(ResultNotKept, match=r"@task\(keep="):
+            await anext(batch.results(office.work))
+
+
+def test_members_are_named_in_the_order_in_which_they_were_added() -> None:
+    chunks = {"0/10": 1, "0/9": 2, "1/0": 1, "0.10/0": 1, "0.9/0": 1, "late/0": 1, "@inner": 1}
+
+    assert list(names_of(chunks)) == ["late.0", "0.9000", "0.9001", "0.10000", "0.9.0", "0.10.0", "1.0"]

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from taskq.broker import Backend
-from taskq.call import Call, each
-from taskq.errors import MissingCapability, TaskqError
+from taskq.call import Call, batched
+from taskq.errors import MissingCapability
 from taskq.job import Enqueued, Job
 
 PART = 1000
@@ -16,15 +18,18 @@ _LEAST = 250
 """Jobs that go as soon as no call is under way: enough for the server to work on while the next ones are prepared."""
 
 _TURN = 25
-"""Calls after which others have a turn, the part that is under way among them."""
+"""Calls that are prepared at a time; then others have a turn, the part that is under way among them."""
 
-Prepare = Callable[[Call[Any]], Awaitable[Job | TaskqError]]
+Prepared = Job | Enqueued
+"""A job for the broker, or why there is none."""
+
+Prepare = Callable[[Sequence[Call[Any]]], Awaitable[Sequence[Prepared]]]
 
 
 async def enqueue_in_parts(
     calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], backend: Backend, prepare: Prepare, joined: Any
 ) -> AsyncIterator[Sequence[Enqueued]]:
-    """Enqueue what ``prepare`` lets pass, and answer by parts; a call it refuses is answered with its error.
+    """Enqueue what ``prepare`` lets pass, and answer by parts, in order.
 
     Calls that name no transaction take part in ``joined``, if that is one. Outside of transactions one part is under
     way while the next one is prepared, which is 1.3 times as fast as one after the other; so a part goes when it is
@@ -32,15 +37,15 @@ async def enqueue_in_parts(
     """
     size = min(PART, backend.broker.traits.max_batch)
     least = min(_LEAST, size)
-    part: list[tuple[str, Job | TaskqError]] = []
+    part: list[Prepared] = []
     transaction: Any = joined
     under_way: asyncio.Task[Sequence[Enqueued]] | None = None
     try:
-        async for call in each(calls):
-            prepared = await prepare(call)
-            own = joined if call.transaction is None else call.transaction
+        async for named, some in _turns(calls, min(_TURN, size)):
+            prepared = await prepare(some)
+            own = joined if named is None else named
             idle = transaction is None and (under_way is None or under_way.done())
-            if len(part) >= (least if idle else size) or own is not transaction:
+            if own is not transaction or len(part) + len(some) > size or (idle and len(part) >= least):
                 if under_way is not None:
                     yield await under_way
                 under_way = asyncio.create_task(_enqueue(part, backend, transaction))
@@ -48,15 +53,23 @@ async def enqueue_in_parts(
                     # Whoever makes the calls may need its connection meanwhile.
                     await asyncio.wait({under_way})
                 part, transaction = [], own
-            if not len(part) % _TURN:
-                await asyncio.sleep(0)
-            part.append((call.job.id, prepared))
+            part += prepared
+            await asyncio.sleep(0)
         if under_way is not None:
             yield await under_way
         yield await _enqueue(part, backend, transaction)
     finally:
         if under_way is not None:
             await _end(under_way)
+
+
+async def _turns(
+    calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], size: int
+) -> AsyncIterator[tuple[Any, Sequence[Call[Any]]]]:
+    """Up to ``size`` calls at a time, with the transaction that all of them name."""
+    async for some in batched(calls, size):
+        for transaction, alike in groupby(some, attrgetter("transaction")):
+            yield transaction, [*alike]
 
 
 async def _end(under_way: "asyncio.Task[Sequence[Enqueued]]") -> None:
@@ -67,17 +80,12 @@ async def _end(under_way: "asyncio.Task[Sequence[Enqueued]]") -> None:
         under_way.exception()
 
 
-async def _enqueue(
-    part: Sequence[tuple[str, Job | TaskqError]], backend: Backend, transaction: Any
-) -> Sequence[Enqueued]:
-    jobs = [job for _, job in part if isinstance(job, Job)]
+async def _enqueue(part: Sequence[Prepared], backend: Backend, transaction: Any) -> Sequence[Enqueued]:
+    jobs = [job for job in part if isinstance(job, Job)]
     broker = backend.broker
     if transaction is not None:
         if backend.transactions is None:
             raise MissingCapability("tx=: this broker takes part in no transactions")
         broker = backend.transactions.join(transaction)
     answers = iter(await broker.enqueue(jobs) if jobs else ())
-    return [
-        next(answers) if isinstance(prepared, Job) else Enqueued(name, added=False, error=prepared)
-        for name, prepared in part
-    ]
+    return [next(answers) if isinstance(prepared, Job) else prepared for prepared in part]

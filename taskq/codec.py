@@ -27,11 +27,17 @@ class Codec:
 
     def encode(self, value: object) -> bytes:
         """Raises EncodeError naming the path of what cannot be sent."""
-        return self._encode(self._encoder, value)
+        try:
+            return self._encoder.encode(value)
+        except Exception as error:
+            raise self._unfit(value, error) from error
 
     def encode_canonical(self, value: object) -> bytes:
         """As :meth:`encode`, but equal values give equal bytes, whatever the order of their keys."""
-        return self._encode(self._canonical, value)
+        try:
+            return self._canonical.encode(value)
+        except Exception as error:
+            raise self._unfit(value, error) from error
 
     def decoder(self, type: Any) -> Callable[[bytes], Any]:
         """A function from bytes to a value of ``type``; it raises DecodeError and nothing else."""
@@ -62,12 +68,9 @@ class Codec:
                 )
         return shape
 
-    def _encode(self, encoder: msgspec.json.Encoder, value: object) -> bytes:
-        try:
-            return encoder.encode(value)
-        except Exception as error:
-            # Converters raise what they like.
-            raise EncodeError(self._explain(value, error)) from error
+    def _unfit(self, value: object, error: Exception) -> EncodeError:
+        """Any error will do: converters raise what they like."""
+        return EncodeError(self._explain(value, error))
 
     def _knows(self, type: Any) -> bool:
         return type in self._types or hasattr(type, "model_validate")
@@ -89,7 +92,7 @@ class Codec:
         for step, part in children(value):
             try:
                 self._encoder.encode(part)
-            except Exception as inner:  # noqa: BLE001 - as in _encode()
+            except Exception as inner:  # noqa: BLE001 - as in _unfit()
                 if len(path) < 500:
                     return self._explain(part, inner, path + step)
         where = path.lstrip(".") or "the value"

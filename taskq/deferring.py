@@ -1,16 +1,16 @@
 """From a call to the broker's answer: middleware, size, transaction, and the round trip."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from taskq.broker import Backend
-from taskq.bulk import enqueue_in_parts
+from taskq.bulk import Prepared, enqueue_in_parts
 from taskq.call import Call
 from taskq.collect import Item
 from taskq.context import running
-from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, TaskqError, Vetoed
+from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, Vetoed
 from taskq.events import Events, JobVetoed
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
@@ -44,7 +44,7 @@ class Deferring:
         """The job as the defer middleware leaves it; raises Vetoed and PayloadTooLarge."""
         if self._middleware:
             job = await self._pass(job)
-        _refuse_oversize(job, self._lives.here().door(job.queue).backend)
+        _refuse_oversize(job, self._lives.here().door(job.queue).backend.broker.traits.max_size)
         return job
 
     async def send(self, job: Job, tx: Any) -> Enqueued:
@@ -79,8 +79,8 @@ class Deferring:
         """``app.defer_each``."""
         offsets = offsets_of(spread)
 
-        async def prepare(call: Call[Any]) -> Job | TaskqError:
-            return await self._prepared(call, next(offsets))
+        async def prepare(some: Sequence[Call[Any]]) -> Sequence[Prepared]:
+            return await self._prepared(some, offsets)
 
         transaction, sending = self._open_transaction(self._lives.here())
         async for answers in enqueue_in_parts(calls, sending, prepare, transaction):
@@ -94,9 +94,9 @@ class Deferring:
         kept: list[Call[R]] = []
         offsets = offsets_of(spread)
 
-        async def prepare(call: Call[R]) -> Job | TaskqError:
-            kept.append(call)
-            return await self._prepared(call, next(offsets))
+        async def prepare(some: Sequence[Call[R]]) -> Sequence[Prepared]:
+            kept.extend(some)
+            return await self._prepared(some, offsets)
 
         transaction, sending = self._open_transaction(self._lives.here())
         parts = enqueue_in_parts(calls, sending, prepare, transaction)
@@ -137,15 +137,26 @@ class Deferring:
             self._events.emit(JobVetoed(task=job.task, reason=str(veto)))
             raise
 
-    async def _prepared(self, call: Call[Any], offset: float) -> Job | TaskqError:
-        try:
-            return await self.prepare(later(call.start(), offset))
-        except (Vetoed, PayloadTooLarge) as error:
-            return error
+    async def _prepared(self, calls: Sequence[Call[Any]], offsets: Iterator[float]) -> Sequence[Prepared]:
+        live = self._lives.here()
+        limits: dict[str, int] = {}
+        found: list[Prepared] = []
+        for call in calls:
+            job = later(call.start(), next(offsets))
+            try:
+                if self._middleware:
+                    job = await self._pass(job)
+                if job.queue not in limits:
+                    limits[job.queue] = live.door(job.queue).backend.broker.traits.max_size
+                _refuse_oversize(job, limits[job.queue])
+            except (Vetoed, PayloadTooLarge) as error:
+                found.append(Enqueued(call.job.id, added=False, error=error))
+            else:
+                found.append(job)
+        return found
 
 
-def _refuse_oversize(job: Job, backend: Backend) -> None:
-    limit = backend.broker.traits.max_size
+def _refuse_oversize(job: Job, limit: int) -> None:
     if len(job.body) > limit:
         raise PayloadTooLarge(
             f"task {job.task}: the call takes {len(job.body):,} bytes, the broker {limit:,}; "

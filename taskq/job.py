@@ -71,7 +71,7 @@ class Job(Struct, frozen=True, kw_only=True, gc=False):
         )
 
 
-class JobRef(Struct, frozen=True):
+class JobRef(Struct, frozen=True, gc=False):
     """Where a job is to be found: every look-up by one of these costs one round trip."""
 
     queue: str

@@ -20,6 +20,13 @@ TIMEOUT = "taskq-timeout"
 """Headers that carry a call's own retry limit and time-out to the worker."""
 
 
+def shared(definition: Definition, options: CallOptions) -> Job | None:
+    """What all these calls' jobs are but for id and body; None where an argument, or a call's own id, says more."""
+    if options.id or options.unique is not False or options.group is not False or definition.limits:
+        return None
+    return _job(definition, options, b"", None, None, options.group_limit)
+
+
 def make_job(
     definition: Definition,
     options: CallOptions,
@@ -45,6 +52,12 @@ def make_job(
             key = limit.store_key(definition.name, key_text(limit, definition.name, known, codec))
             if waits(limit):
                 group, group_limit = key, limit.n
+    return _job(definition, options, body, unique, group, group_limit)
+
+
+def _job(
+    definition: Definition, options: CallOptions, body: bytes, unique: str | None, group: str | None, group_limit: int
+) -> Job:
     return Job(
         id=options.id or new_id(),
         task=definition.name,

@@ -48,6 +48,7 @@ class Signature:
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         """What a call is taken to say where it says nothing."""
         self._simple = variadic == (None, None) and not self._only
+        self._whole = self._simple and self._required.issubset(self._positional)
         self.names = frozenset(p.name for p in parameters)
         fields: list[tuple[str, Any, Any]] = []
         annotations: dict[str, Any] = {**hints}
@@ -86,6 +87,8 @@ class Signature:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name, without defaults; raises EncodeError for a call the function would not take."""
+        if self._whole and not kwargs and len(args) == len(self._positional):
+            return dict(zip(self._positional, args, strict=False))
         if self._simple and len(args) <= len(self._positional):
             call = dict(zip(self._positional, args, strict=False))
             if not (kwargs and (not self.names.issuperset(kwargs) or not call.keys().isdisjoint(kwargs))):
@@ -114,15 +117,8 @@ class Signature:
 
     def encode(self, arguments: Mapping[str, Any]) -> bytes:
         """A call's body; raises EncodeError, with the argument's path, for what would not arrive as it was sent."""
-        try:
-            for name, shape in self._loose:
-                if name in arguments:
-                    refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
-            for name in self._dated:
-                if name in arguments:
-                    refuse_naive(arguments[name], f"{self.name}(): {name}")
-        except RecursionError as error:
-            raise EncodeError(f"{self.name}(): its arguments are nested too deeply, or contain themselves") from error
+        if self._loose or self._dated:
+            self._refuse_unfaithful(arguments)
         try:
             body = self._codec.encode({"v": WIRE_VERSION, "args": arguments})
         except EncodeError as error:
@@ -136,6 +132,17 @@ class Signature:
         except DecodeError as error:
             raise EncodeError(f"{self.name}(): {_readable(error)}") from error
         return body
+
+    def _refuse_unfaithful(self, arguments: Mapping[str, Any]) -> None:
+        try:
+            for name, shape in self._loose:
+                if name in arguments:
+                    refuse_unfaithful(arguments[name], shape, f"{self.name}(): {name}")
+            for name in self._dated:
+                if name in arguments:
+                    refuse_naive(arguments[name], f"{self.name}(): {name}")
+        except RecursionError as error:
+            raise EncodeError(f"{self.name}(): its arguments are nested too deeply, or contain themselves") from error
 
     def decode(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The positional and keyword arguments of a body; raises DecodeError and nothing else."""

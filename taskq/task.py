@@ -10,7 +10,7 @@ import anyio.to_thread
 import msgspec
 from msgspec import Struct
 
-from taskq.call import Call
+from taskq.call import Call, new_id
 from taskq.codec import Codec
 from taskq.collect import Collect, Item
 from taskq.debounce import Debounce, bounded
@@ -19,7 +19,7 @@ from taskq.errors import ConfigError, EncodeError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
-from taskq.making import make_job
+from taskq.making import make_job, shared
 from taskq.options import CallOptions, Options, filled, merge
 from taskq.outcome import Policy
 from taskq.signature import Signature
@@ -69,6 +69,7 @@ class Task(Generic[P, R]):
         self.definition = definition
         self._options = options
         self._home = home
+        self._shared: Job | None = None
         update_wrapper(self, definition.function)
 
     def __repr__(self) -> str:
@@ -259,7 +260,10 @@ class Task(Generic[P, R]):
     def _job(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job:
         signature = self._member.signature
         arguments = signature.bind(args, kwargs)
-        return self._made(arguments, signature.encode(arguments))
+        body = signature.encode(arguments)
+        if self._shared is not None:
+            return msgspec.structs.replace(self._shared, id=new_id(), body=body)
+        return self._made(arguments, body)
 
     def _made(self, arguments: Mapping[str, Any] | None, body: bytes) -> Job:
         member = self._member
@@ -287,4 +291,5 @@ class Task(Generic[P, R]):
         member = Membership(client, codec, signature, codec.decoder(signature.returns), keep, defaults)
         self._check(member)
         self._home.member = member
+        self._shared = shared(self.definition, self._options)
         return member

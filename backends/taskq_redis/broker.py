@@ -45,9 +45,9 @@ class RedisBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
-        if len(jobs) == 1 and await self._added_alone(jobs[0]):
-            return [Enqueued(jobs[0].id, True)]
-        answers: list[Enqueued] = [Enqueued(job.id, True) for job in jobs]
+        answers = [Enqueued(job.id, True) for job in jobs]
+        if not jobs or await self._added_plainly(jobs):
+            return answers
         chunks: list[Coroutine[Any, Any, None]] = []
         for partition, lines in self._lines(jobs, answers).items():
             for first, end in _chunks([len(jobs[at].body) for at, _ in lines]):
@@ -88,17 +88,26 @@ class RedisBroker:
 
     # Steps
 
-    async def _added_alone(self, job: Job) -> bool:
-        """Add a plain job at the least cost; False where there is more to say, and nothing has changed."""
-        if not is_plain(job) or len(job.body) > self._tools.settings.max_size:
+    async def _added_plainly(self, jobs: Sequence[Job]) -> bool:
+        """Add plain jobs of one place at the least cost; False where there is more to say, and nothing has changed."""
+        keys, encode, max_size = self._tools.keys, self._encode.encode, self._tools.settings.max_size
+        first = keys.partition(jobs[0])
+        alone = len(jobs) == 1
+        if not alone and (keys.count > 1 or len(jobs) > CHUNK or sum([len(job.body) for job in jobs]) > _CHUNK_BYTES):
             return False
-        keys = self._tools.keys
+        said: list[Argument] = []
+        queue = jobs[0].queue
         try:
-            call, known_keys = self._encode.encode((job.task, job.body)), keys.plain(keys.partition(job))
-            name = job.id.encode()
+            known_keys = keys.plain(first)
+            for job in jobs:
+                if job.queue != queue or len(job.body) > max_size or not is_plain(job):
+                    return False
+                said += (job.id.encode(), encode((job.task, job.body)))
         except (UnicodeEncodeError, BrokerRejected):
             return False
-        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, name, call) == 1
+        if not alone and len({*said[::2]}) < len(jobs):
+            return False
+        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, *said) == 1
 
     def _lines(self, jobs: Sequence[Job], answers: list[Enqueued]) -> dict[str, list[tuple[int, Line]]]:
         """The jobs as the script takes them, by partition; what is refused gets its answer here."""
@@ -136,8 +145,8 @@ class RedisBroker:
     ) -> None:
         scripts, keys = self._tools.scripts, self._tools.keys
         plain = [part for _, line in lines if len(line) == 2 for part in line]
-        # One that came by itself has been tried already.
-        all_plain = len(jobs) > 1 and len(plain) == 2 * len(lines) and len({*plain[::2]}) == len(lines)
+        # All of a call, at one place, have been tried already.
+        all_plain = len(lines) < len(jobs) and len(plain) == 2 * len(lines) and len({*plain[::2]}) == len(lines)
         if all_plain and await self._adding(scripts.enqueue_plain, keys.plain(partition), *plain) == 1:
             return
         packed = self._encode.encode([(name, text_of(call), *rest) for _, (name, call, *rest) in lines])

@@ -59,6 +59,8 @@ class Traits(Struct, frozen=True, kw_only=True):
     """Bytes of body; a larger job is refused with ``PayloadTooLarge``."""
     max_batch: int
     """Jobs in one call; the core sends larger sequences in parts."""
+    pipelined: bool = False
+    """Calls of ``enqueue`` go over one connection, so one that begins while another is under way comes behind it."""
 
 
 class Broker(Protocol):

@@ -125,7 +125,7 @@ def everywhere(own: Broker, brokers: Mapping[str, Broker], home: Home) -> Broker
         return await _apart(jobs, lambda job: home(job.queue), at)
 
     window = min(broker.traits.dedup_window for broker in brokers.values())
-    return Sending(own, replace(own.traits, dedup_window=window), enqueue)
+    return Sending(own, replace(own.traits, dedup_window=window, pipelined=False), enqueue)
 
 
 class HomeTransactions:

@@ -1,7 +1,8 @@
 """Many calls to few round trips, in bounded memory: one answer each, in order."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -32,35 +33,41 @@ async def enqueue_in_parts(
     """Enqueue what ``prepare`` lets pass, and answer by parts, in order.
 
     Calls that name no transaction take part in ``joined``, if that is one. Outside of transactions one part is under
-    way while the next one is prepared, which is 1.3 times as fast as one after the other; so a part goes when it is
-    full, and sooner when nothing is under way.
+    way while the next one is prepared, and another one behind it where that comes no sooner; so a part goes when it is
+    full, and sooner when fewer are under way.
     """
-    size = min(PART, backend.broker.traits.max_batch)
+    traits = backend.broker.traits
+    size = min(PART, traits.max_batch)
     least = min(_LEAST, size)
     part: list[Prepared] = []
     transaction: Any = joined
-    under_way: asyncio.Task[Sequence[Enqueued]] | None = None
+    under_way: deque[asyncio.Task[Sequence[Enqueued]]] = deque()
     try:
         async for named, some in _turns(calls, min(_TURN, size)):
             prepared = await prepare(some)
             own = joined if named is None else named
-            idle = transaction is None and (under_way is None or under_way.done())
+            most = 2 if traits.pipelined and transaction is None else 1
+            idle = transaction is None and sum(not task.done() for task in under_way) < most
             if own is not transaction or len(part) + len(some) > size or (idle and len(part) >= least):
-                if under_way is not None:
-                    yield await under_way
-                under_way = asyncio.create_task(_enqueue(part, backend, transaction))
+                while len(under_way) >= most:
+                    yield await under_way[0]
+                    under_way.popleft()
+                under_way.append(asyncio.create_task(_enqueue(part, backend, transaction)))
                 if transaction is not None:
                     # Whoever makes the calls may need its connection meanwhile.
-                    await asyncio.wait({under_way})
+                    await asyncio.wait(under_way)
                 part, transaction = [], own
             part += prepared
             await asyncio.sleep(0)
-        if under_way is not None:
-            yield await under_way
-        yield await _enqueue(part, backend, transaction)
+        while under_way and not traits.pipelined:
+            yield await under_way[0]
+            under_way.popleft()
+        under_way.append(asyncio.create_task(_enqueue(part, backend, transaction)))
+        while under_way:
+            yield await under_way[0]
+            under_way.popleft()
     finally:
-        if under_way is not None:
-            await _end(under_way)
+        await _end(under_way)
 
 
 async def _turns(
@@ -72,12 +79,15 @@ async def _turns(
             yield transaction, [*alike]
 
 
-async def _end(under_way: "asyncio.Task[Sequence[Enqueued]]") -> None:
-    """Nobody waits for its answer any more, not even for its error."""
-    under_way.cancel()
-    await asyncio.wait({under_way})
-    if not under_way.cancelled():
-        under_way.exception()
+async def _end(under_way: "Collection[asyncio.Task[Sequence[Enqueued]]]") -> None:
+    """Nobody waits for their answers any more, not even for an error."""
+    for task in under_way:
+        task.cancel()
+    if under_way:
+        await asyncio.wait(under_way)
+    for task in under_way:
+        if not task.cancelled():
+            task.exception()
 
 
 async def _enqueue(part: Sequence[Prepared], backend: Backend, transaction: Any) -> Sequence[Enqueued]:

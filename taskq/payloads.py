@@ -175,7 +175,7 @@ class CloakroomBroker:
         self._room = room
         self._away = away
         """What becomes of bodies whose jobs have ended."""
-        self._traits = replace(broker.traits, max_size=max(room.limit, broker.traits.max_size))
+        self._traits = replace(broker.traits, max_size=max(room.limit, broker.traits.max_size), pipelined=False)
 
     @property
     def traits(self) -> Traits:

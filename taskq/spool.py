@@ -127,6 +127,8 @@ class Spooling:
 
     def __init__(self, broker: Broker, file: SpoolFile) -> None:
         self._broker = broker
+        # Of two parts one could be taken, while the one before it goes to the file.
+        self._traits = msgspec.structs.replace(broker.traits, pipelined=False)
         self._file = file
         self._lock = asyncio.Lock()
         self._holds = asyncio.Event()
@@ -134,8 +136,8 @@ class Spooling:
 
     @property
     def traits(self) -> Traits:
-        """Those of the broker."""
-        return self._broker.traits
+        """Those of the broker, one call at a time."""
+        return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """As the broker does; while that is out of reach each job is added to the file, or refused with SpoolFull."""

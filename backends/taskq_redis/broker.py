@@ -45,8 +45,11 @@ class RedisBroker:
         return self._traits
 
     async def enqueue(self, jobs: Sequence[Job]) -> list[Enqueued]:
+        if len(jobs) == 1 and await self._added_alone(jobs[0]):
+            return [Enqueued(jobs[0].id, True)]
+        added = len(jobs) > 1 and await self._added_together(jobs)
         answers = [Enqueued(job.id, True) for job in jobs]
-        if not jobs or await self._added_plainly(jobs):
+        if added:
             return answers
         chunks: list[Coroutine[Any, Any, None]] = []
         for partition, lines in self._lines(jobs, answers).items():
@@ -88,26 +91,38 @@ class RedisBroker:
 
     # Steps
 
-    async def _added_plainly(self, jobs: Sequence[Job]) -> bool:
-        """Add plain jobs of one place at the least cost; False where there is more to say, and nothing has changed."""
-        keys, encode, max_size = self._tools.keys, self._encode.encode, self._tools.settings.max_size
-        first = keys.partition(jobs[0])
-        alone = len(jobs) == 1
-        if not alone and (keys.count > 1 or len(jobs) > CHUNK or sum([len(job.body) for job in jobs]) > _CHUNK_BYTES):
+    async def _added_alone(self, job: Job) -> bool:
+        """Add a plain job at the least cost; False where there is more to say, and nothing has changed."""
+        if not is_plain(job) or len(job.body) > self._tools.settings.max_size:
             return False
-        said: list[Argument] = []
-        queue = jobs[0].queue
+        keys = self._tools.keys
         try:
-            known_keys = keys.plain(first)
-            for job in jobs:
-                if job.queue != queue or len(job.body) > max_size or not is_plain(job):
-                    return False
-                said += (job.id.encode(), encode((job.task, job.body)))
+            call, known_keys = self._encode.encode((job.task, job.body)), keys.plain(keys.partition(job))
+            name = job.id.encode()
         except (UnicodeEncodeError, BrokerRejected):
             return False
-        if not alone and len({*said[::2]}) < len(jobs):
+        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, name, call) == 1
+
+    async def _added_together(self, jobs: Sequence[Job]) -> bool:
+        """The same for plain jobs of one queue that one script call takes."""
+        tools, encode, queue = self._tools, self._encode.encode, jobs[0].queue
+        if tools.keys.count > 1 or len(jobs) > CHUNK:
             return False
-        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, *said) == 1
+        said: list[Argument] = []
+        size, max_size = 0, tools.settings.max_size
+        try:
+            known_keys = tools.keys.plain(queue)
+            for job in jobs:
+                body = job.body
+                size += len(body)
+                if job.queue != queue or len(body) > max_size or size > _CHUNK_BYTES or not is_plain(job):
+                    return False
+                said += (job.id.encode(), encode((job.task, body)))
+        except (UnicodeEncodeError, BrokerRejected):
+            return False
+        if len({*said[::2]}) < len(jobs):
+            return False
+        return await self._adding(tools.scripts.enqueue_plain, known_keys, *said) == 1
 
     def _lines(self, jobs: Sequence[Job], answers: list[Enqueued]) -> dict[str, list[tuple[int, Line]]]:
         """The jobs as the script takes them, by partition; what is refused gets its answer here."""

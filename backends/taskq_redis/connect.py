@@ -118,6 +118,7 @@ def _traits(found: Standing, chosen: Settings) -> Traits:
         exact_attempts=True,
         max_size=chosen.max_size,
         max_batch=_BATCH,
+        pipelined=True,
     )
     if chosen.wait_replicas:
         return replace(traits, durability="replicated")

@@ -35,6 +35,10 @@ class Tap:
         self.open.set()
         self.arrived = anyio.Event()
         """Set when an enqueue comes."""
+        self.pipelined = False
+        """Whether the broker says that it is."""
+        self.waiting = 0
+        """Calls of enqueue that wait now."""
         self.answering = anyio.Event()
         """What was settled is answered when it is set."""
         self.answering.set()
@@ -84,11 +88,13 @@ class TappedBroker:
 
     @property
     def traits(self) -> Traits:
-        return self._broker.traits
+        return replace(self._broker.traits, pipelined=self._tap.pipelined)
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         self._tap.arrived.set()
+        self._tap.waiting += 1
         await self._tap.open.wait()
+        self._tap.waiting -= 1
         self._tap.come()
         there = [job for job in jobs if job.queue not in self._tap.away]
         answers = iter(await self._broker.enqueue(there))

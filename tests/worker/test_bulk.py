@@ -57,14 +57,38 @@ async def test_a_part_is_under_way_while_the_next_one_is_prepared(tap: Tap) -> N
         assert [job.arguments["n"] for job in await deferred(app)] == list(range(2_500))
 
 
-async def test_a_bulk_defer_that_fails_leaves_no_part_under_way(tap: Tap) -> None:
-    app = App("memory://")
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_a_second_part_goes_behind_the_first_where_that_keeps_their_order(tap: Tap, pipelined: bool) -> None:
+    app, tap.pipelined = App("memory://"), pipelined
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async def calls() -> AsyncIterator[Call[None]]:
+        for n in range(2_500):
+            if n == 1_200:
+                await anyio.wait_all_tasks_blocked()
+                assert tap.waiting == (2 if pipelined else 1)
+                tap.open.set()
+            yield note.call(n)
+
+    async with app:
+        tap.open = anyio.Event()
+        handles = await app.defer_many(calls())
+        assert tap.sizes("enqueue")[: 1 + pipelined] == [250] * (1 + pipelined)
+        assert [job.arguments["n"] for job in await deferred(app)] == list(range(2_500))
+        assert [handle.id for handle in handles] == [job.record.job.id for job in await deferred(app)]
+
+
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_a_bulk_defer_that_fails_leaves_no_part_under_way(tap: Tap, pipelined: bool) -> None:
+    app, tap.pipelined = App("memory://"), pipelined
 
     @app.task
     async def note(n: int) -> None: ...
 
     def calls() -> Iterator[Call[None]]:
-        yield from map(note.call, range(400))
+        yield from map(note.call, range(700 if pipelined else 400))
         raise ValueError("no more")
 
     async with app:

@@ -42,7 +42,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     async with AsyncExitStack() as stack:
         servers, found = await _found(target, chosen)
         stack.push_async_callback(_shielded, servers)
-        standing.check(found, target.name, waits_for_disk=chosen.wait_disk)
+        standing.check(found, target.name, waits_for_disk=chosen.wait_disk, wait_replicas=chosen.wait_replicas)
         keys, loaded = Keys(chosen.namespace, chosen.partitions), scripts.load()
         client = Client(servers, target.name)
         tools = Tools(client, loaded, keys, chosen, found.clustered)

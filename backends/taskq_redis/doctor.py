@@ -35,7 +35,7 @@ def doctor(servers: Servers, name: str, chosen: Settings) -> Doctor:
                         _persistence(found, info, chosen),
                         _eviction(found, info),
                         _memory(info),
-                        _replicas(info, chosen),
+                        _replicas(found, chosen),
                         _connections(info),
                         _clock(info, time.time()),
                     )
@@ -105,8 +105,8 @@ def _memory(info: Mapping[str, str]) -> Finding:
     return Finding("memory", "ok", message)
 
 
-def _replicas(info: Mapping[str, str], chosen: Settings) -> Finding:
-    there, wanted = int(info.get("connected_slaves", 0)), chosen.wait_replicas
+def _replicas(found: Standing, chosen: Settings) -> Finding:
+    there, wanted = found.replicas, chosen.wait_replicas
     message = f"{there} connected, wait_replicas={wanted}"
     if there < wanted:
         return Finding("replicas", "error", f"{message}: every defer fails", "start replicas, or lower wait_replicas")

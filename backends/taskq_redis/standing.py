@@ -36,6 +36,8 @@ class Standing(Struct, frozen=True, kw_only=True):
     """Its ``maxmemory-policy``; ``noeviction`` where it has no ``maxmemory``."""
     clients: tuple[int, int] = (1, 10_000)
     """How many there are, the one that asks among them, and how many there may be."""
+    replicas: int = 0
+    """How many are connected."""
 
     @property
     def durability(self) -> Durability:
@@ -57,6 +59,7 @@ async def look(lane: Lane) -> Standing:
         appendfsync=appendfsync,
         eviction=eviction,
         clients=clients(told),
+        replicas=int(told.get("connected_slaves", 0)),
     )
 
 
@@ -81,11 +84,12 @@ def weakest(standings: Sequence[Standing]) -> Standing:
         appendfsync=min((standing.appendfsync for standing in standings), key=_FSYNCS.index),
         eviction=min((standing.eviction for standing in standings), key=_safety),
         clients=min((standing.clients for standing in standings), key=lambda one: one[1] - one[0]),
+        replicas=min(standing.replicas for standing in standings),
     )
 
 
-def check(standing: Standing, name: str, *, waits_for_disk: bool = False) -> None:
-    """Refuse servers that are too old or would run out of connections, and say what a full one may throw away."""
+def check(standing: Standing, name: str, *, waits_for_disk: bool = False, wait_replicas: int = 0) -> None:
+    """Refuse servers that are too old or would run out of connections; say what else they lack."""
     if standing.version < FLOOR:
         shown = ".".join(map(str, standing.version))
         raise BrokerRejected(f"{name}: this is Redis {shown}; taskq needs Redis 7.0 or Valkey 7.2, or newer")
@@ -99,6 +103,13 @@ def check(standing: Standing, name: str, *, waits_for_disk: bool = False) -> Non
         raise BrokerRejected(
             f"{name}: wait_disk needs Redis 7.2, Valkey 7.2, or newer, with appendonly yes and appendfsync everysec or "
             "always: set them, or do without it"
+        )
+    if standing.replicas < wait_replicas:
+        _log.warning(
+            "%s: %d of the %d replicas that wait_replicas asks for are connected: until they are, every defer fails",
+            name,
+            standing.replicas,
+            wait_replicas,
         )
     if standing.eviction.startswith("allkeys-"):
         _log.warning(

@@ -47,12 +47,14 @@ async def test_a_server_without_the_connections_of_a_worker_refuses_to_open(tmp_
                 await found(server.url)
 
 
-async def test_replicas_that_are_waited_for_have_to_be_there(tmp_path: Path) -> None:
+async def test_replicas_that_are_waited_for_have_to_be_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with valkey.watched(tmp_path, sentinels=1) as watched:
         (one, two, none) = [
             (await found(watched.master.url, wait_replicas=wanted))["replicas"].level for wanted in (1, 2, 0)
         ]
         assert (one, two, none) == ("ok", "error", "warning")
+    (told,) = [record.message for record in caplog.records if record.name == "taskq.redis"]
+    assert "1 of the 2 replicas that wait_replicas asks for are connected" in told
 
 
 async def test_each_node_of_a_cluster_is_examined(valkey_cluster: list[Process]) -> None:

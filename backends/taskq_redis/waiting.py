@@ -7,8 +7,8 @@ from typing import Any
 
 from taskq_redis.listener import Bell, Listener
 
-LOOK = 2.0
-"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at half a command a second: so
+LOOK = 2.5
+"""Seconds between looks of a fetch that is told nothing: what a lost message costs, at two commands in five: so
 many for each call that a look takes."""
 
 DEAF = 0.5

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 LONG = "TASKQ_TEST_LONG" in os.environ
 
-PERIOD = 120.0 if LONG else 6.0
+PERIOD = 60.0 if LONG else 6.0
 """Seconds of idleness that are counted."""
 
 HEAD = """# What a worker costs Redis, and how soon it starts
@@ -68,8 +68,8 @@ async def test_as_31_an_idle_worker_sends_a_command_a_second_and_starts_a_job_at
             await anyio.sleep(PERIOD)  # how much is sent in a time is what this is about
             took, count = anyio.current_time() - began, sent(nodes) - before
             row("pace-redis", HEAD, {"shown": f"{count} commands in {took:.0f} s of idleness"})
-            # What has a period of its own may fall into it once more.
-            assert count <= took + 1
+            # What has a period of its own may fall into a short time once more.
+            assert count <= took + (not LONG)
             await tasks[1].defer("second")
             await wait_until(lambda: ran == ["first", "second"])
 

@@ -29,9 +29,9 @@ def fails(n: int) -> bool:
     return n % 33 == 7
 
 
-def kills(n: int) -> bool:
+def kills(n: int, every: int) -> bool:
     """One of so many, when it runs for the first time."""
-    return n % KILLS_EVERY == 13
+    return n % every == 13
 
 
 def resident() -> int:
@@ -39,8 +39,8 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def declare(app: App, directory: Path) -> None:
-    """The tasks; a client declares them, too, and runs none."""
+def declare(app: App, directory: Path, every: int = KILLS_EVERY) -> None:
+    """The tasks, one call of ``every`` of which kills; a client declares them, too, and runs none."""
 
     def note(file: str, line: object) -> None:
         with (directory / file).open("a") as lines:
@@ -56,7 +56,7 @@ def declare(app: App, directory: Path) -> None:
     @app.task(name="send", retry=1, max_losses=UNLUCKY, idempotent=True)
     async def send(n: int) -> None:
         note("runs", n)
-        if kills(n):
+        if kills(n, every):
             die_once(f"member-{n}")
         await asyncio.sleep(TAKES)
         if fails(n):
@@ -95,7 +95,7 @@ def declare(app: App, directory: Path) -> None:
 async def main(directory: Path) -> None:
     """Work until stdin ends, or something kills this process."""
     app = App()
-    declare(app, directory)
+    declare(app, directory, int(os.environ["KILLS_EVERY"]))
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), os._exit, 3)
     await app.run_worker()
 

@@ -190,6 +190,9 @@ class CompanionBroker:
                 if row is None or row.life != carried.life or not row.live:
                     # Whoever ended it may have died before it was struck off.
                     await self._rows.leave("live", [Row(life=carried.life, state="ended", job=job)])
+                if row is not None and row.life == carried.life and row.state == "dead":
+                    # Or before it was noted.
+                    await self._rows.enter("dead", [row], time_to_live(row, now))
                 if job.group is not None:
                     # Whoever ended it may have died before its place went to the next.
                     await self.sender.give(job)
@@ -235,9 +238,8 @@ class CompanionBroker:
     async def _after(self, ends: Sequence[End]) -> None:
         """What follows from ends that are written down."""
         over = [end for end in ends if not isinstance(end.settlement, Nack)]
-        dead = [end for end in ends if isinstance(end.settlement, DeadLetter)]
-        steps: list[Awaitable[object]] = [self._rows.enter("dead", [end.after], _kept(end)) for end in dead]
-        steps += starmap(self._rows.count, Counter(end.after.called.queue for end in dead).items())
+        dead = Counter(end.after.called.queue for end in over if isinstance(end.settlement, DeadLetter))
+        steps: list[Awaitable[object]] = [*starmap(self._rows.count, dead.items())]
         if over:
             steps += map(self._strike_off, _by_group(over))
         steps.append(self._rows.leave("leased", (end.before for end in ends)))
@@ -259,8 +261,12 @@ class CompanionBroker:
         await self._let_go([end])
 
     async def _strike_off(self, ends: Sequence[End]) -> None:
-        """They are no longer live; the message reminds of that, too, until it is deleted."""
-        await self._rows.leave("live", (end.before for end in ends))
+        """They are no longer live, but perhaps dead letters; the message reminds of that, too, until it is deleted."""
+        dead = [end for end in ends if isinstance(end.settlement, DeadLetter)]
+        await asyncio.gather(
+            self._rows.leave("live", (end.before for end in ends)),
+            *(self._rows.enter("dead", [end.after], time_to_live(end.after, end.now)) for end in dead),
+        )
         await self._let_go(ends)
 
     async def _let_go(self, ends: Sequence[End]) -> None:
@@ -308,11 +314,6 @@ def _by_group(ends: Sequence[End]) -> list[list[End]]:
 
 def _unseen(leased: Row, row: Row | None, _now: float) -> tuple[Row | None, bool]:
     return moves.unseen(row, leased)
-
-
-def _kept(end: End) -> float:
-    """How long a dead letter is noted."""
-    return time_to_live(end.after, end.now)
 
 
 def _delivery(row: Row, now: float) -> Delivery:

@@ -1,7 +1,7 @@
 """What becomes of jobs when one half of a pair fails in the middle of a call."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from math import inf
 
 import anyio
@@ -12,7 +12,7 @@ from taskq.broker import Backend, Broker, Traits
 from taskq.companion import pair
 from taskq.errors import BrokerUnavailable
 from taskq.events import JobRepeated
-from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Settlement
+from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, JobRef, Lease, Settlement
 from taskq.memory import connect
 from taskq.store import Entry, Store
 from taskq.testing.clock import VirtualClock
@@ -160,6 +160,28 @@ async def test_a_job_whose_worker_died_as_it_was_settled_is_not_counted_for_ever
     await ack(backend.broker, *await take(backend.broker, "q"))
     await anyio.sleep(SHORT)
     assert [(line.ready, line.leased) for line in await backend.admin.stats(["q"])] == [(0, 0)]
+
+
+async def test_wherever_a_worker_dies_as_it_sets_a_job_aside_the_dead_letter_is_listed(pairs: Pairs) -> None:
+    backend = await pairs.open()
+    (store,) = pairs.stores
+    assert backend.admin is not None
+    for calls in range(30):
+        await add(backend.broker, a_job("q", f"{calls}"))
+        delivery = await take_one(backend.broker, "q", lease=SHORT)
+        store.left = calls
+        with suppress(BrokerUnavailable):
+            await backend.broker.settle([DeadLetter(delivery.receipt, b"", LONG)])
+        away, store.left = store.left < 0, inf
+        # Its message comes again, or the job does.
+        await anyio.sleep(2 * SHORT)
+        for again in await backend.broker.fetch(["q"], 1, lease=SHORT, wait=0):
+            await backend.broker.settle([DeadLetter(again.receipt, b"", LONG)])
+        dead = await backend.admin.list_jobs("q", "dead", after=None, limit=100)
+        assert {record.job.id for record in dead} == {f"q-{number}" for number in range(calls + 1)}
+        if not away:
+            return
+    pytest.fail("a settlement takes fewer calls of the store")
 
 
 async def test_two_messages_of_one_job_run_it_once(pairs: Pairs) -> None:

@@ -142,19 +142,6 @@ def never_held_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Membership, "open", sealed)
 
 
-def left_by_who_had_returned(patch: pytest.MonkeyPatch) -> None:
-    """A member that had returned counts as failed when its repeated run fails."""
-
-    async def as_it_comes(_self: Effects, _run: Run, decision: Decision) -> Decision:
-        return decision
-
-    async def nothing(_self: Effects, _run: Run) -> None:
-        return None
-
-    patch.setattr(Effects, "_counting", as_it_comes)
-    patch.setattr(Effects, "_returned_before", nothing)
-
-
 PLANTED: Sequence[Plant] = [
     ack_first,
     mark_before_effect,
@@ -166,12 +153,10 @@ PLANTED: Sequence[Plant] = [
     enqueued_before_joining,
     never_held_open,
 ]
-RARE: Sequence[Plant] = [left_by_who_had_returned]
-"""Takes too many worlds for every day; tests/flow/test_batches.py has the one course of events that shows it."""
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("plant", [*PLANTED, *(RARE if LONG else [])], ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_found_by_the_same_seeds(plant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch)
 

@@ -218,9 +218,14 @@ BEGIN
 END
 $$;
 
--- Tell whoever waits for a job of these queues, at the commit: once a queue.
-CREATE FUNCTION {schema}.tell(queues text[]) RETURNS void LANGUAGE sql AS $$
-  SELECT {schema}.say(array_agg(DISTINCT 'q' || queue)) FROM unnest(queues) AS queue WHERE octet_length(queue) < 7000
+-- Tell whoever waits for a job of these queues, at the commit: once a queue. Under say's condition.
+CREATE FUNCTION {schema}.tell(queues text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF pg_notification_queue_usage() < 0.5 THEN
+    PERFORM pg_notify('{channel}', 'q' || queue) FROM unnest(queues) AS queue
+    WHERE octet_length(queue) < 7000 GROUP BY queue;
+  END IF;
+END
 $$;
 
 -- As enqueue, in two transactions of its own: one that others see at once, and one that waits for the disk.

@@ -4,12 +4,10 @@ CREATE FUNCTION {schema}.entries_read() RETURNS bigint LANGUAGE sql AS $$
     + pg_stat_get_xact_tuples_returned('{schema}.jobs_timed'::regclass)
 $$;
 
--- Lock the first jobs of a line that nobody else holds; returns where they are, in the order of delivery, and since when
--- each can be leased.
---
--- With a mark the line is not walked from its start: see marked(). The plans are fixed by fetch, the only caller.
+-- Lock the first plain jobs of a line that nobody else holds, from a mark on: see marked(). Returns where they are, in the
+-- order of delivery, and since when each can be leased. The plans are fixed by fetch, the only caller.
 CREATE FUNCTION {schema}.front(
-  line text, in_groups boolean, wanted integer, moment float8, mark jsonb,
+  line text, wanted integer, moment float8, mark jsonb,
   OUT places tid[], OUT since float8[], OUT priorities integer[], OUT dues float8[], OUT seqs bigint[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -29,7 +27,7 @@ BEGIN
     INTO more FROM (
       SELECT ctid, coalesce(held_until, was_due, due) AS since, priority, due, seq FROM {schema}.jobs
       WHERE queue = line AND state = 'ready' AND (held_until IS NULL OR held_until <= moment)
-        AND (in_groups OR grp IS NULL) AND priority < above AND priority > below
+        AND grp IS NULL AND priority < above AND priority > below
       ORDER BY priority DESC, due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
     places := places || more.places; since := since || more.since; priorities := priorities || more.priorities;
@@ -42,7 +40,7 @@ BEGIN
     INTO more FROM (
       SELECT ctid, coalesce(held_until, was_due, due) AS since, priority, due, seq FROM {schema}.jobs
       WHERE queue = line AND state = 'ready' AND (held_until IS NULL OR held_until <= moment)
-        AND (in_groups OR grp IS NULL) AND priority = below AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
+        AND grp IS NULL AND priority = below AND (due, seq) >= ((rung ->> 1)::float8, (rung ->> 2)::bigint)
       ORDER BY due, seq LIMIT wanted - cardinality(places) FOR UPDATE SKIP LOCKED
     ) AS found;
     places := places || more.places; since := since || more.since; priorities := priorities || more.priorities;
@@ -151,7 +149,9 @@ DECLARE
   name text;
   served text[] := '{}';
   mark jsonb;
-  moved record;
+  behind float8;
+  reached float8;
+  oldest float8;
   first record;
   next jsonb := coalesce(marks, '{}');
   entries bigint := {schema}.entries_read();
@@ -174,17 +174,38 @@ BEGIN
     EXIT WHEN missing <= 0;
     mark := marks -> line;
     in_groups := line = ANY (grouped);
-    SELECT * INTO moved
-    FROM {schema}.promote(line, in_groups, moment, coalesce((mark ->> 'reached')::float8, '-infinity'));
+    behind := coalesce((mark ->> 'reached')::float8, '-infinity');
+    reached := moment;
+    oldest := NULL;
+    -- Most fetches find that time has moved nothing, and a call costs 30 µs more than a look.
+    IF EXISTS (
+      SELECT FROM {schema}.jobs AS j
+      WHERE j.queue = line AND j.state IN ('later', 'leased') AND j.due > behind AND j.due <= moment
+    ) THEN
+      SELECT p.reached, p.oldest INTO reached, oldest FROM {schema}.promote(line, in_groups, moment, behind) AS p;
+    END IF;
     portion := missing;
     LOOP
-      SELECT * INTO first
-      FROM {schema}.front(line, in_groups, least(portion, missing), moment, CASE WHEN NOT in_groups THEN mark END);
+      IF mark IS NULL OR in_groups THEN
+        -- From its start, as most fetches do, which front would do, too, at 20 µs more.
+        SELECT
+          coalesce(array_agg(ctid), '{}') AS places, array_agg(since) AS since, array_agg(priority) AS priorities,
+          array_agg(due) AS dues, array_agg(seq) AS seqs
+        INTO first FROM (
+          SELECT ctid, coalesce(held_until, was_due, due) AS since, priority, due, seq FROM {schema}.jobs
+          WHERE queue = line AND state = 'ready' AND (held_until IS NULL OR held_until <= moment)
+            AND (in_groups OR grp IS NULL)
+          ORDER BY priority DESC, due, seq LIMIT least(portion, missing) FOR UPDATE SKIP LOCKED
+        ) AS found;
+      ELSE
+        SELECT * INTO first FROM {schema}.front(line, least(portion, missing), moment, mark);
+      END IF;
       taken := cardinality(first.places);
       exhausted := taken < least(portion, missing);
       passed := {schema}.entries_read() - entries - (wanted - missing) - taken;
       -- Whoever comes passes over the leases that stand in the line: at most a few times what is fetched.
       stays := NOT in_groups AND mark IS NULL AND passed <= 4 * taken;
+      EXIT WHEN taken = 0 AND NOT in_groups;
       IF in_groups THEN
         SELECT many, following INTO taken, following FROM {schema}.independent(line, first.places, first.priorities);
         portion := CASE WHEN following IS NULL THEN least(2 * portion, wanted) ELSE taken END;
@@ -224,7 +245,7 @@ BEGIN
     IF marks IS NOT NULL OR passed > 2000 THEN
       -- A line with groups is walked from its start: a member that comes to stand in it was due long ago.
       next := next || jsonb_build_object(line, {schema}.marked(
-        mark, moment, moved.reached, moved.oldest, exhausted, CASE WHEN NOT in_groups THEN first.priorities END,
+        mark, moment, reached, oldest, exhausted, CASE WHEN NOT in_groups THEN first.priorities END,
         CASE WHEN NOT in_groups THEN first.dues END, CASE WHEN NOT in_groups THEN first.seqs END
       ));
     END IF;

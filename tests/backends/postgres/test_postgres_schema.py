@@ -149,9 +149,9 @@ class TestPlans:
         # What the update answers has an order only by this: each place in turn leads to its row.
         assert re.search(r"Nested Loop .*Function Scan on front .*Tid Scan on", claim, re.DOTALL)
         assert re.search(r"Rows Removed by Filter|Seq Scan|Hash|Merge", claim) is None
-        (promotion,) = [plan for plan in plans if "found" in plan and "'later'" in plan]
-        assert "Index Scan using jobs_timed" in promotion
-        assert re.search("Seq Scan|Sort", promotion) is None
+        look, promotion = [plan for plan in plans if "jobs_timed" in plan]
+        assert "found" in promotion
+        assert re.search("Rows Removed by Filter|Seq Scan|Sort", look + promotion) is None
 
     async def test_a_plan_made_for_an_empty_table_does_not_stay(
         self, direct: "asyncpg.Connection[asyncpg.Record]", schema: str
@@ -190,7 +190,7 @@ async def _fill(connection: "asyncpg.Connection[asyncpg.Record]", schema: str) -
         SELECT n, n, n % 7, CASE n % 10 WHEN 0 THEN 'later' WHEN 1 THEN 'leased' WHEN 2 THEN 'dead' ELSE 'ready' END,
           'q' || n % 3, lpad(n::text, 6, '0'), 'task', ''
         FROM generate_series(1, {JOBS}) AS n;
-        UPDATE {schema}.jobs SET due = due + 1e10 WHERE state IN ('later', 'leased');
+        UPDATE {schema}.jobs SET due = due + 1e10 WHERE state IN ('later', 'leased') AND seq > 10;
         ANALYZE {schema}.jobs;
         """  # noqa: S608
     )

@@ -168,6 +168,9 @@ async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(p
     lock = "SELECT pg_advisory_{}lock(hashtext($1))"
     deliveries: list[Delivery] = []
     async with connect(postgres.url, schema=schema, migrate=True) as backend, plain(postgres.url) as direct:
+        # Of less priority, and due: only what time has moved leads there.
+        await backend.broker.enqueue([Job(id="early", task="task", body=b"{}", priority=-1, delay=60)])
+        await direct.execute(f"UPDATE {schema}.jobs SET due = 0")  # noqa: S608
         await direct.execute(stop)
         await direct.execute(lock.format(""), schema)
 
@@ -183,6 +186,7 @@ async def test_what_came_while_a_fetch_was_under_way_is_due_when_it_is_fetched(p
             await backend.broker.enqueue([Job(id="late", task="task", body=b"{}")])
             await direct.execute(lock.format("un"), schema)
     (delivery,) = deliveries
+    assert delivery.job.id == "late"
     assert delivery.due <= delivery.now
 
 

@@ -1,6 +1,6 @@
 """The four verbs: each is one script call for every queue and thousand jobs, all of a call in one write."""
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from msgspec import msgpack
@@ -35,7 +35,7 @@ class RedisBroker:
         self._tools = tools
         self._traits = traits
         self._encode = msgpack.Encoder()
-        self._fetching = Fetching(tools, listener, self.settle)
+        self._fetching = Fetching(tools, listener, self._give_back)
         self.rouse = self._fetching.rouse
         """End the fetches that wait."""
         self.close = self._fetching.close
@@ -65,15 +65,31 @@ class RedisBroker:
         return await self._fetching.fetch(queues, limit, lease=lease, wait=wait)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        answers: list[bool | None] = [False] * len(settlements)
-        parts = await by_queue(self._tools, [settlement.receipt for settlement in settlements])
+        receipts = [settlement.receipt for settlement in settlements]
+        return await self._settle(receipts, lambda at, token, job: settlement_of(job, token, settlements[at]))
+
+    async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
+        return await extend(self._tools, receipts, lease)
+
+    # Steps
+
+    async def _give_back(self, receipts: Sequence[str]) -> None:
+        """Whom these were leased to never had them: they stand where they stood before."""
+        await self._settle(receipts, lambda _at, token, job: (job, token, "back"))
+
+    async def _settle(
+        self, receipts: Sequence[str], settlement: Callable[[int, str, str], tuple[object, ...]]
+    ) -> list[bool]:
+        """``settlement`` is what the script is told of each, by its number, its token and its job."""
+        answers: list[bool | None] = [False] * len(receipts)
+        parts = await by_queue(self._tools, receipts)
         for _, found in parts:
             for at, _, _ in found:
                 answers[at] = None
         script, window = self._tools.scripts.settle, microseconds(self._tools.settings.dedup_window)
 
         async def settle(queue: str, found: Sequence[tuple[int, str, str]]) -> None:
-            packed = self._encode.encode([settlement_of(job, token, settlements[at]) for at, token, job in found])
+            packed = self._encode.encode([settlement(*one) for one in found])
             said = await self._tools.client.run(script, self._tools.keys.queue(queue), packed, window)
             for (at, _, _), answer in zip(found, text(said), strict=True):
                 answers[at] = answer == ord("1")
@@ -86,22 +102,17 @@ class RedisBroker:
             raise
         return [answer is True for answer in answers]
 
-    async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
-        return await extend(self._tools, receipts, lease)
-
-    # Steps
-
     async def _added_alone(self, job: Job) -> bool:
         """Add a plain job at the least cost; False where there is more to say, and nothing has changed."""
         if not is_plain(job) or len(job.body) > self._tools.settings.max_size:
             return False
         keys = self._tools.keys
         try:
-            call, known_keys = self._encode.encode((job.task, job.body)), keys.plain(keys.partition(job))
+            call, known_keys = self._encode.encode((job.task, job.body)), keys.lone(keys.partition(job))
             name = job.id.encode()
         except (UnicodeEncodeError, BrokerRejected):
             return False
-        return await self._adding(self._tools.scripts.enqueue_plain, known_keys, name, call) == 1
+        return await self._adding(self._tools.scripts.enqueue_one, known_keys, name, call) == 1
 
     async def _added_together(self, jobs: Sequence[Job]) -> bool:
         """The same for plain jobs of one queue that one script call takes."""

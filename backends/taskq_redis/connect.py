@@ -50,9 +50,10 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         # Whoever may not run scripts, or not on these keys, learns it here and not from a job's defer.
         await store.get("opened")
         listener = Listener(servers.connect, keys, target.name, clustered=found.clustered, patience=chosen.patience)
-        broker = RedisBroker(tools, _traits(found, chosen), listener)
-        stack.push_async_callback(_shielded, broker)
         stack.push_async_callback(_shielded, listener)
+        broker = RedisBroker(tools, _traits(found, chosen), listener)
+        # Before the listener: jobs may be on their way to it.
+        stack.push_async_callback(_shielded, broker)
 
         cold = replace(chosen, hot_wait=0.0)
 

@@ -6,21 +6,26 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
 from secrets import token_hex
+from struct import Struct
 
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable
-from taskq.job import Delivery, Nack, Settlement
+from taskq.job import Delivery
 from taskq_redis.absence import Absences
 from taskq_redis.extender import CHUNK, TOKEN, text
 from taskq_redis.faults import DRIVER_ERRORS
 from taskq_redis.lane import Sent
 from taskq_redis.listener import Listener
-from taskq_redis.rows import Decoders, delivery_of, microseconds
+from taskq_redis.rows import ROW, Decoders, delivery_of, microseconds
 from taskq_redis.setback import KEPT, Look, Setbacks
 from taskq_redis.tools import Tools
 from taskq_redis.waiting import DEAF, Waiting, Wish
 from taskq_redis.wire import Argument, Reply
 
-Settle = Callable[[Sequence[Settlement]], Awaitable[Sequence[bool]]]
+_HANDED = Struct(">QI")
+"""What stands before id, row and call of a job in a message: the server's clock, and the length of the id."""
+
+GiveBack = Callable[[Sequence[str]], Awaitable[None]]
+"""Ends the leases of these receipts as if they had never begun."""
 
 
 class Ask:
@@ -40,10 +45,13 @@ class Ask:
 class Fetching:
     """The fetches of one broker."""
 
-    def __init__(self, tools: Tools, listener: Listener, settle: Settle) -> None:
+    def __init__(self, tools: Tools, listener: Listener, give_back: GiveBack) -> None:
         self._tools = tools
-        self._settle = settle
+        self._give_back = give_back
         self._decode = Decoders()
+        self._listener = listener
+        # A cluster does not know who hears, and a queue in parts is several.
+        self._may_hand = not tools.clustered and tools.keys.count == 1
         self._waiting = Waiting(listener, self._leave, lambda queues: len(self._calls(queues)))
         self._setbacks = Setbacks(tools.client.name)
         self._absences = Absences(tools.client.name)
@@ -54,17 +62,22 @@ class Fetching:
         if limit <= 0 or not queues:
             return []
         if wait <= 0:
+            if self._may_hand:
+                await self._waiting.recall(queues)
             return await self._claim(queues, limit, lease, None, None)
         loop = asyncio.get_running_loop()
         until, roused, ask = loop.time() + wait, self._waiting.roused, None
-        wish = self._waiting.begin(queues)
+        # Of several queues each might hand over a job, more than there is room for.
+        wish = self._waiting.begin(queues, microseconds(lease) if self._may_hand and len(queues) == 1 else 0)
         try:
             while not self._waiting.closed and self._waiting.roused == roused:
                 if wish.bell.rung or wish.look_at <= loop.time():
                     # Whoever comes after a look that was cut off has to look, too.
                     wish.bell.rung, wish.bell.told, wish.look_at = False, None, -inf
                     asked, ask = ask, None
-                    taken = await self._claim(queues, limit, lease, wish, asked)
+                    asks = not wish.bell.jobs or (asked is not None and asked.sent is not None)
+                    taken = await self._claim(queues, limit, lease, wish, asked) if asks else []
+                    taken += self._handed(wish, limit - len(taken))
                     if taken:
                         return taken
                 left = until - loop.time()
@@ -191,14 +204,14 @@ class Fetching:
 
     def _abandon(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
         """The caller was cancelled: what comes is given back."""
-        returning = asyncio.get_running_loop().create_task(self._give_back(partitions, reply))
+        returning = asyncio.get_running_loop().create_task(self._return_answer(partitions, reply))
         self._abandoned.add(returning)
         returning.add_done_callback(self._abandoned.discard)
 
-    async def _give_back(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
+    async def _return_answer(self, partitions: Sequence[str], reply: asyncio.Future[Reply]) -> None:
         try:
             taken, _, _ = self._delivered(partitions, await reply)
-            await self._settle([Nack(delivery.receipt, 0.0, counted=False) for delivery in taken])
+            await self._return(taken)
         except (BrokerError, *DRIVER_ERRORS):
             # Nobody's failure: the leases will end by themselves.
             return
@@ -215,14 +228,35 @@ class Fetching:
             return list(queues)
         return [partition for queue in queues for partition in random.sample(keys.partitions(queue), keys.count)]
 
+    def _handed(self, wish: Wish, room: int) -> list[Delivery]:
+        """What has come by messages, as far as there is room."""
+        jobs = wish.bell.jobs
+        taken, jobs[:] = jobs[:room], jobs[room:]
+        return [self._read(wish.queues[0], job) for job in taken]
+
+    def _read(self, queue: str, job: bytes) -> Delivery:
+        """The job of a message, as ``enqueue_one.lua`` writes it."""
+        now, size = _HANDED.unpack_from(job)
+        row, call = _HANDED.size + size, _HANDED.size + size + ROW
+        name, packed = job[_HANDED.size : row].decode(), self._decode.row(job[row:call])
+        return delivery_of(queue, queue, name, packed, self._decode.call.decode(job[call:]), None, now / 1e6)
+
     async def _leave(self, wish: Wish) -> None:
         leave, keys = self._tools.scripts.leave, self._tools.keys
         try:
-            for named in self._calls(wish.queues):
+            for named in self._calls(wish.queues) if wish.waits else ():
                 await self._tools.client.run(leave, keys.queues(named), wish.bell.member)
+            if wish.lease:
+                await self._listener.caught_up()
+            self._listener.remove(wish.bell)
+            await self._return(self._handed(wish, len(wish.bell.jobs)))
         except BrokerError:
-            # The server stops counting on it by itself.
-            return
+            # The server stops counting on it by itself, and leases end.
+            self._listener.remove(wish.bell)
+
+    async def _return(self, deliveries: Sequence[Delivery]) -> None:
+        if deliveries:
+            await self._give_back([delivery.receipt for delivery in deliveries])
 
 
 def _number(reply: Reply) -> int:

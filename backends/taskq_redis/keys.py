@@ -12,7 +12,8 @@ NAMES = (
 )
 """What each partition of a queue has, in the order in which its scripts take it."""
 
-_PLAIN = [NAMES.index(name) for name in ("row", "call", "ready", "outcome", "kept", "ended", "waiting")]
+_PLAIN = ("row", "call", "ready", "outcome", "kept", "ended", "waiting")
+_LONE = [NAMES.index(name) for name in (*_PLAIN, "keeper", "later", "leased")]
 
 _REMEMBERED = 10_000
 
@@ -28,7 +29,7 @@ class Keys:
         self._namespace = namespace
         self.count = partitions
         self._queues: dict[str, list[bytes]] = {}
-        self._plain: dict[str, list[bytes]] = {}
+        self._lone: dict[str, list[bytes]] = {}
 
     def partitions(self, queue: str) -> list[str]:
         """The names of a queue's partitions."""
@@ -47,17 +48,21 @@ class Keys:
         if found is None:
             if len(self._queues) >= _REMEMBERED:
                 self._queues.clear()
-                self._plain.clear()
+                self._lone.clear()
             tag = f"{{{self._namespace}:{queue}}}:"
             found = self._queues[queue] = [encoded(f"{tag}{name}") for name in NAMES]
         return found
 
     def plain(self, queue: str) -> list[bytes]:
         """What the script for plain jobs takes."""
-        found = self._plain.get(queue)
+        return self.lone(queue)[: len(_PLAIN)]
+
+    def lone(self, queue: str) -> list[bytes]:
+        """What the script for a plain job that comes by itself takes."""
+        found = self._lone.get(queue)
         if found is None:
             keys = self.queue(queue)
-            found = self._plain[queue] = [keys[at] for at in _PLAIN]
+            found = self._lone[queue] = [keys[at] for at in _LONE]
         return found
 
     def one(self, queue: str, name: str) -> bytes:

@@ -22,12 +22,14 @@ _FIRST, _CAP = 0.05, 1.0
 class Bell:
     """Somebody who can be told. The scripts know a bell by its ``member``."""
 
-    __slots__ = ("_future", "member", "number", "passed", "rung", "told")
+    __slots__ = ("_future", "jobs", "member", "number", "passed", "rung", "told")
 
-    def __init__(self, number: int, channel: bytes) -> None:
+    def __init__(self, number: int, channel: bytes, lease: int) -> None:
         self.number = number
-        self.member = b"%s %d" % (channel, number)
+        self.member = b"%s %d %d" % (channel, number, lease)
         self.rung = False
+        self.jobs: list[bytes] = []
+        """Handed over, each with its message, and not taken yet."""
         self.passed: Callable[[], None] | None = None
         """Called instead while nobody waits here."""
         self.told: Callable[[], None] | None = None
@@ -101,22 +103,37 @@ class Listener:
         self._wire: Wire | None = None
         self._task: asyncio.Task[None] | None = None
         self._silent = True
+        self._marks = 0
+        self._behind: dict[bytes, asyncio.Future[None]] = {}
+        """Who waits for what was said before, by the mark that comes after it."""
         self.hears = False
         """Messages arrive."""
         self.problem: Exception | None = None
         """What ended the last connection."""
         self.closed = False
 
-    def bell(self) -> Bell:
-        """A new bell; it rings once by itself whenever the connection was made anew."""
+    def bell(self, lease: int = 0) -> Bell:
+        """A new bell; it rings once by itself whenever the connection was made anew.
+
+        With a ``lease``, in microseconds, a job may come with the message, leased for so long; not on a cluster, whose
+        nodes do not know who hears.
+        """
         self._start()
         self._numbers += 1
-        bell = self._bells[self._numbers] = Bell(self._numbers, self._channel)
+        bell = self._bells[self._numbers] = Bell(self._numbers, self._channel, lease)
         return bell
 
     def remove(self, bell: Bell) -> None:
         """It rings no more."""
         self._bells.pop(bell.number, None)
+
+    async def caught_up(self) -> None:
+        """Return when everything the server has said until now is heard, or will not be any more."""
+        if self._wire is not None and self.hears:
+            self._marks += 1
+            heard = self._behind[b"%d" % self._marks] = asyncio.get_running_loop().create_future()
+            self._wire.tell(b"PING", b"%d" % self._marks)
+            await heard
 
     def subscribe(self, channels: Sequence[str]) -> Subscription:
         """Hear hints until :meth:`unsubscribe`."""
@@ -199,6 +216,8 @@ class Listener:
                 heard = heard or self.hears
         finally:
             self._wire, self.hears = None, False
+            for mark in list(self._behind):
+                self._catch_up(mark)
             wire.close()
             self.problem = wire.closed_by
         return heard
@@ -207,21 +226,26 @@ class Listener:
         self._silent = False
         # The commonest, and what waits for it sleeps: a match takes three times as long.
         if reply[0] == b"message" and reply[1] == self._channel and isinstance(data := reply[2], bytes):
-            self._told(int(data))
+            self._told(data)
             return True
         match reply:
             case [b"message", bytes(channel), bytes(data)]:
                 self._message(channel, data)
             case [b"subscribe", bytes(channel), *_]:
                 self._confirmed(channel)
+            case [b"pong", bytes(mark)]:
+                self._catch_up(mark)
             case _:
                 pass
         return True
 
-    def _told(self, number: int) -> None:
-        bell = self._bells.get(number)
+    def _told(self, data: bytes) -> None:
+        number, _, job = data.partition(b" ")
+        bell = self._bells.get(int(number))
         if bell is not None:
-            if bell.told is not None and not bell.rung:
+            if job:
+                bell.jobs.append(job)
+            elif bell.told is not None and not bell.rung:
                 bell.told()
             bell.ring()
 
@@ -233,6 +257,11 @@ class Listener:
         for subscription in self._subscriptions:
             if name in subscription.channels:
                 subscription.put(hint)
+
+    def _catch_up(self, mark: bytes) -> None:
+        heard = self._behind.pop(mark, None)
+        if heard is not None:
+            _resolve(heard)
 
     def _confirmed(self, channel: bytes) -> None:
         if channel == self._channel:

@@ -11,6 +11,9 @@ from taskq.errors import BrokerRejected, PayloadTooLarge
 from taskq.job import Ack, DeadLetter, Delivery, Job, OnConflict, Settlement, State, UniqueUntil
 
 _ROW = struct.Struct(">cc16sIIQQQQH")
+ROW = _ROW.size
+"""Bytes of a plain job's row."""
+
 _PRIORITY = 2**52
 _LONGEST = 2**52
 _LAST = 2**53 - 1

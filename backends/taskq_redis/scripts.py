@@ -21,6 +21,7 @@ class Scripts(Struct, frozen=True):
     cancel: Script
     claim: Script
     enqueue: Script
+    enqueue_one: Script
     enqueue_plain: Script
     extend: Script
     leave: Script
@@ -36,7 +37,14 @@ class Scripts(Struct, frozen=True):
     store_swap: Script
 
 
-FLAGS = {"enqueue": "", "enqueue_plain": "", "look": "no-writes", "stats": "no-writes", "store_get": "no-writes"}
+FLAGS = {
+    "enqueue": "",
+    "enqueue_one": "",
+    "enqueue_plain": "",
+    "look": "no-writes",
+    "stats": "no-writes",
+    "store_get": "no-writes",
+}
 """A full server refuses to add jobs; whatever ends them or gives room it still does."""
 
 
@@ -51,6 +59,8 @@ def preludes(name: str) -> Sequence[str]:
         return ["entry"]
     if name == "enqueue_plain":
         return ["base"]
+    if name == "enqueue_one":
+        return ["base", "telling"]
     return ["base", "telling", *(["claim_plain"] if name == "claim" else []), "moves"]
 
 

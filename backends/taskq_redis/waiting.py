@@ -15,13 +15,19 @@ DEAF = 0.5
 """The same while no message can arrive."""
 
 
+_CLOSING = 1.0
+"""Seconds for taking back what waits: where that fails, the server stops counting on it by itself, and leases end."""
+
+
 class Wish:
     """A fetch's place among those that wait on the server; it outlives the fetch, for the next one to go on with."""
 
-    __slots__ = ("bell", "look_at", "period", "queues", "waits")
+    __slots__ = ("bell", "lease", "look_at", "period", "queues", "waits")
 
-    def __init__(self, queues: tuple[str, ...], bell: Bell, period: float) -> None:
+    def __init__(self, queues: tuple[str, ...], lease: int, bell: Bell, period: float) -> None:
         self.queues = queues
+        self.lease = lease
+        """Microseconds for which it may be handed a job; 0: it is not."""
         self.bell = bell
         self.period = period
         self.waits = False
@@ -44,7 +50,7 @@ class Waiting:
         leave: Callable[[Wish], Coroutine[Any, Any, None]],
         calls: Callable[[Sequence[str]], int],
     ) -> None:
-        """``calls`` says how many calls a look into some queues takes."""
+        """``leave`` takes a wish back from the server, ``calls`` says how many calls a look into some queues takes."""
         self._listener = listener
         self._leave = leave
         self._calls = calls
@@ -53,18 +59,20 @@ class Waiting:
         self._waits: set[Wish] = set()
         self.roused = 0
         """How often waits were to end: one that began before the last time has to."""
+        self.closed = False
 
-    @property
-    def closed(self) -> bool:
-        return self._listener.closed
-
-    def begin(self, queues: Sequence[str]) -> Wish:
+    def begin(self, queues: Sequence[str], lease: int) -> Wish:
         """A wish for these queues, which may be waiting already; to be ended."""
         key = tuple(queues)
         idle = self._idle.get(key)
-        wish = idle.pop() if idle else Wish(key, self._listener.bell(), LOOK * self._calls(queues))
+        wish = idle.pop() if idle else None
         if not idle:
             self._idle.pop(key, None)
+        if wish is not None and wish.lease != lease:
+            self._let_go(wish)
+            wish = None
+        if wish is None:
+            wish = Wish(key, lease, self._listener.bell(lease), LOOK * self._calls(queues))
         wish.bell.passed = None
         self._waits.add(wish)
         return wish
@@ -72,13 +80,21 @@ class Waiting:
     def end(self, wish: Wish) -> None:
         """Its fetch is over."""
         self._waits.discard(wish)
-        if not wish.waits or self.closed:
+        # A job may be on its way to it although the server counts on it no more.
+        if not (wish.waits or wish.lease) or self._listener.closed:
             self._listener.remove(wish.bell)
             return
         self._idle.setdefault(wish.queues, []).append(wish)
         wish.bell.passed = lambda: self._pass_on(wish)
-        if wish.bell.rung:
+        if wish.bell.rung or wish.bell.jobs or self.closed:
             self._pass_on(wish)
+
+    async def recall(self, queues: Sequence[str]) -> None:
+        """Let none be handed jobs of these queues while its fetch is over."""
+        for wish in [wish for queue in queues for wish in self._idle.pop((queue,), [])]:
+            self._let_go(wish)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
 
     def rouse(self) -> None:
         """End the fetches that wait."""
@@ -98,12 +114,16 @@ class Waiting:
         wish.look_at = asyncio.get_running_loop().time() + min(period, max(moment, 0.001))
 
     async def close(self) -> None:
-        """What waits on the server is taken back as far as it can be reached."""
-        wishes = [wish for idle in self._idle.values() for wish in idle if wish.waits]
-        self._idle.clear()
-        tasks = [*self._leaving, *(asyncio.get_running_loop().create_task(self._leave(wish)) for wish in wishes)]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=DEAF)
+        """End the fetches that wait; what waits on the server is taken back as far as it can be reached."""
+        self.closed = True
+        self.rouse()
+        # These end in this turn.
+        await asyncio.sleep(0)
+        idle, self._idle = self._idle, {}
+        for wish in (wish for wishes in idle.values() for wish in wishes):
+            self._let_go(wish)
+        if self._leaving:
+            _, late = await asyncio.wait(self._leaving, timeout=_CLOSING)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -111,13 +131,16 @@ class Waiting:
     def _pass_on(self, wish: Wish) -> None:
         """It was told of something while no fetch waits here: another one has to look."""
         idle = self._idle.get(wish.queues, [])
-        if wish not in idle:
-            return
-        idle.remove(wish)
-        if not idle:
-            del self._idle[wish.queues]
-        self._listener.remove(wish.bell)
-        if not self.closed:
-            task = asyncio.get_running_loop().create_task(self._leave(wish))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+        if wish in idle and (wish.waits or wish.bell.jobs or self.closed):
+            idle.remove(wish)
+            if not idle:
+                del self._idle[wish.queues]
+            self._let_go(wish)
+
+    def _let_go(self, wish: Wish) -> asyncio.Task[None]:
+        """Take it back from the server; what comes to it until then is given back."""
+        wish.bell.passed = lambda: None
+        task = asyncio.get_running_loop().create_task(self._leave(wish))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task

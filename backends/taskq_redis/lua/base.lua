@@ -16,15 +16,15 @@ local MIDDLE = 4503599627370496
 local FRESH = '-' .. NONE .. '\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0\0'
 
 -- Channels of a cluster are heard on any of its nodes, and a node counts its own listeners only.
-local function tell(member)
-  local channel, number = string.match(member, '^(%S+) (%d+)$')
-  return redis.call('PUBLISH', channel, number) > 0 or string.find(channel, ':cast:', 1, true)
+local function tell(member, more)
+  local channel, number = string.match(member, '^(%S+) (%d+)')
+  return redis.call('PUBLISH', channel, number .. (more or '')) > 0 or string.find(channel, ':cast:', 1, true)
 end
 
 -- Wake one waiting fetch: it wakes the next when it leaves jobs behind, so a job never wakes a herd.
-local function wake(waiting)
+local function wake(waiting, how)
   local first
   repeat
     first = redis.call('ZPOPMIN', waiting)
-  until not first[1] or (tonumber(first[2]) > now and tell(first[1]))
+  until not first[1] or (tonumber(first[2]) > now and (how or tell)(first[1]))
 end

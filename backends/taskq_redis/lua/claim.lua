@@ -2,7 +2,7 @@
 -- jobs of each queue, then id, row, call and error of each job, and of the first queue when a fetch looked here last
 -- (0: not known), since when nothing was lost, and the moment of this look.
 -- KEYS: those of each queue.
--- ARGV: limit, lease, token, patience (0: does not wait), 'channel number' of the fetch, '1' if it waits already,
+-- ARGV: limit, lease, token, patience (0: does not wait), 'channel number lease' of the fetch, '1' if it waits already,
 -- for how long the moment of this look is kept, the moment of the last one that the caller knows of.
 local limit, lease, token, patience = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local member, waits = ARGV[5], ARGV[6] == '1'

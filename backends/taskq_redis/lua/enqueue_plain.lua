@@ -5,29 +5,19 @@
 local special = redis.call('EXISTS', KEYS[4], KEYS[6], KEYS[7]) > 0
 if special and redis.call('EXISTS', KEYS[6]) == 1 then return 0 end
 local before = struct.pack('>I8I8I8', MIDDLE, now, now)
-local ids
-if #ARGV == 2 then
-  local id, rank = ARGV[1], before .. '\0\1'
-  if redis.call('HSETNX', KEYS[1], id, 'r' .. FRESH .. rank) == 0 then return 0 end
-  redis.call('HSET', KEYS[2], id, ARGV[2])
-  redis.call('ZADD', KEYS[3], 0, rank .. id)
-  ids = { id }
-else
-  local rows, ready = {}, {}
-  ids = {}
-  for i = 1, #ARGV, 2 do
-    local id, rank = ARGV[i], before .. struct.pack('>I2', (i + 1) / 2)
-    ids[#ids + 1] = id
-    rows[i], rows[i + 1] = id, 'r' .. FRESH .. rank
-    ready[i], ready[i + 1] = 0, rank .. id
-  end
-  for _, row in ipairs(redis.call('HMGET', KEYS[1], unpack(ids))) do
-    if row then return 0 end
-  end
-  redis.call('HSET', KEYS[1], unpack(rows))
-  redis.call('HSET', KEYS[2], unpack(ARGV))
-  redis.call('ZADD', KEYS[3], unpack(ready))
+local ids, rows, ready = {}, {}, {}
+for i = 1, #ARGV, 2 do
+  local id, rank = ARGV[i], before .. struct.pack('>I2', (i + 1) / 2)
+  ids[#ids + 1] = id
+  rows[i], rows[i + 1] = id, 'r' .. FRESH .. rank
+  ready[i], ready[i + 1] = 0, rank .. id
 end
+for _, row in ipairs(redis.call('HMGET', KEYS[1], unpack(ids))) do
+  if row then return 0 end
+end
+redis.call('HSET', KEYS[1], unpack(rows))
+redis.call('HSET', KEYS[2], unpack(ARGV))
+redis.call('ZADD', KEYS[3], unpack(ready))
 if special then
   if redis.call('EXISTS', KEYS[4]) == 1 then
     redis.call('HDEL', KEYS[4], unpack(ids))

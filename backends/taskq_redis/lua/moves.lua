@@ -17,9 +17,10 @@
 --   outcome  hash  id → an ended job's outcome
 --   kept     zset  id by the moment its outcome lapses
 --   ended    zset  id by the end of its dedup window
---   waiting  zset  'channel number' of fetches that found nothing, by the moment they stop counting on being told
+--   waiting  zset  'channel number lease' of fetches that found nothing, by the moment they stop counting on being told;
+--            with a lease that is not 0 they may be handed a job
 --   keeper   string: the one of them that wakes up by itself when the next job becomes due, and until when it would not
---   watched  hash  id → '|channel number' of everybody who waits for its outcome
+--   watched  hash  id → '|channel number lease' of everybody who waits for its outcome
 --   latest   string: since when the server has lost nothing that we know of, and when a fetch last looked here
 --   lapsed   string: how many dead letters have lapsed and are gone
 -- No key that carries a job has a time to live. Moments and durations are whole microseconds of this server's clock.

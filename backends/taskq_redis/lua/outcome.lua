@@ -1,6 +1,6 @@
 -- Looks for a job's outcome; returns it, or nothing and has the caller told when the job ends.
 -- KEYS: those of the queue.
--- ARGV: id, 'channel number' to be told on or '', for how long.
+-- ARGV: id, 'channel number lease' to be told on or '', for how long.
 turn_to(0)
 local id, member, patience = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local row = row_of(id)

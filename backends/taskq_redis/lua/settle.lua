@@ -1,7 +1,8 @@
 -- Ends leases; returns a string with '1' for each settlement and '0' where its receipt was void.
 -- KEYS: those of the queue.
 -- ARGV[1]: packed settlements: {id, token} acks, {id, token, 'ack', outcome, keep}, {id, token, 'nack', after, counted,
---   error}, {id, token, 'dead', outcome, keep}; a negative keep is for ever. ARGV[2]: the dedup window.
+--   error}, {id, token, 'dead', outcome, keep}, {id, token, 'back'} to its old place; a negative keep is for ever.
+-- ARGV[2]: the dedup window.
 local ID, GIVEN, KIND = 1, 2, 3
 turn_to(0)
 local settlements, window = cmsgpack.unpack(ARGV[1]), tonumber(ARGV[2])
@@ -63,6 +64,7 @@ for i, settlement in ipairs(settlements) do
     answers[i], row.token = '1', NONE
     if row.at == 'x' then leases[#leases + 1] = id else withdraw(id, row) end
     if kind == 'nack' then nack(id, row, settlement[4], settlement[5], settlement[6])
+    elseif kind == 'back' then nack(id, row, row.due - now, false)
     elseif kind == 'dead' then set_aside(id, row, settlement[4], settlement[5])
     else ack(id, row, settlement[4], settlement[5]) end
   else

@@ -58,5 +58,5 @@ def test_only_adding_jobs_is_refused_by_a_full_server() -> None:
     scripts = load()
     for name in SCRIPTS:
         first = getattr(scripts, name).text.partition(b"\n")[0]
-        adds = name in ("enqueue", "enqueue_plain")
+        adds = name in ("enqueue", "enqueue_one", "enqueue_plain")
         assert first in ({b"#!lua"} if adds else {b"#!lua flags=allow-oom", b"#!lua flags=no-writes"})

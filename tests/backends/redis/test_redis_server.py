@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -35,7 +35,8 @@ async def opened(server: Process, **options: object) -> AsyncGenerator[Backend]:
 async def know_scripts(backend: Backend) -> None:
     """Have the server know the scripts that it is sent next, so that nothing is sent twice."""
     await add(backend.broker, a_job("warm"))
-    await ack(backend.broker, await take_one(backend.broker, "warm"))
+    await add(backend.broker, a_job("warm", "b"), a_job("warm", "c"))
+    await ack(backend.broker, *await take(backend.broker, "warm", 3))
 
 
 def sent(server: Process) -> int:
@@ -142,8 +143,15 @@ async def test_a_full_server_refuses_jobs_and_still_settles_and_extends(own_redi
 
 
 async def test_a_reply_that_was_lost_is_an_error_and_repeating_adds_nothing_twice(own_redis: Process) -> None:
-    async with proxied(own_redis.port) as (proxy, port), connect(f"redis://127.0.0.1:{port}") as backend:
+    async with (
+        proxied(own_redis.port) as (proxy, port),
+        connect(f"redis://127.0.0.1:{port}") as backend,
+        AsyncExitStack() as stack,
+    ):
         await know_scripts(backend)
+        assert backend.hints is not None
+        # The connection that hears is open by then, and what is cut is the answer.
+        await stack.enter_async_context(backend.hints.subscribe(["news"]))
         jobs = [a_job("q", str(n)) for n in range(20)]
         proxy.cutting = True
         with pytest.raises(BrokerUnavailable):
@@ -225,7 +233,9 @@ async def test_an_idle_fetch_sends_at_most_a_command_a_second(own_redis: Process
         assert sent(own_redis) - before <= 4
 
 
-async def test_one_job_wakes_one_of_many_that_wait(own_redis: Process) -> None:
+async def test_one_job_wakes_one_of_many_that_wait(own_redis: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody looks by himself meanwhile.
+    monkeypatch.setattr("taskq_redis.waiting.LOOK", 3600.0)
     async with opened(own_redis) as backend, opened(own_redis) as other:
         await know_scripts(backend)
         done = anyio.Event()

@@ -18,8 +18,12 @@ WAIT = 1.0
 """Seconds an idle fetch waits: one command a second while there is nothing to do; where the broker cannot be roused, a
 drain waits as long."""
 
-_REFILL = 4
-"""Times the slots: a refill takes no more, however short the jobs are."""
+_AHEAD = 0.01
+"""Seconds of work that a refill may be however quick a fetch is, up to FEW times the slots."""
+_FETCHES = 4
+"""Fetches that may go by meanwhile: a third of all is fetched, and another one settled, while the last one runs."""
+_FEW, _MOST = 4, 12
+"""Times the slots: a refill takes no more, however short the jobs are, and however long a fetch takes."""
 
 STALE = 1.0
 """Seconds a measured refill counts: where jobs are short it is measured with every fetch."""
@@ -30,8 +34,8 @@ TOO_LONG = Interrupted(begun=False, reason="those before it take longer than was
 class Fetcher:
     """Keeps the slots full, and holds no more than the slots and one refill.
 
-    The refill is what the slots finish during two round trips, a fetch and a settle: none when jobs are long, so that
-    an urgent job is never behind more than that. What was fetched ahead of short jobs goes back when long ones follow.
+    The refill is what the slots finish during two fetches and two settlements: few jobs when they are long, so that an
+    urgent one is never behind more than that. What was fetched ahead of short jobs goes back when long ones follow.
     """
 
     def __init__(
@@ -163,7 +167,7 @@ class Fetcher:
 
     def _room(self) -> int:
         """How many to ask for: at least a third of all that may be held, unless a slot stands idle."""
-        most = self._slots.size + min(_REFILL * self._slots.size, round(self._refill))
+        most = self._slots.size + round(self._refill)
         room = int(min(most - len(self._held), self._broker.traits.max_batch, self._allowance()))
         if room <= 0 or self._slots.blocked:
             return 0
@@ -180,8 +184,9 @@ class Fetcher:
         elapsed = now - self._measured_at
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
-            # Twice: a place is taken while its job is fetched, and again while it is settled.
-            self._refill += 0.2 * (rate * max(2 * took, 0.01) - self._refill)
+            few = min(rate * _AHEAD, _FEW * self._slots.size)
+            many = min(rate * _FETCHES * took, _MOST * self._slots.size)
+            self._refill += 0.2 * (max(few, many) - self._refill)
         self._ended, self._measured_at = self._slots.ended, now
 
     def _forget(self) -> None:

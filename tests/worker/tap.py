@@ -44,6 +44,8 @@ class Tap:
         self.answering.set()
         self.delivering = anyio.Event()
         """What was fetched is handed over when it is set."""
+        self.fetch_takes = 0.0
+        """Seconds, besides what the broker itself takes."""
         self.delivering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
@@ -111,6 +113,8 @@ class TappedBroker:
         self._tap.held.update({delivery.receipt: delivery.job.queue for delivery in deliveries})
         self._tap.most_held = max(self._tap.most_held, len(self._tap.held))
         await self._tap.delivering.wait()
+        if self._tap.fetch_takes:
+            await anyio.sleep(self._tap.fetch_takes)
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:

@@ -41,7 +41,23 @@ async def test_no_more_is_held_than_slots_and_one_refill_while_jobs_are_short(ta
         with anyio.fail_after(SOON):
             await app.run_worker(until="idle")
     assert sum(tap.sizes("settle")) == 1000
-    assert tap.most_held <= 50
+    assert tap.most_held <= 10 + 12 * 10
+
+
+@pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("takes", "most"), [(0.0, 50), (0.01, 130)], ids=["quick", "slow"])
+async def test_more_is_fetched_ahead_where_a_fetch_takes_long(tap: Tap, takes: float, most: int) -> None:
+    app = App("memory://", slots=10)
+    tap.fetch_takes = takes
+
+    @app.task
+    async def short() -> None:
+        await anyio.sleep(0.0001)
+
+    async with app:
+        await app.defer_many(short.call() for _ in range(3000))
+        await app.run_worker(until="idle")
+    assert 0.9 * most <= tap.most_held <= most
 
 
 @pytest.mark.usefixtures("clock")

@@ -26,7 +26,7 @@ from taskq.report import (
     text_of,
 )
 from taskq.retry import Retry
-from taskq.sequel import FLOW, FOLLOWS, Leave, plan_of
+from taskq.sequel import FLOW, FOLLOWS, Leave, Plan, plan_of
 
 LONGEST_PARK = 60.0
 """Seconds between two tries of a job that is newer than the worker: while most workers are old, it is tried often."""
@@ -153,19 +153,22 @@ def screen(delivery: Delivery, policy: Policy) -> Outcome | None:
     return None
 
 
-def decide(outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: float) -> Decision:
-    """The one thing that happens to this delivery. ``chance`` in [0, 1) spreads retries."""
+def decide(
+    outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: float, plan: Plan | None = None
+) -> Decision:
+    """The one thing that happens to this delivery. ``chance`` in [0, 1) spreads retries; ``plan``: if it was read."""
     decision = _decide(outcome, delivery, policy, chance)
     if decision.end is None or FLOW not in delivery.job.headers:
         return decision
-    plan = plan_of(delivery.job)
+    plan = plan or plan_of(delivery.job)
     if plan is None:
         return decision
     if isinstance(outcome, Returned):
         effects, leaves = going_on(delivery, plan, outcome.value, outcome.adds)
     else:
         effects, leaves = breaking_off(delivery, plan, decision.settlement, decision.end, decision.reason)
-    return msgspec.structs.replace(decision, effects=(*decision.effects, *effects), leaves=leaves)
+    # Half the price of a replace().
+    return Decision(decision.settlement, decision.end, decision.reason, decision.effects + effects, leaves)
 
 
 def _decide(outcome: Outcome, delivery: Delivery, policy: Policy, chance: float) -> Decision:

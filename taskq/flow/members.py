@@ -5,7 +5,6 @@ enqueued, discarded before its job is settled, and who was discarded once cannot
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
 from itertools import groupby, starmap
 from math import inf
@@ -162,21 +161,17 @@ class Membership:
         ``due`` and ``fetched``: when the last of them was, by the backend's clock.
         """
         await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
-        chunks: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        returned: defaultdict[str, list[Leave]] = defaultdict(list)
-        for leave in leaves:
-            place = leave.place
-            chunks[place.batch, place.chunk].append(place.member)
-            if leave.succeeded:
-                returned[place.batch].append(leave)
+        chunks = _by_chunk([leave.place for leave in leaves])
         # One that had failed, was revived and has returned has failed no more. Who was revived is due from then on, so
         # that what was due before anybody had failed needs no call: one a batch, if its members were all there.
-        asked = [batch for batch in returned if due >= self._clean.get(batch, 0.0)]
+        anyone = any(leave.succeeded for leave in leaves)
+        batches = dict.fromkeys(batch for batch, _ in chunks) if anyone else ()
+        asked = [batch for batch in batches if due >= self._clean.get(batch, 0.0)]
         counts = [self._store.discard(failed_key(batch), ()) for batch in asked]
         left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
         lefts = await all_of([*counts, *left])
         failed, lefts = dict(zip(asked, lefts[: len(asked)], strict=True)), lefts[len(asked) :]
-        await all_of(self._revived(batch, returned[batch]) for batch, number in failed.items() if number)
+        await all_of(self._revived(batch, leaves) for batch, number in failed.items() if number)
         if len(self._clean) > _REMEMBERED:
             self._clean.clear()
         if fetched < inf:
@@ -186,9 +181,11 @@ class Membership:
 
     async def _revived(self, id: str, leaves: Sequence[Leave]) -> None:
         """Who has returned has not failed, unless a run that did overtook it while it stood still."""
-        overtaken = await all_of(self._was_overtaken(leave) for leave in leaves)
-        names = [leave.place.member for leave, late in zip(leaves, overtaken, strict=True) if not late]
-        await self._store.discard(failed_key(id), names)
+        returned = [leave for leave in leaves if leave.succeeded and leave.place.batch == id]
+        overtaken = await all_of(self._was_overtaken(leave) for leave in returned)
+        names = [leave.place.member for leave, late in zip(returned, overtaken, strict=True) if not late]
+        if names:
+            await self._store.discard(failed_key(id), names)
 
     async def _was_overtaken(self, leave: Leave) -> bool:
         place = leave.place
@@ -289,6 +286,19 @@ def ref_of(batch: str, member: str) -> JobRef:
 
 def _refused(job: Job, error: TaskqError) -> Death:
     return Death(job.id, job.task, job.queue, "failed", f"it was not enqueued: {error}", 0)
+
+
+def _by_chunk(places: Sequence[Place]) -> dict[tuple[str, str], list[str]]:
+    """The members of each batch's chunks: those that were fetched together are mostly of one."""
+    chunks: dict[tuple[str, str], list[str]] = {}
+    batch = chunk = None
+    members: list[str] = []
+    for place in places:
+        if place.chunk != chunk or place.batch != batch:
+            batch, chunk = place.batch, place.chunk
+            members = chunks.setdefault((batch, chunk), [])
+        members.append(place.member)
+    return chunks
 
 
 def _place(job: Job) -> Place:

@@ -7,6 +7,7 @@ written down does not run again. Jobs without effects pay for none of this.
 
 from collections.abc import Sequence
 from itertools import starmap
+from operator import attrgetter
 
 from msgspec.structs import replace
 
@@ -17,6 +18,8 @@ from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
 from taskq.worker.run import Decided, Run
+
+_due, _now = attrgetter("due"), attrgetter("now")
 
 
 class Effects:
@@ -61,12 +64,14 @@ class Effects:
             decisions = await all_of(starmap(self._decided_once, unsure))
             marked = [(run, decision) for (run, _), decision in zip(unsure, decisions, strict=True)]
             counting = {id(run): decision for run, decision in marked}
+            for run, _ in unsure:
+                run.remembered = True
             decided = [(run, counting.get(id(run), decision)) for run, decision in decided]
             await self._bring_about(marked)
         leaves = [decision.leaves for _, decision in decided if decision.leaves]
         if leaves and self._members is not None:
             deliveries = [run.delivery for run, _ in decided]
-            due, fetched = max(one.due for one in deliveries), max(one.now for one in deliveries)
+            due, fetched = max(map(_due, deliveries)), max(map(_now, deliveries))
             await self._members.leave(leaves, due=due, fetched=fetched)
         for run, decision in marked:
             if decision.effects and decision.end == "returned":
@@ -127,8 +132,8 @@ class Effects:
             await admin.cancel([JobRef(job.queue, job.id) for job in following])
 
 
-def leaves_traces(run: Run, decision: Decision) -> bool:
-    """Whether anything may follow from this end, or be remembered of the job beyond its row.
+def is_remembered(run: Run, decision: Decision) -> bool:
+    """Whether anything but a mark may be known of the job beyond its row.
 
     One test for each job, so that plain ones, nearly all, pay nothing for what the others need.
     """
@@ -137,8 +142,6 @@ def leaves_traces(run: Run, decision: Decision) -> bool:
         run.started is None
         or current is None
         or current.notes is not None
-        or bool(run.said)
-        or bool(decision.effects)
         # Dead letters are counted.
         or isinstance(decision.settlement, DeadLetter)
     )

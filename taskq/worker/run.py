@@ -19,6 +19,7 @@ from taskq.means import Means
 from taskq.middleware import Handler
 from taskq.outcome import Decision, Interrupted, Outcome, Policy, decide
 from taskq.ownbatch import Prepare
+from taskq.sequel import Plan
 from taskq.store import Store
 from taskq.timeouts import Timeouts
 from taskq.versions import Upcast
@@ -59,8 +60,10 @@ class Run(Struct, eq=False):
 
     delivery: Delivery
     policy: Policy = Policy()
-    said: frozenset[str] = frozenset()
-    """Which headers of its job the line obeys."""
+    obeys: bool = False
+    """Its job has headers that the line obeys."""
+    plan: Plan | None = None
+    """What waits for its end, read once."""
     recalls: bool = False
     """What it comes to may have been decided before, by another job of its id."""
     runnable: Runnable | None = None
@@ -75,8 +78,8 @@ class Run(Struct, eq=False):
     """Somebody else has the job: nothing of this run counts any more."""
     settled: bool = False
     """Its end was accepted, by its own transaction or by the broker."""
-    traced: bool = False
-    """Something follows from its end, or is remembered of the job beyond its row."""
+    remembered: bool = False
+    """Something is known of the job beyond its row, to be forgotten when it is settled: a mark, notes."""
     started: float | None = None
     timeouts: Timeouts | None = None
     look_at: float = inf
@@ -119,7 +122,7 @@ def decision_of(run: Run, outcome: Outcome | Decision) -> Decision:
     """What follows from how a run went, unless that was decided already."""
     if isinstance(outcome, Decision):
         return outcome
-    return decide(outcome, run.delivery, run.policy, chance=random.random())  # noqa: S311
+    return decide(outcome, run.delivery, run.policy, chance=random.random(), plan=run.plan)  # noqa: S311
 
 
 def unbegun(outcome: Outcome) -> Outcome:

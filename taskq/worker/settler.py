@@ -16,7 +16,7 @@ from taskq.job import Delivery, Nack
 from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable
 from taskq.report import LastSeen
 from taskq.worker.contact import Contact
-from taskq.worker.effects import leaves_traces
+from taskq.worker.effects import is_remembered
 from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.run import Decided, Run, decision_of, job_fields
 
@@ -57,7 +57,7 @@ class Settler:
         self.settling: Sequence[Decided] = ()
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
         self._traced: list[Decided] = []
-        """What follows from these is to be done first."""
+        """Before these are settled, what follows from them is to be done."""
         self._pending: list[Decided] = []
         """To be settled."""
         self._wake = asyncio.Event()
@@ -84,8 +84,8 @@ class Settler:
         if run.settled:
             self._settled([run])
             return
-        run.traced = leaves_traces(run, decision)
-        if run.traced:
+        run.remembered = is_remembered(run, decision)
+        if run.remembered or run.obeys or decision.effects:
             self._traced.append((run, decision))
             self._wake.set()
         else:
@@ -129,7 +129,7 @@ class Settler:
         if not batch:
             return
         try:
-            await end_notes(batch)
+            await end_notes([decided for decided in batch if decided[0].remembered])
             done = await self._carry_out(batch)
         except BrokerUnavailable as error:
             self._contact.fail(error)
@@ -197,19 +197,19 @@ class Settler:
 
     async def _ended(self, answered: Sequence[tuple[Decided, bool]]) -> None:
         runs: list[Run] = []
-        traced: list[Decided] = []
+        remembered: list[Decided] = []
         for decided, settled in answered:
             run, decision = decided
             run.settled = settled
             runs.append(run)
-            if run.traced:
-                traced.append(decided)
+            if run.remembered:
+                remembered.append(decided)
             if not settled:
                 self._events.emit(SettlementRefused(**job_fields(run), end=decision.end))
-        if traced:
+        if remembered:
             with suppress(BrokerError):
-                await self._forget(traced)
-                await forget_notes(self._store, traced)
+                await self._forget(remembered)
+                await forget_notes(self._store, remembered)
         self._settled(runs)
 
     def _without_lost(self, batch: Sequence[Decided]) -> Sequence[Decided]:

@@ -31,11 +31,11 @@ class _Mark(Struct, frozen=True):
     """It binds nobody any more, but who comes too late with another."""
 
 
-def needs_mark(decision: Decision, delivery: Delivery) -> bool:
+def needs_mark(decision: Decision, delivery: Delivery, *, outlived: bool = False) -> bool:
     """Whether an end must be decided once.
 
     For a member that leaves its batch with success its membership is mark enough: it is left once. But a run that was
-    taken for dead may stand still only, and fail yet.
+    taken for dead may stand still only, and fail yet; and one that has ``outlived`` its lease may be that run.
     """
     if decision.end is None:
         return False
@@ -44,7 +44,7 @@ def needs_mark(decision: Decision, delivery: Delivery) -> bool:
     leaves = decision.leaves
     if leaves is None:
         return False
-    return not leaves.succeeded or leaves.place.collects or bool(leaves.adds) or delivery.losses > 0
+    return not leaves.succeeded or leaves.place.collects or bool(leaves.adds) or delivery.losses > 0 or outlived
 
 
 async def find_mark(store: Store, delivery: Delivery) -> Decision | None:

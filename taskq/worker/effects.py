@@ -5,8 +5,10 @@ decision is written down first: whoever finds it there carries out that one, and
 written down does not run again. Jobs without effects pay for none of this.
 """
 
+import asyncio
 from collections.abc import Sequence
 from itertools import starmap
+from math import inf
 from operator import attrgetter
 
 from msgspec.structs import replace
@@ -25,8 +27,10 @@ _due, _now = attrgetter("due"), attrgetter("now")
 class Effects:
     """Enqueues follow-ups; without a Store, one may run again when its job's worker died at the wrong moment."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, lease: float = inf) -> None:
         self._backend = backend
+        self._lease = lease
+        """Seconds after which a job that is held may have been given to another worker."""
         self._broker = backend.broker
         self._store = backend.store
         self._members = None if backend.store is None else Membership(backend.store, backend.broker)
@@ -58,7 +62,10 @@ class Effects:
 
     async def carry_out(self, decided: Sequence[Decided]) -> Sequence[Decided]:
         """The same, with the decisions that count, when all that follows from them is done."""
-        unsure = [one for one in decided if needs_mark(one[1], one[0].delivery)]
+        sure_since = asyncio.get_running_loop().time() - self._lease
+        unsure = [
+            one for one in decided if needs_mark(one[1], one[0].delivery, outlived=one[0].held_since < sure_since)
+        ]
         marked: Sequence[Decided] = ()
         if unsure:
             decisions = await all_of(starmap(self._decided_once, unsure))
@@ -92,7 +99,7 @@ class Effects:
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         decision = await self._counting(run, decision)
         # What counts instead may need none.
-        if self._store is None or not needs_mark(decision, run.delivery):
+        if self._store is None or not needs_mark(decision, run.delivery, outlived=True):
             return decision
         return await decide_once(self._store, decision, run.delivery)
 

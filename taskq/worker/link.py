@@ -68,7 +68,7 @@ class Link:
         self.own = own
         """The same without a way to other brokers."""
         self.contact = Contact(events, site.name)
-        self.effects = Effects(backend)
+        self.effects = Effects(backend, options.lease)
         self._undertaker = undertaker_of(own, events, options.dead)
         self.keeper = None if backend.store is None else Keeper(backend.store, options.lease)
         self.admission = None if self.keeper is None else Admission(self.keeper)

@@ -41,6 +41,8 @@ from taskq.store import Store
 T = TypeVar("T")
 
 _REMEMBERED = 1000
+_CHEAPER = 20
+"""Names of failed members that are read at the price of looking for one member's mark."""
 LONGEST = 200
 """Characters of a job's id."""
 RESUMED = "taskq-resumed"
@@ -171,7 +173,7 @@ class Membership:
         left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
         lefts = await all_of([*counts, *left])
         failed, lefts = dict(zip(asked, lefts[: len(asked)], strict=True)), lefts[len(asked) :]
-        await all_of(self._revived(batch, leaves) for batch, number in failed.items() if number)
+        await all_of(self._revived(batch, leaves, number) for batch, number in failed.items() if number)
         if len(self._clean) > _REMEMBERED:
             self._clean.clear()
         if fetched < inf:
@@ -179,9 +181,12 @@ class Membership:
         emptied = [(*where, names) for (where, names), left in zip(chunks.items(), lefts, strict=True) if not left]
         await all_of(starmap(self._close, emptied))
 
-    async def _revived(self, id: str, leaves: Sequence[Leave]) -> None:
+    async def _revived(self, id: str, leaves: Sequence[Leave], number: int) -> None:
         """Who has returned has not failed, unless a run that did overtook it while it stood still."""
         returned = [leave for leave in leaves if leave.succeeded and leave.place.batch == id]
+        if number <= _CHEAPER * len(returned):
+            failed = (await self._store.get(failed_key(id))).members
+            returned = [leave for leave in returned if leave.place.member in failed]
         overtaken = await all_of(self._was_overtaken(leave) for leave in returned)
         names = [leave.place.member for leave, late in zip(returned, overtaken, strict=True) if not late]
         if names:

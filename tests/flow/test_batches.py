@@ -1,5 +1,6 @@
 """Batches: many jobs, then one, exactly once, whatever becomes of producers, members and workers."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
@@ -15,9 +16,10 @@ from taskq.flow.record import CHUNK, chunk_key, failed_key, first_key, names_of
 from taskq.job import JobRef
 from taskq.outcome import Outcome, Raised, Returned, decide
 from taskq.sequel import plan_of
+from taskq.store import Entry
 from taskq.testing import run_until_idle
 from taskq.worker.effects import Effects
-from taskq.worker.run import Run
+from taskq.worker.run import Decided, Run
 from tests.worker.conftest import tap as tap
 from tests.worker.moves import SOON, lose
 from tests.worker.tap import Tap
@@ -160,6 +162,23 @@ async def test_a_member_that_is_revived_and_returns_lets_its_batch_succeed(offic
         assert await batch == BatchReport("b", 6, 0)
     assert office.names() == ["finished", "then"]
     assert len(office.deaths) == 1
+
+
+async def test_members_that_return_where_another_has_failed_are_not_looked_at_one_by_one(office: Office) -> None:
+    office.bad, asked = {0}, set[str]()
+    async with office.app:
+        store, get = office.app.store, office.app.store.get
+
+        async def noted(key: str) -> Entry:
+            asked.add(key)
+            return await get(key)
+
+        store.get = noted  # type: ignore[method-assign]
+        async with office.batch() as batch:
+            await batch.add(office.calls(*range(9)))
+        await run_until_idle(office.app)
+        assert await batch == BatchReport("b", 9, 1)
+    assert {key for key in asked if key.startswith("end:default:b.0.")} == {"end:default:b.0.0"}
 
 
 @pytest.mark.parametrize("how", ["quarantined", "cancelled", "expired", "discarded"])
@@ -346,6 +365,40 @@ async def test_a_member_whose_worker_died_before_it_was_settled_counts_as_it_end
         assert await batch == BatchReport("b", 1, 0 if returned else 1)
     assert office.ran == []
     assert sorted(office.names()) == (["finished", "then"] if returned else ["finished"])
+
+
+async def test_a_run_that_outlived_its_lease_returns_just_as_the_next_one_fails_and_one_of_them_counts(
+    office: Office,
+) -> None:
+    async with office.app:
+        broker, store = office.app.backend.broker, office.app.store
+        async with office.batch() as batch:
+            await batch.add(office.calls(0))
+        first, second = [
+            Run(delivery, office.work.definition.policy)
+            for lease in (0.05, 30)
+            for delivery in await broker.fetch(["default"], 1, lease=lease, wait=5)
+        ]
+        first.held_since = asyncio.get_running_loop().time() - 1
+        effects, swap, ended = Effects(office.app.backend, lease=0.05), store.swap, list[Decided]()
+
+        async def end(run: Run, outcome: Outcome) -> None:
+            decided = await effects.carry_out([(run, decide(outcome, run.delivery, run.policy, chance=0.0))])
+            await broker.settle([decision.settlement for _, decision in decided])
+            ended.extend(decided)
+
+        async def interrupted(key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
+            # The second has seen that the member is still there, and has not written down yet that it failed.
+            store.swap = swap  # type: ignore[method-assign]
+            await end(first, Returned())
+            return await swap(key, old, new, ttl=ttl)
+
+        store.swap = interrupted  # type: ignore[method-assign]
+        await end(second, Raised(ValueError("second")))
+        await run_until_idle(office.app)
+        assert [decision.end for _, decision in ended] == ["returned", "returned"]
+        assert await batch == BatchReport("b", 1, 0)
+    assert sorted(office.names()) == ["finished", "then"]
 
 
 async def test_a_member_adds_members_when_it_returns_and_once(office: Office) -> None:

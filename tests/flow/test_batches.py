@@ -31,7 +31,7 @@ class Office:
     """An app whose members fail on command, and that writes down what its batches tell."""
 
     def __init__(self, url: str) -> None:
-        self.app = App(url, lease=0.5)
+        self.app = App(url, lease=5)
         self.ran: list[int] = []
         self.bad: set[int] = set()
         self.told: list[tuple[str, Any]] = []

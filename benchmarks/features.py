@@ -25,7 +25,7 @@ FEATURES = {
     "tracing": "a trace each",
     "middleware": "a middleware",
 }
-JOBS = 5_000
+JOBS = 10_000
 
 
 def ask(ground: Ground, rounds: int) -> Table:

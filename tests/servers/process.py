@@ -34,9 +34,13 @@ def free_ports() -> Iterator[int]:
     """Loopback ports that are free at this moment, each with the one above it (a cluster node takes two).
 
     They lie below the range that the kernel gives to outgoing connections, so that no client takes the port of a
-    server that is down, or connects to itself while it tries again.
+    server that is down, or connects to itself while it tries again. Each process of a test run has ports of its own, so
+    that none of its servers is started on the port of another's that is down.
     """
-    for port in random.sample(range(12_000, 32_000, 2), 10_000):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    ports = range(12_000 + 2 * worker, 32_000, 2 * workers)
+    for port in random.sample(ports, len(ports)):
         with socket.socket() as one, socket.socket() as two:
             try:
                 one.bind(("127.0.0.1", port))

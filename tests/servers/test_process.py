@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(tmp_path: Path)
         with Process(tmp_path, command, url="{port}", answers=answers, ports=iter([taken, free])) as server:
             assert server.port == free
             assert ask(server, "PING") == "PONG"
+
+
+def test_processes_of_a_test_run_take_no_port_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "2")
+    taken: list[set[int]] = []
+    for worker in ("gw0", "gw1"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        taken.append({port + above for port in islice(free_ports(), 200) for above in (0, 1)})
+    assert taken[0].isdisjoint(taken[1])
 
 
 def test_a_server_that_cannot_start_says_what_it_printed(tmp_path: Path) -> None:

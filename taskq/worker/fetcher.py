@@ -18,12 +18,10 @@ WAIT = 1.0
 """Seconds an idle fetch waits: one command a second while there is nothing to do; where the broker cannot be roused, a
 drain waits as long."""
 
-_AHEAD = 0.01
-"""Seconds of work that a refill may be however quick a fetch is, up to FEW times the slots."""
-_FETCHES = 4
-"""Fetches that may go by meanwhile: a third of all is fetched, and another one settled, while the last one runs."""
-_FEW, _MOST = 4, 12
-"""Times the slots: a refill takes no more, however short the jobs are, and however long a fetch takes."""
+_AHEAD, _AT_MOST = 0.01, 0.03
+"""Seconds of work that a refill is at least, and at most where it is more than FEW times the slots."""
+_FEW, _MANY = 4, 12
+"""Times the slots: a refill takes no more, but for many short jobs whose fetches take long."""
 
 STALE = 1.0
 """Seconds a measured refill counts: where jobs are short it is measured with every fetch."""
@@ -34,8 +32,9 @@ TOO_LONG = Interrupted(begun=False, reason="those before it take longer than was
 class Fetcher:
     """Keeps the slots full, and holds no more than the slots and one refill.
 
-    The refill is what the slots finish during two fetches and two settlements: few jobs when they are long, so that an
-    urgent one is never behind more than that. What was fetched ahead of short jobs goes back when long ones follow.
+    The refill is what the slots finish during two round trips, a fetch and a settle: few jobs when they are long, so
+    that an urgent one is never behind more than that. What was fetched ahead of short jobs goes back when long ones
+    follow.
     """
 
     def __init__(
@@ -166,14 +165,14 @@ class Fetcher:
         return False
 
     def _room(self) -> int:
-        """How many to ask for: at least a third of all that may be held, unless a slot stands idle."""
+        """How many to ask for: at least a quarter of all that may be held, unless a slot stands idle."""
         most = self._slots.size + round(self._refill)
         room = int(min(most - len(self._held), self._broker.traits.max_batch, self._allowance()))
         if room <= 0 or self._slots.blocked:
             return 0
-        # One third is fetched while another runs and the last one is settled: nobody waits for anybody.
-        if 3 * room >= most:
-            return min(room, max(self._slots.size, ceil(most / 2)))
+        # One quarter is fetched while another runs, and the others end and are settled: nobody waits for anybody.
+        if 4 * room >= most:
+            return min(room, max(self._slots.size, ceil(most / 3)))
         # More room than there is now comes with the settlement of those that ended, which is under way.
         ended = len(self._held) - len(self._slots.running) - self._slots.waiting
         return room if self._slots.idle and ended <= room else 0
@@ -184,8 +183,10 @@ class Fetcher:
         elapsed = now - self._measured_at
         if elapsed > 0:
             rate = (self._slots.ended - self._ended) / elapsed
-            few = min(rate * _AHEAD, _FEW * self._slots.size)
-            many = min(rate * _FETCHES * took, _MOST * self._slots.size)
+            # A place is taken while its job is fetched, and again while it is settled. And where jobs are short, what
+            # runs meanwhile has to last as long as a fetch that waits for a disk.
+            few = min(rate * max(2 * took, _AHEAD), _FEW * self._slots.size)
+            many = min(rate * min(4 * took, _AT_MOST), _MANY * self._slots.size)
             self._refill += 0.2 * (max(few, many) - self._refill)
         self._ended, self._measured_at = self._slots.ended, now
 

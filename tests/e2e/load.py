@@ -72,7 +72,7 @@ class Load:
         """How it was judged, once it has ended."""
         self.unpromised: frozenset[str] = frozenset()
         """Which of the promises the server, as it is configured, does not make."""
-        self._faults = 0
+        self._faults = self._told = 0
         self._slowest = (0.0, 0.0)
         """Seconds until work went on, without those in which it waited for a core, and with them."""
 
@@ -86,9 +86,14 @@ class Load:
         self._faults += 1
 
     async def fault(self, what: str) -> None:
-        """Fill the queue, and write down what happens next: a delivery that was not answered is known to nobody."""
+        """Fill the queue, and write down what happens next."""
         await self.brace()
-        self.fleet.journal.write(Killed(what, f"{what}-{self._faults}"))
+        self.tell(what)
+
+    def tell(self, what: str) -> None:
+        """Write down what happens next: a delivery that was not answered is known to nobody."""
+        self._told += 1
+        self.fleet.journal.write(Killed(what, f"{what}-{self._told}"))
 
     @property
     def suffered(self) -> set[str]:

@@ -40,19 +40,23 @@ def between(request: pytest.FixtureRequest, tmp_path: Path, load: Loading) -> Be
 
 async def test_replies_that_are_lost_cost_no_job_and_double_none(between: Between, rounds: Rounds) -> None:
     async with between(5.0) as (loaded, proxy):
-        for _ in range(rounds(16, 160)):
-            # Told each time: a job may be lost with the message that hands it over, and again with a fetch's answer.
-            await loaded.fault("reply lost")
-            proxy.cutting = True
-            await loaded.resumes(3)
+        for _ in range(rounds(2, 20)):
+            await loaded.brace()
+            for _ in range(8):
+                # Each is told: a job may be lost with the message that hands it over, and again with a fetch's answer.
+                loaded.tell("reply lost")
+                proxy.cutting = True
+                await loaded.resumes(3)
 
 
 async def test_connections_that_are_reset_again_and_again_cost_no_job(between: Between, rounds: Rounds) -> None:
     async with between(5.0) as (loaded, proxy):
-        for _ in range(rounds(5, 200)):
-            await loaded.fault("reset")
-            proxy.reset()
-            await loaded.resumes(3)
+        for _ in range(rounds(1, 20)):
+            await loaded.brace()
+            for _ in range(rounds(5, 10)):
+                loaded.tell("reset")
+                proxy.reset()
+                await loaded.resumes(3)
 
 
 @pytest.mark.parametrize("deaf", [BOTH, REQUESTS, REPLIES], ids=["both-ways", "requests", "replies"])

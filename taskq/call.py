@@ -177,7 +177,7 @@ async def each(calls: Iterable[A] | AsyncIterable[A]) -> AsyncIterator[A]:
 
 
 async def batched(calls: Iterable[A] | AsyncIterable[A], size: int) -> AsyncIterator[Sequence[A]]:
-    """The same, up to ``size`` at a time."""
+    """The elements of either kind of iterable, up to ``size`` at a time."""
     if isinstance(calls, AsyncIterable):
         some: list[A] = []
         async for call in calls:

@@ -12,7 +12,8 @@ import click
 
 from taskq.app import App
 from taskq.broker import Admin, Record
-from taskq.cli.dead_letters import PAGE, Selection, count, in_parts, select
+from taskq.call import batched
+from taskq.cli.dead_letters import PAGE, Selection, count, select
 from taskq.cli.durations import duration, from_now, rate
 from taskq.cli.output import json_option, url_option, write_json, write_table
 from taskq.cli.record import ended_of, record_json, trouble_of
@@ -178,7 +179,7 @@ async def _work(
     async with App(url) as app:
         admin = app.admin
         with _progress(verb, await count(admin, selection)) as seen:
-            async for part in in_parts(select(admin, selection, time.time(), seen), size):
+            async for part in batched(select(admin, selection, time.time(), seen), size):
                 answers = await _deal(admin, verb, [JobRef(record.job.queue, record.job.id) for record in part])
                 tally.answers.update(answers)
                 tally.last = part[-1].job.id

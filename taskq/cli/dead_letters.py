@@ -95,15 +95,3 @@ async def _by_id(admin: Admin, ids: Sequence[str]) -> AsyncIterator[Record]:
         record = await admin.find(job_id)
         if record is not None:
             yield record
-
-
-async def in_parts(records: AsyncIterator[Record], size: int) -> AsyncIterator[Sequence[Record]]:
-    """Up to ``size`` at a time."""
-    part: list[Record] = []
-    async for record in records:
-        part.append(record)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from msgspec.structs import replace
 
+from taskq.audit import note
 from taskq.broker import Admin, Backend, Finding, Record
 from taskq.brokers import Sites
 from taskq.call import Call, Chain, Gather, Takes
@@ -58,7 +59,7 @@ from taskq.store import Store
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
 from taskq.vetting import findings, refuse
-from taskq.worker.control import CANCEL, pause, pauses_of, resume
+from taskq.worker.control import CANCEL, named, pause, pauses_of, resume
 from taskq.worker.options import WorkerOptions
 from taskq.worker.recipe import Recipe
 from taskq.worker.run import Runnable
@@ -350,20 +351,29 @@ class App:
         tenants: Sequence[str] = (),
         tags: Sequence[str] = (),
         seconds: float | None = None,
+        by: str = "",
     ) -> None:
         """Start no more jobs of these queues, tasks, tenants and tags, on any worker, for so long or until resumed.
 
         Workers know within a second. A paused queue costs nothing; of the others each job that waits is fetched and put
-        back every five seconds, as the rest of its queue goes on.
+        back every five seconds, as the rest of its queue goes on. ``by`` names who does it, for ``taskq audit``.
         """
         names = pauses_of(queues, task=tasks, tenant=tenants, tag=tags)
+        await note(self.store, "pause", *named(names), by=by, details="" if seconds is None else f"for {seconds:g} s")
         await pause(self.store, self.backend.hints, names, seconds)
 
     async def resume(
-        self, *queues: str, tasks: Sequence[str] = (), tenants: Sequence[str] = (), tags: Sequence[str] = ()
+        self,
+        *queues: str,
+        tasks: Sequence[str] = (),
+        tenants: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        by: str = "",
     ) -> None:
         """Go on with these: within a second with queues, within five more with tasks, tenants and tags."""
-        await resume(self.store, self.backend.hints, pauses_of(queues, task=tasks, tenant=tenants, tag=tags))
+        names = pauses_of(queues, task=tasks, tenant=tenants, tag=tags)
+        await note(self.store, "resume", *named(names), by=by)
+        await resume(self.store, self.backend.hints, names)
 
     def run_sync(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run a coroutine function of this app from code without an event loop; raises RuntimeError inside one."""

@@ -33,6 +33,8 @@ class Decided(Struct, frozen=True, omit_defaults=True):
     """The last of several ticks."""
     count: int = 1
     """How many; 0: more than were counted."""
+    by: str = ""
+    """Who, where it was done by hand and they were named."""
 
 
 class Pending(Struct, frozen=True, omit_defaults=True):

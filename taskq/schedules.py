@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, TypeVar, Unpack, cast
 import msgspec
 from msgspec import Struct
 
+from taskq.audit import note
 from taskq.broker import Backend
 from taskq.call import Call, new_id
 from taskq.errors import DecodeError, InvalidSchedule, MissingCapability
@@ -78,14 +79,17 @@ class Schedules:
         when: str | None = None,
         *,
         replace: bool = False,
+        by: str = "",
         **options: Unpack[ScheduleOptions],
     ) -> None:
         """Make a schedule at run time; every worker on this broker sees it within seconds, and keeps it until removed.
 
-        To create what is there already changes nothing. Raises InvalidSchedule when it makes no sense, or when
-        another one has the name and this is not to ``replace`` it; MissingCapability for what the broker cannot do.
+        To create what is there already changes nothing. ``by`` names who does it, here and in what follows, for
+        ``taskq audit``. Raises InvalidSchedule when it makes no sense, or when another one has the name and this is
+        not to ``replace`` it; MissingCapability for what the broker cannot do.
         """
-        schedule = make_schedule(name, make_timetable(when, options), call.job)
+        timetable = make_timetable(when, options)
+        schedule = make_schedule(name, timetable, call.job)
         if name in self.static:
             raise InvalidSchedule(f"the code of this app has a schedule named {name}: choose another name")
         check_schedule(schedule, self._desk.backend)
@@ -95,36 +99,43 @@ class Schedules:
                 raise InvalidSchedule(f"another schedule is named {name}: remove it, or say replace=True")
             return {**known, name: schedule}
 
-        await self._change_index(put)
+        known = await stored(self._store)
+        if put(known) != known:
+            details = f"{timetable.timing.text}: {schedule.job.task}"
+            await self._note("replace" if name in known else "create", name, by, details)
+            await self._change_index(put)
 
-    async def remove(self, name: str) -> bool:
+    async def remove(self, name: str, *, by: str = "") -> bool:
         """Forget a schedule made at run time, with its history; False when there is none of this name."""
         found = name in await stored(self._store)
+        if found:
+            await self._note("remove", name, by)
         await self._change_index(lambda known: {other: kept for other, kept in known.items() if other != name})
         gone = not found
         while not gone:
             gone = await self._store.swap(state_key(name), (await self._store.get(state_key(name))).value, None)
         return found
 
-    async def pause(self, name: str) -> None:
+    async def pause(self, name: str, *, by: str = "") -> None:
         """Let the ticks of a schedule pass until it is resumed. Raises InvalidSchedule when there is none."""
-        await self._set_paused(name, paused=True)
+        await self._set_paused(name, paused=True, by=by)
 
-    async def resume(self, name: str) -> None:
+    async def resume(self, name: str, *, by: str = "") -> None:
         """Go on with the next tick; those that passed are not made up for. Raises InvalidSchedule as above."""
-        await self._set_paused(name, paused=False)
+        await self._set_paused(name, paused=False, by=by)
 
-    async def run(self, name: str) -> Enqueued:
+    async def run(self, name: str, *, by: str = "") -> Enqueued:
         """Enqueue a job of a schedule now, whatever its overlap says. Raises InvalidSchedule when there is none."""
         schedule = (await self.find(name)).schedule
         job = msgspec.structs.replace(schedule.job, id=f"{name}@run-{new_id()}")
+        await self._note("run", name, by, job.id)
         enqueued = await self._desk.enqueue(job)
 
-        def note(state: State, now: float) -> State:
-            noted = state.noting(Decided(now, "run", now, "by hand"))
+        def ran(state: State, now: float) -> State:
+            noted = state.noting(Decided(now, "run", now, "by hand", by=by))
             return msgspec.structs.replace(state, jobs=state.knowing(enqueued.id), history=noted)
 
-        await self._change_state(schedule, note)
+        await self._change_state(schedule, ran)
         return enqueued
 
     async def list(self) -> Sequence[Listed]:
@@ -154,16 +165,21 @@ class Schedules:
         source: Literal["code", "stored"] = "code" if schedule.name in self.static else "stored"
         return Listed(schedule, source, read_state(entry, schedule), entry.now)
 
-    async def _set_paused(self, name: str, *, paused: bool) -> None:
-        schedule = (await self.find(name)).schedule
+    async def _note(self, verb: str, name: str, by: str, details: str = "") -> None:
+        await note(self._store, verb, f"schedule {name}", by=by, details=details)
+
+    async def _set_paused(self, name: str, *, paused: bool, by: str) -> None:
+        listed = await self.find(name)
 
         def change(state: State, now: float) -> State:
             if state.paused == paused:
                 return state
-            noted = state.noting(Decided(now, "paused" if paused else "resumed", now, "by hand"))
+            noted = state.noting(Decided(now, "paused" if paused else "resumed", now, "by hand", by=by))
             return msgspec.structs.replace(state, paused=paused, last=max(state.last, now), history=noted)
 
-        await self._change_state(schedule, change)
+        if listed.state.paused != paused:
+            await self._note("pause" if paused else "resume", name, by)
+            await self._change_state(listed.schedule, change)
 
     async def _change_state(self, schedule: Schedule, change: Callable[[State, float], State]) -> None:
         swapped = False

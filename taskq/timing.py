@@ -38,6 +38,11 @@ class Timing(Struct, frozen=True, kw_only=True):
     except_: tuple[str, ...] = ()
     """Dates, ranges of dates (``2026-12-24/2027-01-02``) and cron texts, in the same zone."""
 
+    @property
+    def text(self) -> str:
+        """As it was said."""
+        return self.cron or f"every {self.every}s"
+
 
 def make_timing(
     when: str | None,

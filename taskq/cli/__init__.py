@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from taskq.cli.audit import audit
 from taskq.cli.batch import batch
 from taskq.cli.bench import bench
 from taskq.cli.cancel import cancel
@@ -66,6 +67,7 @@ COMMANDS = (
     pause,
     resume,
     schedules,
+    audit,
     outbox,
     check,
     signatures,

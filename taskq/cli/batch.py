@@ -5,6 +5,7 @@ import click
 from msgspec.structs import asdict
 
 from taskq.app import App
+from taskq.cli.audit import by_option, noted
 from taskq.cli.output import json_option, url_option, write_json
 from taskq.flow import BatchStatus
 
@@ -13,14 +14,15 @@ from taskq.flow import BatchStatus
 @click.argument("id")
 @click.option("--cancel", "cancels", is_flag=True, help="Seal it and cancel its members.")
 @click.option("--failed", "lists", is_flag=True, help="Print the ids of the members that have failed, to revive them.")
+@by_option
 @url_option
 @json_option
-def batch(id: str, cancels: bool, lists: bool, url: str | None, as_json: bool) -> int:
+def batch(id: str, cancels: bool, lists: bool, by: str, url: str | None, as_json: bool) -> int:
     """Show how far the batch ID is, or cancel it.
 
     Exits with 1 when there is no such batch, or nothing to cancel.
     """
-    status, failed, cancelled = anyio.run(_look, url, id, cancels)
+    status, failed, cancelled = anyio.run(_look, url, id, cancels, by)
     if status is None:
         click.echo(f"{id}: no such batch, or it ended more than a week ago", err=True)
     elif lists:
@@ -33,9 +35,11 @@ def batch(id: str, cancels: bool, lists: bool, url: str | None, as_json: bool) -
     return 1 if status is None or (cancels and not cancelled) else 0
 
 
-async def _look(url: str | None, id: str, cancels: bool) -> tuple[BatchStatus | None, list[str], bool]:
+async def _look(url: str | None, id: str, cancels: bool, by: str) -> tuple[BatchStatus | None, list[str], bool]:
     async with App(url) as app:
         found = app.batch(id)
+        if cancels:
+            await noted(app, "cancel", f"batch {id}", by=by)
         cancelled = cancels and await found.cancel()
         return await found.status(), [ref.id for ref in await found.failures()], cancelled
 

@@ -13,6 +13,7 @@ import click
 from taskq.app import App
 from taskq.broker import Admin, Record
 from taskq.call import batched
+from taskq.cli.audit import by_option, noted
 from taskq.cli.dead_letters import PAGE, Selection, count, select
 from taskq.cli.durations import duration, from_now, rate
 from taskq.cli.output import json_option, url_option, write_json, write_table
@@ -60,7 +61,7 @@ def action_options(command: F) -> F:
         click.option("--dry-run", is_flag=True, help="Only list those it would be."),
     ):
         command = option(command)
-    return command
+    return by_option(command)
 
 
 @click.group()
@@ -140,7 +141,15 @@ class Tally:
 
 
 def _run(
-    verb: Verb, *, url: str | None, as_json: bool, everything: bool, rate: float | None, dry_run: bool, **selection: Any
+    verb: Verb,
+    *,
+    by: str,
+    url: str | None,
+    as_json: bool,
+    everything: bool,
+    rate: float | None,
+    dry_run: bool,
+    **selection: Any,
 ) -> int:
     selected = Selection(**selection)
     if not (selected.narrows or everything or dry_run):
@@ -149,7 +158,7 @@ def _run(
     try:
         if dry_run:
             return anyio.run(_rehearse, url, selected, as_json, verb)
-        anyio.run(_work, verb, url, selected, rate, as_json, tally)
+        anyio.run(_work, verb, url, selected, by, rate, as_json, tally)
     except (KeyboardInterrupt, TaskqError):
         if tally.last is not None:
             click.echo(f"stopped after {tally.answers.total()}: go on with --after {tally.last}", err=True)
@@ -173,10 +182,11 @@ async def _rehearse(url: str | None, selection: Selection, as_json: bool, verb: 
 
 
 async def _work(
-    verb: Verb, url: str | None, selection: Selection, rate: float | None, as_json: bool, tally: Tally
+    verb: Verb, url: str | None, selection: Selection, by: str, rate: float | None, as_json: bool, tally: Tally
 ) -> None:
     size = PAGE if rate is None else max(1, min(PAGE, int(rate / 10)))
     async with App(url) as app:
+        await noted(app, verb, *selection.what, by=by, details=selection.said)
         admin = app.admin
         with _progress(verb, await count(admin, selection)) as seen:
             async for part in batched(select(admin, selection, time.time(), seen), size):

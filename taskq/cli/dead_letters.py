@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from taskq.broker import Admin, Record
 from taskq.cli.record import ended_of, errors_of
@@ -31,6 +32,18 @@ class Selection(Struct, frozen=True, kw_only=True):
     def narrows(self) -> bool:
         """False when nothing says which."""
         return self != Selection(after=self.after, limit=self.limit)
+
+    @property
+    def what(self) -> Sequence[str]:
+        """What is meant, as it is noted: ids by themselves."""
+        return [f"dead letter {job_id}" for job_id in sorted(set(self.ids))] or ["dead letters"]
+
+    @property
+    def said(self) -> str:
+        """What they have in common, as it was asked for."""
+        asked = [("queue", queue) for queue in self.queues]
+        asked += [(name, value) for name, value in asdict(self).items() if value and name not in ("ids", "queues")]
+        return ", ".join(f"{name} {value}" for name, value in asked)
 
     def fits(self, record: Record, now: float) -> bool:
         """Whether a dead letter is meant."""

@@ -12,6 +12,7 @@ from textual.widgets import DataTable, Footer, Header, Label
 
 from taskq.app import App
 from taskq.broker import QueueStats, Record
+from taskq.cli.audit import noted
 from taskq.cli.durations import readable
 from taskq.cli.output import one_line
 from taskq.cli.record import trouble_of
@@ -22,7 +23,7 @@ from taskq.cli.workers import row as worker_row
 from taskq.errors import TaskqError
 from taskq.job import JobRef
 from taskq.worker.control import Paused, paused_queues
-from taskq.worker.register import Entry, RunningJob, ask
+from taskq.worker.register import Entry, Order, RunningJob, ask
 from taskq.worker.register import workers as present_workers
 
 EVERY = 1.0
@@ -79,9 +80,10 @@ class Live(Screen[TaskqError]):
         Binding("r", "act('r')", "Revive the dead letter"),
     ]
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, by: str) -> None:
         super().__init__()
         self._url = url
+        self._by = by
         self._asked: asyncio.Queue[Action] = asyncio.Queue()
         self._view = View((), {}, (), ())
 
@@ -157,15 +159,26 @@ class Live(Screen[TaskqError]):
 
     def _action(self, key: str, table: str, row: str) -> Action | None:
         queue, _, job = row.partition("/")
+        by = self._by
         match key, table:
+            case "p", "queues" if row in self._view.paused:
+                return lambda app: app.resume(row, by=by)
             case "p", "queues":
-                return (lambda app: app.resume(row)) if row in self._view.paused else (lambda app: app.pause(row))
+                return lambda app: app.pause(row, by=by)
             case "w", "workers":
                 quiet = any(entry.id == row and entry.state == "quiet" for entry in self._view.workers)
-                return lambda app: ask(app.store, app.backend.hints, row, "resume" if quiet else "quiet")
+                order: Order = "resume" if quiet else "quiet"
+                return self._noting(lambda app: ask(app.store, app.backend.hints, row, order), order, f"worker {row}")
             case "c", "running":
-                return lambda app: app.cancel(JobRef(queue, job))
+                return self._noting(lambda app: app.cancel(JobRef(queue, job)), "cancel", f"job {job}")
             case "r", "dead":
-                return lambda app: app.admin.revive([JobRef(queue, job)])
+                return self._noting(lambda app: app.admin.revive([JobRef(queue, job)]), "revive", f"dead letter {job}")
             case _:
                 return None
+
+    def _noting(self, act: Action, verb: str, what: str) -> Action:
+        async def noting(app: App) -> None:
+            await noted(app, verb, what, by=self._by)
+            await act(app)
+
+        return noting

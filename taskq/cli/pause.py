@@ -7,6 +7,7 @@ import anyio
 import click
 
 from taskq.app import App
+from taskq.cli.audit import by_option
 from taskq.cli.durations import duration, readable
 from taskq.cli.output import json_option, url_option, write_json
 from taskq.options import check_queue, check_task
@@ -59,10 +60,11 @@ def tell(selected: Sequence[tuple[str, str]], words: str, facts: dict[str, objec
 @click.command()
 @selection
 @click.option("--for", "seconds", type=duration, metavar="10m", help="Resume by itself after so long.")
+@by_option
 @url_option
 @json_option
 def pause(
-    queues: Sequence[str], seconds: float | None, url: str | None, as_json: bool, **selected: Unpack[Selected]
+    queues: Sequence[str], seconds: float | None, by: str, url: str | None, as_json: bool, **selected: Unpack[Selected]
 ) -> None:
     """Let all workers leave queues, tasks, tenants or tags alone.
 
@@ -72,7 +74,7 @@ def pause(
 
     async def act() -> None:
         async with App(url) as app:
-            await app.pause(*queues, **selected, seconds=seconds)
+            await app.pause(*queues, **selected, seconds=seconds, by=by)
 
     anyio.run(act)
     words = f"paused {'until resumed' if seconds is None else f'for {readable(seconds)}'}"

@@ -2,13 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import anyio
 import click
 
 from taskq.app import App
+from taskq.audit import KEPT, acts_since
+from taskq.cli.audit import by_option
 from taskq.cli.durations import from_now, readable
 from taskq.cli.load import APP, load_app
 from taskq.cli.output import json_option, url_option, write_json, write_table
@@ -16,9 +18,16 @@ from taskq.plan import Decided
 from taskq.schedules import Listed
 
 T = TypeVar("T")
+A = TypeVar("A", covariant=True)
 F = TypeVar("F", bound=Callable[..., object])
 
 TITLES = ("name", "when", "task", "next", "last", "")
+
+
+class Act(Protocol[A]):
+    """What is done by hand to a schedule."""
+
+    async def __call__(self, name: str, *, by: str) -> A: ...
 
 
 def where_options(command: F) -> F:
@@ -31,7 +40,7 @@ def where_options(command: F) -> F:
 
 @click.group()
 def schedules() -> None:
-    """List, preview, pause, resume and run schedules.
+    """List, preview, pause, resume, run and remove schedules.
 
     Those made at run time are known to every command; those of the code with --app.
     """
@@ -80,41 +89,55 @@ def history(name: str, limit: int, target: str | None, url: str | None, as_json:
         for each in decided:
             write_json(each)
     elif decided:
-        write_table(
-            ("tick", "verdict", "reason"), [(_ticks(listed, each), each.verdict, each.reason) for each in decided]
-        )
+        rows = [(_ticks(listed, each), each.verdict, f"by {each.by}" if each.by else each.reason) for each in decided]
+        write_table(("tick", "verdict", "reason"), rows)
     else:
         click.echo(f"Nothing was decided about {name} yet.")
 
 
 @schedules.command()
 @click.argument("name")
+@by_option
 @where_options
 @json_option
-def pause(name: str, target: str | None, url: str | None, as_json: bool) -> None:
+def pause(name: str, by: str, target: str | None, url: str | None, as_json: bool) -> None:
     """Let the ticks of schedule NAME pass."""
-    _on(target, url, lambda app: _act(app, name, app.schedules.pause))
+    _on(target, url, lambda app: _act(app, name, app.schedules.pause, by))
     _say({"name": name, "paused": True}, f"{name}: paused until resumed", as_json=as_json)
 
 
 @schedules.command()
 @click.argument("name")
+@by_option
 @where_options
 @json_option
-def resume(name: str, target: str | None, url: str | None, as_json: bool) -> None:
+def resume(name: str, by: str, target: str | None, url: str | None, as_json: bool) -> None:
     """Let schedule NAME go on with its next tick."""
-    _on(target, url, lambda app: _act(app, name, app.schedules.resume))
+    _on(target, url, lambda app: _act(app, name, app.schedules.resume, by))
     _say({"name": name, "paused": False}, f"{name}: goes on", as_json=as_json)
 
 
 @schedules.command()
 @click.argument("name")
+@by_option
 @where_options
 @json_option
-def run(name: str, target: str | None, url: str | None, as_json: bool) -> None:
+def run(name: str, by: str, target: str | None, url: str | None, as_json: bool) -> None:
     """Enqueue a job of schedule NAME now, and print its id."""
-    enqueued = _on(target, url, lambda app: _act(app, name, app.schedules.run))
+    enqueued = _on(target, url, lambda app: _act(app, name, app.schedules.run, by))
     _say({"name": name, "id": enqueued.id, "added": enqueued.added}, enqueued.id, as_json=as_json)
+
+
+@schedules.command()
+@click.argument("name")
+@by_option
+@where_options
+@json_option
+def remove(name: str, by: str, target: str | None, url: str | None, as_json: bool) -> None:
+    """Remove schedule NAME, which was made at run time, with its history."""
+    if not _on(target, url, lambda app: _act(app, name, app.schedules.remove, by)):
+        raise click.ClickException(f"schedule {name} is of the code: remove it there, or pause it")
+    _say({"name": name, "removed": True}, f"{name}: removed", as_json=as_json)
 
 
 def _on(target: str | None, url: str | None, act: Callable[[App], Awaitable[T]]) -> T:
@@ -131,13 +154,23 @@ def _on(target: str | None, url: str | None, act: Callable[[App], Awaitable[T]])
 async def _found(app: App, name: str) -> Listed:
     every = {listed.schedule.name: listed for listed in await app.schedules.list()}
     if name not in every:
-        raise click.ClickException(f"there is no schedule {name!r} (known: {', '.join(every) or 'none'})")
+        known = f"there is no schedule {name!r} (known: {', '.join(every) or 'none'})"
+        raise click.ClickException(known + await _removal(app, name))
     return every[name]
 
 
-async def _act(app: App, name: str, act: Callable[[str], Awaitable[T]]) -> T:
+async def _removal(app: App, name: str) -> str:
+    """Who has removed a schedule that is not there, as far as that is remembered."""
+    acts = [act for act in await acts_since(app.store, KEPT) if act.what == f"schedule {name}"]
+    if not acts or acts[-1].verb != "remove":
+        return ""
+    at = datetime.fromtimestamp(acts[-1].at).astimezone().isoformat(" ", "seconds")
+    return f"; {acts[-1].by or 'somebody'} removed it at {at}: `taskq audit --about {name}` tells all"
+
+
+async def _act(app: App, name: str, act: Act[T], by: str) -> T:
     await _found(app, name)
-    return await act(name)
+    return await act(name, by=by)
 
 
 def _say(value: object, text: str, *, as_json: bool) -> None:

@@ -4,12 +4,14 @@ import sys
 
 import click
 
+from taskq.cli.audit import by_option
 from taskq.cli.output import url_option
 
 
 @click.command()
+@by_option
 @url_option
-def top(url: str | None) -> None:
+def top(by: str, url: str | None) -> None:
     """Watch queues, workers and jobs, and act on them by key."""
     if not sys.stdout.isatty():
         raise click.UsageError(
@@ -19,6 +21,6 @@ def top(url: str | None) -> None:
         from taskq.cli.live import Live
     except ImportError:
         raise click.UsageError("top needs textual: pip install 'taskq-async[top]'") from None
-    failure = Live(url).run()
+    failure = Live(url, by).run()
     if failure is not None:
         raise failure

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from taskq.app import App
+from taskq.cli.audit import by_option, noted
 from taskq.cli.durations import readable
 from taskq.cli.exits import FAILED
 from taskq.cli.output import json_option, url_option, write_json, write_table
@@ -37,13 +38,14 @@ def workers_group(context: click.Context, url: str | None, as_json: bool) -> Non
 @workers_group.command("ask")
 @click.argument("order", type=click.Choice(ORDERS))
 @click.argument("ids", metavar="WORKER...", nargs=-1, required=True)
+@by_option
 @url_option
-def ask_command(order: str, ids: Sequence[str], url: str | None) -> int:
+def ask_command(order: str, ids: Sequence[str], by: str, url: str | None) -> int:
     """Ask workers to fetch nothing for now (quiet), to go on (resume), to end (drain), or to log what runs (dump).
 
     WORKER is an id that `taskq workers` lists, or `all`.
     """
-    reached = anyio.run(_ask, url, cast("Order", order), ids)
+    reached = anyio.run(_ask, url, cast("Order", order), ids, by)
     for worker, there in reached.items():
         click.echo(f"{worker}: asked to {order}" if there else f"{worker}: there is no such worker")
     return 0 if all(reached.values()) and reached else FAILED
@@ -69,8 +71,9 @@ async def _look(url: str | None) -> Sequence[Entry]:
         return await workers(app.store, app.backend.hints)
 
 
-async def _ask(url: str | None, order: Order, ids: Sequence[str]) -> dict[str, bool]:
+async def _ask(url: str | None, order: Order, ids: Sequence[str], by: str) -> dict[str, bool]:
     async with App(url) as app:
+        await noted(app, order, *(f"worker {worker}" for worker in ids), by=by)
         store, hints = app.store, app.backend.hints
         if "all" in ids:
             ids = [entry.id for entry in await workers(store, hints)]

@@ -44,6 +44,11 @@ def is_queue(name: str) -> bool:
     return ":" not in name
 
 
+def named(pauses: Iterable[str]) -> Sequence[str]:
+    """What is paused, as people say it: ``queue mail``, ``tag bulk``."""
+    return [f"queue {name}" if is_queue(name) else name.replace(":", " ", 1) for name in pauses]
+
+
 async def what_is_paused(store: Store) -> Paused:
     """By the backend's clock."""
     return _read(await store.get(PAUSED_KEY))

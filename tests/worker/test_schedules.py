@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from taskq import App, Tasks, current
+from taskq.audit import acts_since
 from taskq.errors import InvalidSchedule, UnknownTask
 from taskq.events import JobFinished
 from taskq.job import JobRef
@@ -204,14 +205,20 @@ async def test_a_schedule_made_at_run_time_fires_on_a_worker_that_runs_already(c
             await app.schedules.create("berlin", report.call("Berlin"), "every 20s")
         await clock.advance(seconds=31)
         assert ran == ["Berlin"] * 3
-        await app.schedules.create("berlin", report.call("Bonn"), "every 30s", replace=True)
+        await app.schedules.create("berlin", report.call("Bonn"), "every 30s", replace=True, by="ada")
         await clock.advance(minutes=1)
         assert ran == ["Berlin"] * 3 + ["Bonn"] * 2
-        assert await app.schedules.remove("berlin")
-        assert not await app.schedules.remove("berlin")
+        assert await app.schedules.remove("berlin", by="bob")
+        assert not await app.schedules.remove("berlin", by="bob")
         await clock.advance(minutes=5)
         assert len(ran) == 5
         assert list(await app.schedules.list()) == []
+        # What changed nothing is no act; what was removed is remembered.
+        assert [(act.by, act.verb, act.what, act.details) for act in await acts_since(app.store, 3600)] == [
+            ("", "create", "schedule berlin", f"every 10s: {report.name}"),
+            ("ada", "replace", "schedule berlin", f"every 30s: {report.name}"),
+            ("bob", "remove", "schedule berlin", ""),
+        ]
 
 
 async def test_a_paused_schedule_rests_and_makes_up_for_nothing(clock: VirtualClock, app: App) -> None:
@@ -223,7 +230,7 @@ async def test_a_paused_schedule_rests_and_makes_up_for_nothing(clock: VirtualCl
         ran.append(current().id)
 
     async with app, app.working():
-        await app.schedules.pause("report")
+        await app.schedules.pause("report", by="ada")
         await clock.advance(minutes=3)
         assert ran == []
         await app.schedules.resume("report")
@@ -233,6 +240,8 @@ async def test_a_paused_schedule_rests_and_makes_up_for_nothing(clock: VirtualCl
         await clock.advance()
         assert ran[1:] == [enqueued.id]
         assert await verdicts(app, "report") == ["paused", "resumed", "fired", "run"]
+        told = (await app.schedules.find("report")).state.history
+        assert [(decided.verdict, decided.by) for decided in told if decided.by] == [("paused", "ada")]
         with pytest.raises(InvalidSchedule, match="known: report"):
             await app.schedules.pause("reprot")
 

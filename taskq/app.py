@@ -54,6 +54,7 @@ from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
 from taskq.schedules import Schedules, configured
+from taskq.spool import Spooling
 from taskq.spread import Spread
 from taskq.store import Store
 from taskq.task import Task
@@ -233,6 +234,16 @@ class App:
     def backend(self) -> Backend:
         """The open backend; raises ConfigError before the app is open."""
         return self._lives.here().backend
+
+    @property
+    def sending(self) -> Backend:
+        """The same as those who defer see it: with the spool and the outbox, if there are any."""
+        return self._lives.here().sending
+
+    @property
+    def spool(self) -> Spooling | None:
+        """Where what is deferred waits while the default broker is out of reach."""
+        return self._lives.here().spool
 
     # Deferring
 

@@ -9,20 +9,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.batcher import Batcher
-from taskq.broker import Backend, Broker, Transactions
-from taskq.brokers import Site, Sites, everywhere
+from taskq.broker import Backend, Transactions
+from taskq.brokers import Sites, everywhere
 from taskq.collect import Collector
 from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError
 from taskq.events import Events
+from taskq.flow.stages import replay
 from taskq.history import Historian
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
 from taskq.payloads import with_payloads
 from taskq.pools import DEFAULT
-from taskq.spool import Bounds, spooling
+from taskq.spool import Bounds, Spooling, spooling
 
 
 class Door(Struct, frozen=True):
@@ -39,12 +40,13 @@ class Live(Struct, frozen=True):
 
     sites: Sites
     backend: Backend
-    """That of the default broker, as are the next two."""
+    """That of the default broker, as are the next two, and the spool."""
     sending: Backend
     """The same for callers who defer, with the spool and the outbox, if there are any."""
     batcher: Batcher
     doors: Mapping[str, Door]
     """By broker; none where there is only the default one."""
+    spool: Spooling | None
     relay: Relay | None
     collector: Collector | None
     historian: Historian | None
@@ -85,7 +87,8 @@ async def opened(
         if settings.payloads is not None:
             sites = await _with_payloads(sites, settings.payloads, settings, stack)
         backend = sites.default.backend
-        brokers = {name: await _spooling(site, settings, stack) for name, site in sites.by_name.items()}
+        spools = await _spools(sites, settings, stack)
+        brokers = {name: spools.get(name, site.own.broker) for name, site in sites.by_name.items()}
         transactions, relay = await _outbox(backend, settings, definitions, stack)
         doors: dict[str, Door] = {}
         for name, site in sites.by_name.items():
@@ -105,7 +108,17 @@ async def opened(
         if several:
             sending = replace(sending, broker=everywhere(sending.broker, brokers, sites.home))
         yield Live(
-            sites, backend, sending, first.batcher, doors if several else {}, relay, collector, historian, scope, loop
+            sites,
+            backend,
+            sending,
+            first.batcher,
+            doors if several else {},
+            spools.get(DEFAULT),
+            relay,
+            collector,
+            historian,
+            scope,
+            loop,
         )
 
 
@@ -116,13 +129,17 @@ async def _with_payloads(sites: Sites, url: str, settings: Settings, stack: Asyn
     return Sites(backends, settings.pools)
 
 
-async def _spooling(site: Site, settings: Settings, stack: AsyncExitStack) -> Broker:
-    """The broker as callers who defer see it."""
+async def _spools(sites: Sites, settings: Settings, stack: AsyncExitStack) -> Mapping[str, Spooling]:
+    """The brokers as callers who defer see them, if there is a spool."""
     if settings.spool is None:
-        return site.own.broker
+        return {}
     bounds = Bounds(settings.spool_size, settings.spool_age)
-    path = settings.spool if site.name == DEFAULT else f"{settings.spool}.{site.name}"
-    return await stack.enter_async_context(spooling(site.own.broker, path, bounds))
+    paths = {name: settings.spool if name == DEFAULT else f"{settings.spool}.{name}" for name in sites.by_name}
+    opening = {
+        name: spooling(site.own.broker, paths[name], bounds, partial(replay, site.backend))
+        for name, site in sites.by_name.items()
+    }
+    return {name: await stack.enter_async_context(context) for name, context in opening.items()}
 
 
 async def _outbox(

@@ -1,15 +1,17 @@
 """A broker whose enqueue does not fail while the real one is out of reach: jobs wait in a local file until it is back.
 
 Opt-in, for those who defer; workers never use it. What is in the file survives the process, and is shared by all
-processes that name the file. While it holds anything, new jobs line up behind, so that none overtakes another.
+processes that name the file. While it holds anything, new jobs line up behind, so that none overtakes another. The
+stages in which a batch is made lie among the jobs, each as the body of one.
 """
 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import takewhile
 from time import time
 from typing import TypeVar
 
@@ -18,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Broker, Traits
+from taskq.call import new_id
 from taskq.errors import BrokerRejected, BrokerUnavailable, ConfigError, SpoolFull, TaskqError
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
 
@@ -31,13 +34,39 @@ LOOK = 5.0
 """Seconds between looks at the file while there should be nothing in it."""
 _PART = 500
 """Jobs handed over in one call."""
+_PAGE = 4 << 20
+"""Bytes of them, from which on no further one is read."""
+_STAGE = "taskq-stage"
+"""The task of what is no job, but a stage in which a batch is made."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS taskq_spool (
   place INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, bytes INTEGER NOT NULL, job BLOB NOT NULL, refused TEXT
 )
 """
 
-Row = tuple[int, float, bytes]
+Replay = Callable[[bytes, float], Awaitable[tuple[str, bytes] | None]]
+"""Does a stage that was kept for so many seconds; answers why it was refused, and what of it."""
+
+
+class Row(Struct, frozen=True):
+    """One line of the file."""
+
+    place: int
+    at: float
+    job: Job
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is no job."""
+        return self.job.task == _STAGE
+
+
+class Refusal(Struct, frozen=True):
+    """Why the broker did not take a line, and what of it."""
+
+    place: int
+    reason: str
+    job: Job
 
 
 class Bounds(Struct, frozen=True):
@@ -85,10 +114,19 @@ class SpoolFile:
         return None
 
     def first(self) -> list[Row]:
-        """The oldest jobs."""
-        return self._connection.execute(
-            "SELECT place, at, job FROM taskq_spool WHERE refused IS NULL ORDER BY place LIMIT ?", (_PART,)
-        ).fetchall()
+        """The oldest lines that are handed over together: jobs, or a single stage."""
+        rows: list[Row] = []
+        size = 0
+        found = self._connection.execute(
+            "SELECT place, at, bytes, job FROM taskq_spool WHERE refused IS NULL ORDER BY place LIMIT ?", (_PART,)
+        )
+        for place, at, taken, encoded in found:
+            rows.append(Row(place, at, msgspec.msgpack.decode(encoded, type=Job)))
+            size += taken
+            if size > _PAGE:
+                break
+        found.close()
+        return rows[:1] if rows and rows[0].is_stage else list(takewhile(lambda row: not row.is_stage, rows))
 
     def refused(self) -> list[str]:
         """Why the broker did not take what is still here."""
@@ -96,12 +134,13 @@ class SpoolFile:
             reason for (reason,) in self._connection.execute("SELECT refused FROM taskq_spool WHERE refused NOTNULL")
         ]
 
-    def settle(self, gone: Sequence[int], refused: Sequence[tuple[str, int]]) -> None:
+    def settle(self, gone: Sequence[int], refused: Sequence[Refusal]) -> None:
         """Forget what was handed over; what was refused stays, with the reason, for a person to look at."""
         with self._connection as held:
             held.execute("BEGIN IMMEDIATE")
             held.executemany("DELETE FROM taskq_spool WHERE place = ?", [(place,) for place in gone])
-            held.executemany("UPDATE taskq_spool SET refused = ? WHERE place = ?", refused)
+            lines = [(each.reason, msgspec.msgpack.encode(each.job), each.place) for each in refused]
+            held.executemany("UPDATE taskq_spool SET refused = ?, job = ? WHERE place = ?", lines)
 
     def take_turn(self) -> bool:
         """Whether this process is the one to hand over; so it is until :meth:`end_turn`, or until it dies."""
@@ -125,8 +164,9 @@ class SpoolFile:
 class Spooling:
     """The broker, with the file behind it."""
 
-    def __init__(self, broker: Broker, file: SpoolFile) -> None:
+    def __init__(self, broker: Broker, file: SpoolFile, replay: Replay) -> None:
         self._broker = broker
+        self._replay = replay
         # Of two parts one could be taken, while the one before it goes to the file.
         self._traits = msgspec.structs.replace(broker.traits, pipelined=False)
         self._file = file
@@ -138,6 +178,17 @@ class Spooling:
     def traits(self) -> Traits:
         """Those of the broker, one call at a time."""
         return self._traits
+
+    @property
+    def holds(self) -> bool:
+        """Whether something of this process may be in the file, so that all else lines up behind."""
+        return self._holds.is_set()
+
+    async def keep(self, stage: bytes) -> None:
+        """Keep a stage in which a batch is made; raises SpoolFull."""
+        (answer,) = await self._keep([Job(id=new_id(), task=_STAGE, body=stage)])
+        if answer.error is not None:
+            raise answer.error
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """As the broker does; while that is out of reach each job is added to the file, or refused with SpoolFull."""
@@ -207,23 +258,31 @@ class Spooling:
                 if not rows:
                     self._holds.clear()
                     break
-            errors = dict(zip([row[0] for row in rows], await self._enqueue(rows), strict=True))
-            gone = [place for place, error in errors.items() if error is None]
-            away = [error for error in errors.values() if isinstance(error, BrokerUnavailable)]
-            refused = [(str(error), place) for place, error in errors.items() if error and error not in away]
-            for reason, place in refused:
-                _log.error("spooled job %d was refused by the broker, and stays in the spool: %s", place, reason)
+            errors = await (self._do(rows[0]) if rows[0].is_stage else self._enqueue(rows))
+            away = [error for error in errors if isinstance(error, BrokerUnavailable)]
+            refused = [error for error in errors if isinstance(error, Refusal)]
+            gone = [row.place for row, error in zip(rows, errors, strict=True) if error is None]
+            for each in refused:
+                what = "a stage of a batch" if each.job.task == _STAGE else f"job {each.job.id}"
+                _log.error("%s was refused by the broker, and stays in the spool: %s", what, each.reason)
             await self._in_thread(partial(self._file.settle, gone, refused))
             if away:
                 raise away[0]
             handed += len(gone)
         if handed:
-            _log.warning("the broker answers again, and has all %d jobs of the spool", handed)
+            _log.warning("the broker answers again, and has all %d jobs and stages of batches of the spool", handed)
 
-    async def _enqueue(self, rows: Sequence[Row]) -> Sequence[TaskqError | None]:
-        """Why each was refused, or None."""
+    async def _do(self, row: Row) -> Sequence[Refusal | None]:
+        refused = await self._replay(row.job.body, time() - row.at)
+        if refused is None:
+            return [None]
+        reason, rest = refused
+        return [Refusal(row.place, reason, msgspec.structs.replace(row.job, body=rest))]
+
+    async def _enqueue(self, rows: Sequence[Row]) -> Sequence[Refusal | BrokerUnavailable | None]:
+        """Why each was not taken, or None."""
         now = time()
-        jobs = [msgspec.msgpack.decode(encoded, type=Job).aged(now - at) for _, at, encoded in rows]
+        jobs = [row.job.aged(now - row.at) for row in rows]
         try:
             size = self.traits.max_batch
             answers = [
@@ -233,20 +292,26 @@ class Spooling:
             ]
         except BrokerRejected as error:
             if len(rows) == 1:
-                return [error]
+                return [Refusal(rows[0].place, str(error), rows[0].job)]
             return [refused for row in rows for refused in await self._enqueue([row])]
-        return [answer.error for answer in answers]
+        return [_refusal(row, answer.error) for row, answer in zip(rows, answers, strict=True)]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         async with self._lock:
             return await anyio.to_thread.run_sync(call)
 
 
+def _refusal(row: Row, error: TaskqError | None) -> Refusal | BrokerUnavailable | None:
+    if error is None or isinstance(error, BrokerUnavailable):
+        return error
+    return Refusal(row.place, str(error), row.job)
+
+
 @asynccontextmanager
-async def spooling(broker: Broker, path: str, bounds: Bounds) -> AsyncGenerator[Broker]:
+async def spooling(broker: Broker, path: str, bounds: Bounds, replay: Replay) -> AsyncGenerator[Spooling]:
     """The broker with a spool, handed over from as long as the context is open. Raises ConfigError."""
     file = SpoolFile(path, bounds)
-    spool = Spooling(broker, file)
+    spool = Spooling(broker, file, replay)
     await spool.look()
     # Not a task group: it would wrap whatever the body raises into a group.
     runner = asyncio.get_running_loop().create_task(spool.run())

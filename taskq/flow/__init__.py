@@ -5,6 +5,7 @@
     marks      ends that are decided once, written down before their effects
     record     what is stored of a batch, and under which keys
     members    joining a batch and leaving it; the last one out enqueues the callbacks
+    stages     the making of a batch, which may wait in a spool
     start      a chain or gather into jobs
     batch      a batch in its producer's hands, and in those of who waits for it
     handle     a chain or gather that was deferred

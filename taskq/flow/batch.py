@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.call import Call, Chain, each
-from taskq.errors import BatchSealed, ConfigError, JobError, PartlyEnqueued, ResultNotReady, TaskqError
+from taskq.errors import BatchSealed, JobError, PartlyEnqueued, ResultNotReady, TaskqError
 from taskq.flow.members import Membership, all_of, numbered, ref_of
 from taskq.flow.record import (
     CHUNK,
@@ -29,6 +29,7 @@ from taskq.flow.record import (
     report_of,
     sizes_of,
 )
+from taskq.flow.stages import Chunk, Making, Opening, Sealing, changed
 from taskq.flow.start import Host, prepare_all, refuse_member
 from taskq.handle import JobHandle
 from taskq.job import Job, JobRef
@@ -78,16 +79,11 @@ class Batch:
         self._plans = plans
         self._parent = parent
         self._streams = count()
-        self._known: Mapping[str, int] | None = None
-        """While it is open: the chunks that an earlier run has begun, and how many members each has."""
-        self._sealed = False
+        self._making: Making | None = None
+        """While it is open."""
 
     def __repr__(self) -> str:
         return f"Batch({self.id})"
-
-    @property
-    def _members(self) -> Membership:
-        return Membership(self._host.store, self._host.backend.broker)
 
     # Making
 
@@ -100,13 +96,9 @@ class Batch:
             event: replace(plan, next=tuple([replace(s, job=await self._host.prepare(s.job)) for s in plan.next]))
             for event, plan in self._plans.items()
         }
-        parent = None
-        if self._parent is not None:
-            await self._refuse_cycle(self._parent)
-            parent = await self._members.join(self._parent, self.id)
-        known = await self._members.open(self.id, Record(plans=plans, parent=parent))
-        self._known = await sizes_of(self._host.store, self.id) if known else {}
-        self._sealed = known and OPEN not in (await self._host.store.get(batch_key(self.id))).members
+        making = Making(self._host.store, self._host.backend, self._host.spool)
+        await making.do(Opening(self.id, Record(plans=plans), self._parent))
+        self._making = making
         self._streams = count()
         return self
 
@@ -114,10 +106,9 @@ class Batch:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         """Seal it; after an exception it stays open, for a producer that goes on, or for :meth:`cancel`."""
-        self._known = None
-        if error is None:
-            self._sealed = True
-            await self._members.seal(self.id)
+        making, self._making = self._making, None
+        if error is None and making is not None:
+            await making.do(Sealing(self.id))
 
     async def add(
         self,
@@ -133,7 +124,8 @@ class Batch:
         PartlyEnqueued for members that were refused, when all the others are added: they have failed; BatchSealed
         outside of ``async with``; ConfigError for what cannot be a member.
         """
-        if self._known is None:
+        making = self._making
+        if making is None:
             raise BatchSealed(f"batch {self.id}: members are added inside of `async with app.batch(…)`")
         stream = str(next(self._streams)) if key is None else check_key(key)
         added, number, part = 0, 0, list[Job]()
@@ -143,54 +135,24 @@ class Batch:
             refuse_member(call)
             part.append(await prepare_all(self._host, later(call.start(), next(offsets))))
             if len(part) == CHUNK:
-                errors |= await self._add_chunk(stream, number, part)
+                errors |= await self._add_chunk(making, stream, number, part)
                 added, number, part = added + len(part), number + 1, []
         if part:
-            errors |= await self._add_chunk(stream, number, part)
+            errors |= await self._add_chunk(making, stream, number, part)
             added, number = added + len(part), number + 1
-        if f"{stream}/{number}" in self._known:
-            raise self._changed(f"it ends at {added:,} calls, before what was added then")
+        if making.has_begun(f"{stream}/{number}"):
+            raise changed(self.id, f"it ends at {added:,} calls, before what was added then")
         if errors:
             first = next(iter(errors.values()))
             raise PartlyEnqueued(f"{len(errors)} of {added} members were refused, the first one: {first}", errors)
         return added
 
-    async def _add_chunk(self, stream: str, number: int, part: Sequence[Job]) -> Mapping[int, TaskqError]:
-        assert self._known is not None, "asked by add()"  # noqa: S101
+    async def _add_chunk(
+        self, making: Making, stream: str, number: int, part: Sequence[Job]
+    ) -> Mapping[int, TaskqError]:
         jobs = numbered(self.id, stream, number, part)
-        chunk = f"{stream}/{number}"
-        before = self._known.get(chunk)
-        if before is None and self._sealed:
-            raise BatchSealed(f"batch {self.id} has been sealed: it takes no more members")
-        if before not in (None, len(jobs)):
-            raise self._changed(f"of call {number * CHUNK} and those behind it there were {before} then")
-        errors = await self._members.add(jobs, again=before is not None)
-        if await self._members.is_cancelled(self.id):
-            await self._cancel_jobs([JobRef(job.queue, job.id) for job in jobs])
-            raise BatchSealed(f"batch {self.id} was cancelled: it takes no more members")
+        errors = await making.do(Chunk(self.id, f"{stream}/{number}", tuple(jobs)))
         return {index: errors[job.id] for index, job in enumerate(jobs, number * CHUNK) if job.id in errors}
-
-    def _changed(self, how: str) -> ConfigError:
-        return ConfigError(
-            f"batch {self.id}: its producer was begun again with other calls than before ({how}); begin it with the "
-            "same calls in the same order, or give each stream of calls a key="
-        )
-
-    async def _refuse_cycle(self, parent: str) -> None:
-        above: str | None = parent
-        while above is not None:
-            if above == self.id:
-                raise ConfigError(f"batch {self.id} cannot be in a batch that is in itself")
-            entry = await self._host.store.get(batch_key(above))
-            record = read_record(entry.value)
-            if record is None:
-                raise ConfigError(f"there is no batch {above!r} for batch {self.id} to be in")
-            if above == parent and (record.cancelled or not entry.members) and await self._is_new():
-                raise BatchSealed(f"batch {parent} has ended: it takes no more members")
-            above = None if record.parent is None else record.parent.batch
-
-    async def _is_new(self) -> bool:
-        return (await self._host.store.get(batch_key(self.id))).value is None
 
     # Looking and waiting
 
@@ -270,13 +232,9 @@ class Batch:
                 await Batch(self._host, member[1:], {}).cancel()
             elif member != OPEN:
                 live = (await store.get(chunk_key(self.id, member))).members
-                await self._cancel_jobs([ref_of(self.id, name) for name in sorted(live)])
-        self._sealed = True
-        await self._members.seal(self.id)
+                await self._host.cancel_many([ref_of(self.id, name) for name in sorted(live)])
+        await Membership(store, self._host.backend.broker).seal(self.id)
         return True
-
-    async def _cancel_jobs(self, refs: Sequence[JobRef]) -> None:
-        await self._host.cancel_many(refs)
 
 
 async def _returned(job: JobHandle[R]) -> Sequence[R]:

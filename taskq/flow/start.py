@@ -11,6 +11,7 @@ from taskq.errors import ConfigError, MissingCapability
 from taskq.flow.handle import FlowHandle
 from taskq.flow.members import Membership, numbered
 from taskq.flow.record import CHUNK, Record
+from taskq.flow.stages import Chunk, Making, Opening, Sealing, Spool
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.sequel import FLOW, KEPT, Plan, Step, plan_of, planned
@@ -24,6 +25,13 @@ class Host(Desk, Protocol):
 
     @property
     def backend(self) -> Backend: ...
+    @property
+    def sending(self) -> Backend:
+        """As callers who defer see it."""
+        ...
+
+    @property
+    def spool(self) -> Spool | None: ...
     @property
     def store(self) -> Store: ...
     async def prepare(self, job: Job) -> Job:
@@ -98,12 +106,12 @@ async def _start_gather(host: Host, chain: Chain[R], gather: Gather[Any]) -> Flo
         for number in range(-(-len(firsts) // CHUNK))
     ]
     lines = [[job, *_behind(job)] for chunk in chunks for job in chunk]
-    members = Membership(host.store, host.backend.broker)
     if not plan.next and plan.failed is None:
         # Nobody waits for all of them but the caller, who can ask each.
+        members = Membership(host.store, host.sending.broker)
         await members.enqueue([_alone(job) for chunk in chunks for job in chunk])
     else:
-        await _open_and_seal(members, name, chunks, plan, [line[-1] for line in lines])
+        await _open_and_seal(host, name, chunks, plan, [line[-1] for line in lines])
     each = [
         [_handle(host, call, job) for call, job in zip(_calls(member), line, strict=True)]
         for member, line in zip(gather.members, lines, strict=True)
@@ -116,15 +124,17 @@ async def _start_gather(host: Host, chain: Chain[R], gather: Gather[Any]) -> Flo
 
 
 async def _open_and_seal(
-    members: Membership, id: str, chunks: Sequence[Sequence[Job]], plan: Plan, lasts: Sequence[Job]
+    host: Host, id: str, chunks: Sequence[Sequence[Job]], plan: Plan, lasts: Sequence[Job]
 ) -> None:
     plans = {"succeeded": plan} if plan.next else {}
     if plan.failed is not None:
         plans["first_failure"] = Plan(next=(plan.failed,))
     results = tuple(JobRef(job.queue, job.id) for job in lasts)
-    known = await members.open(id, Record(plans=plans, results=results, gathers=True))
-    errors = [error for chunk in chunks for error in (await members.add(chunk, again=known)).values()]
-    await members.seal(id)
+    making = Making(host.store, host.backend, host.spool)
+    await making.do(Opening(id, Record(plans=plans, results=results, gathers=True)))
+    parts = [Chunk(id, f"0/{number}", tuple(chunk)) for number, chunk in enumerate(chunks)]
+    errors = [error for part in parts for error in (await making.do(part)).values()]
+    await making.do(Sealing(id))
     if errors:
         raise errors[0]
 

@@ -33,12 +33,15 @@ PAUSE = 0.01 if LONG else 0.002
 """Seconds between two defers."""
 BEFORE, SPOOLED = (100, 1000) if LONG else (20, 60)
 """Jobs that are deferred before the broker dies, and while it is dead and the program lives."""
+MEMBERS = BEFORE + SPOOLED // 2
+"""Of them so many are followed by a member of a batch."""
 
 PROGRAM = """
 import asyncio, sys
 from taskq import App
 
-url, spool, first, many, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
+url, spool, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
+first, many, members = map(int, sys.argv[4:])
 app = App(url, spool=spool)
 
 @app.task
@@ -46,10 +49,15 @@ async def note(n: int) -> None: ...
 
 async def main():
     async with app:
-        for n in range(first, first + many):
-            await note.options(id=f"job-{n:06}", group=str(n % 3)).defer(n)
-            print(n, flush=True)
-            await asyncio.sleep(pause)
+        async with app.batch("all") as batch:
+            for n in range(max(many, members)):
+                if n < many:
+                    number = first + n
+                    await note.options(id=f"job-{number:06}", group=str(number % 3)).defer(number)
+                if n < members:
+                    await batch.add([note.call(n)])
+                print(n, flush=True)
+                await asyncio.sleep(pause)
         print("done", flush=True)
         await asyncio.Event().wait()
 
@@ -97,10 +105,10 @@ def do_all(nodes: Sequence[Process], do: Callable[[Process], None]) -> None:
 
 
 class Program:
-    """A program that defers jobs, and says which were taken."""
+    """A program that defers jobs and makes a batch, and says which were taken."""
 
-    def __init__(self, directory: Path, url: str, first: int, many: int) -> None:
-        numbers = map(str, (first, many, PAUSE))
+    def __init__(self, directory: Path, url: str, first: int, many: int, members: int = 0) -> None:
+        numbers = map(str, (PAUSE, first, many, members))
         arguments = [sys.executable, "-c", PROGRAM, url, str(directory / "spool.db"), *numbers]
         self._process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.taken: list[int] = []
@@ -126,6 +134,13 @@ class Program:
         self.taken += [int(line) for line in rest.split() if line.isdecimal()]
 
 
+async def handed_over(spool: Path) -> None:
+    """Return when the spool is empty."""
+    with closing(sqlite3.connect(spool)) as file, anyio.fail_after(3 * SOON):
+        while file.execute("SELECT count(*) FROM taskq_spool").fetchone()[0]:  # noqa: ASYNC110 - nobody tells
+            await anyio.sleep(0.05)
+
+
 async def arrived(url: str, many: int) -> list[str]:
     """The ids of all jobs, in the order in which they come, when there are so many."""
     ids: list[str] = []
@@ -138,8 +153,9 @@ async def arrived(url: str, many: int) -> list[str]:
             ids += [delivery.job.id for delivery in page]
             await broker.settle([Ack(delivery.receipt) for delivery in page])
     assert len(ids) == len(set(ids))
+    jobs = [one for one in ids if one.startswith("job-")]
     for key in range(3):
-        assert all(earlier < later for earlier, later in pairwise(one for one in ids if int(one[4:]) % 3 == key))
+        assert all(earlier < later for earlier, later in pairwise(one for one in jobs if int(one[4:]) % 3 == key))
     return ids
 
 
@@ -149,19 +165,24 @@ async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_pr
     url = server.url
     async with App(url):
         pass
-    first = Program(tmp_path, url, 0, 100_000)
+    first = Program(tmp_path, url, 0, 100_000, MEMBERS)
     await first.take(until=BEFORE)
     server.kill()
     await first.take(until=BEFORE + SPOOLED)
     first.kill()
     taken = len(first.taken) + 2
     server.start()
-    # It defers nothing of its own.
-    second = Program(tmp_path, url, taken, 0)
+    # It defers nothing of its own, but makes the batch from the beginning, and to its end.
+    second = Program(tmp_path, url, taken, 0, MEMBERS)
     await second.take(until="done")
-    ids = await arrived(url, taken)
+    await handed_over(tmp_path / "spool.db")
+    ids = await arrived(url, taken + MEMBERS)
     second.kill()
-    assert set(ids) >= {f"job-{n:06}" for n in range(taken)}
+    assert {*ids} >= {f"job-{n:06}" for n in range(taken)} | {f"all.{n}.0" for n in range(MEMBERS)}
+    async with App(url) as app:
+        status = await app.batch("all").status()
+    assert status is not None
+    assert (status.total, status.pending, status.sealed) == (MEMBERS, MEMBERS, True)
 
 
 @pytest.mark.skipif(not LONG, reason="5,000 jobs at 100 a second: make test-long")

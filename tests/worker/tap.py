@@ -140,21 +140,31 @@ class TappedStore:
     def __init__(self, tap: Tap, store: Store) -> None:
         self._tap = tap
         self._store = store
-        self.add = store.add
-        self.discard = store.discard
 
-    async def get(self, key: str) -> Entry:
+    def _come(self) -> None:
         if self._tap.store_is_away:
             raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
+
+    async def get(self, key: str) -> Entry:
+        self._come()
         return await self._store.get(key)
+
+    async def add(
+        self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
+    ) -> bool:
+        self._come()
+        return await self._store.add(key, members, ttl=ttl, ceiling=ceiling)
+
+    async def discard(self, key: str, members: Sequence[str]) -> int:
+        self._come()
+        return await self._store.discard(key, members)
 
     async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:
         self._tap.swapped.append(key)
         await self._tap.swapping.wait()
         if self._tap.notes_are_faulty and key.startswith("notes:"):
             raise RuntimeError("the store does not keep its contract")
-        if self._tap.store_is_away:
-            raise BrokerUnavailable("cut off") from ConnectionResetError("by the test")
+        self._come()
         swapped = await self._store.swap(key, old, new, ttl=ttl)
         if self._tap.store_loses_answers:
             raise BrokerUnavailable("the answer was lost") from ConnectionResetError("by the test")

@@ -1,5 +1,7 @@
 """Deferring while the broker is out of reach: nothing is lost, doubled, overtaken or refused silently."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,15 @@ async def test_jobs_wait_for_the_broker_and_arrive_in_order_without_new_traffic(
         assert {job.record.job.id for job in await deferred(app)} > {handle.id for handle in handles}
 
 
-async def test_a_chain_and_the_job_that_makes_a_batch_wait_for_the_broker(tap: Tap, spool: str) -> None:
+@contextmanager
+def outage(tap: Tap) -> Iterator[None]:
+    """The broker and its store are out of reach."""
+    tap.broken, tap.store_is_away = "before", True
+    yield
+    tap.broken, tap.store_is_away = "no", False
+
+
+async def test_chains_gathers_and_batches_wait_for_the_broker(tap: Tap, spool: str) -> None:
     app = App("memory://", spool=spool)
     ran: list[int] = []
 
@@ -67,25 +77,143 @@ async def test_a_chain_and_the_job_that_makes_a_batch_wait_for_the_broker(tap: T
         return n + 1
 
     @app.task
-    async def make(id: str) -> int:
-        async with app.batch(id) as batch:
-            return await batch.add(note.call(n) for n in range(10, 13))
+    async def add(numbers: tuple[int, int]) -> int:
+        return sum(numbers)
+
+    @app.task
+    async def told(report: BatchReport) -> int:
+        return report.succeeded
 
     async with app:
-        tap.broken = "before"
-        chain = await app.defer(note.call(1).then(note))
-        job = await make.defer("from-the-spool")
-        with pytest.raises(BrokerUnavailable):
-            async with app.batch("at-once") as batch:
-                await batch.add([note.call(0)])
-        with pytest.raises(BrokerUnavailable):
-            await app.defer(gather(note.call(0), note.call(0)))
-        tap.broken = "no"
+        with outage(tap):
+            chain = await app.defer(note.call(1).then(note))
+            both = await app.defer(gather(note.call(10), note.call(20)))
+            added = await app.defer(gather(note.call(30), note.call(40)).then(add))
+            async with app.batch("outer", then=told) as outer:
+                await outer.add([note.call(50)])
+                async with app.batch("inner", parent="outer") as inner:
+                    assert await inner.add(note.call(n) for n in range(1000, 2500)) == 1500
+            with pytest.raises(BrokerUnavailable):
+                await outer.status()
         async with app.working():
             assert await chain.result(SOON) == 3
-            assert await job.result(SOON) == 3
-            assert await app.batch("from-the-spool") == BatchReport("from-the-spool", 3, 0)
-    assert sorted(ran) == [1, 2, 10, 11, 12]
+            assert await both.result(SOON) == (11, 21)
+            assert await added.result(SOON) == 72
+            assert await outer.wait(SOON) == BatchReport("outer", 2, 0)
+            assert await inner == BatchReport("inner", 1500, 0)
+            assert await told.handle("outer.succeeded").result(SOON) == 2
+    assert sorted(ran) == [1, 2, 10, 20, 30, 40, 50, *range(1000, 2500)]
+
+
+async def test_a_batch_goes_on_in_the_spool_when_the_broker_goes_away(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        async with app.batch("b") as batch:
+            await batch.add(note.call(n) for n in range(1000))
+            with outage(tap):
+                await batch.add(note.call(n) for n in range(1000, 1010))
+            await batch.add(note.call(n) for n in range(1010, 1020))
+        await handed_over(spool)
+        status = await batch.status()
+        assert status is not None
+        assert (status.total, status.pending, status.sealed) == (1020, 1020, True)
+        assert {*await arguments(app, 1020)} == {*range(1020)}
+
+
+async def test_a_producer_that_died_within_its_batch_while_the_broker_was_away_begins_again_without_doubles(
+    tap: Tap, spool: str
+) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with outage(tap):
+            for fails in (True, False):
+                with suppress(ZeroDivisionError):
+                    async with app.batch("b") as batch:
+                        await batch.add(note.call(n) for n in range(1500))
+                        1 / (not fails)
+                        await batch.add([note.call(1500)])
+        assert {*await arguments(app, 1501)} == {*range(1501)}
+        await handed_over(spool)
+        assert len(await deferred(app)) == 1501
+        await app.run_worker(until="empty")
+        assert await batch == BatchReport("b", 1501, 0)
+
+
+async def test_members_refused_when_the_broker_is_back_have_failed_and_stay_in_the_spool(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task(unique=("n",), on_conflict="raise")
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with outage(tap):
+            async with app.batch("b") as batch:
+                await batch.add(note.call(n) for n in (1, 2, 2, 3))
+        await handed_over(spool)
+        await app.run_worker(until="empty")
+        assert await batch == BatchReport("b", 4, 1)
+        assert [ref.id for ref in await batch.failures()] == ["b.0.2"]
+    file = SpoolFile(spool, Bounds(1 << 20, 60.0))
+    (kept,) = file.refused()
+    assert "1 of 4 members of batch b" in kept
+    file.close()
+
+
+async def test_what_comes_too_late_for_its_batch_is_refused_then_and_holds_up_nothing(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        async with app.batch("over"):
+            pass
+        with outage(tap):
+            async with app.batch("over") as over:
+                await over.add([note.call(0)])
+            async with app.batch("child", parent="over") as child:
+                await child.add([note.call(1)])
+            await note.defer(2)
+        assert await arguments(app, 1) == [2]
+        await handed_over(spool)
+        assert await over == BatchReport("over", 0, 0)
+        assert await child.status() is None
+    file = SpoolFile(spool, Bounds(1 << 20, 60.0))
+    assert [reason.partition(":")[2] for reason in file.refused()] == [
+        " it takes no more members",
+        " it takes no more members",
+        " nothing can be added to it",
+    ]
+    file.close()
+
+
+async def test_a_full_spool_keeps_no_part_of_what_a_batch_adds_and_leaves_it_open(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool, spool_size=2000)
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        batch = app.batch("b")
+        with outage(tap), suppress(SpoolFull):
+            async with batch:
+                await batch.add([note.call(0)])
+                with pytest.raises(SpoolFull):
+                    await batch.add(note.call(n) for n in range(100))
+                raise SpoolFull("so that it is not sealed")
+        assert await arguments(app, 1) == [0]
+        await handed_over(spool)
+        status = await batch.status()
+        assert status is not None
+        assert (status.total, status.sealed) == (1, False)
 
 
 async def test_without_a_spool_deferring_fails(tap: Tap) -> None:

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from msgspec import Struct
 
-from taskq.errors import ConfigError, MissingCapability, Snooze
+from taskq.errors import ConfigError, HandedBack, MissingCapability
 from taskq.job import Delivery, Job
 from taskq.ledger.iteration import Iteration, Source
 from taskq.ledger.notes import Notes, Progress
@@ -315,7 +315,7 @@ class Current(Struct, eq=False):
         if self.stopping and self._means.resumes and self.notes is not None:
             # So that the next run, which begins at once, knows.
             await self.notes.write()
-            raise Snooze(0.0, self._stop)
+            raise HandedBack(0.0, self._stop)
 
 
 def current() -> Current:

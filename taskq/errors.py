@@ -25,7 +25,8 @@
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+
+from taskq.retryafter import RetryAfter, seconds_from_now
 
 
 class TaskqError(Exception):
@@ -203,27 +204,33 @@ class Signal(Exception):
 
 
 class RetryIn(Signal):
-    """Run again after ``after`` seconds; counts as an attempt."""
+    """Run again after ``after``: seconds, a moment, or a ``Retry-After`` header; counts as an attempt."""
 
-    def __init__(self, after: float | timedelta, reason: str = "") -> None:
+    def __init__(self, after: RetryAfter, reason: str = "") -> None:
         super().__init__(reason)
         self.after = _seconds(after)
 
 
 class Snooze(Signal):
-    """Run again after ``after`` seconds; does not count as an attempt."""
+    """Run again after ``after``, given as to RetryIn; counts as an attempt when ``Retry.snoozes`` are used up."""
 
-    def __init__(self, after: float | timedelta, reason: str = "") -> None:
+    def __init__(self, after: RetryAfter, reason: str = "") -> None:
         super().__init__(reason)
         self.after = _seconds(after)
+
+
+class HandedBack(Snooze):
+    """What taskq itself raises in a run that is to go on later, through no wish of its handler; never counts."""
 
 
 class Discard(Signal):
     """End the job without a result and without a dead letter."""
 
 
-def _seconds(after: float | timedelta) -> float:
-    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"a delay is a number of seconds of at least 0, not {after!r}")
-    return seconds
+def _seconds(after: RetryAfter) -> float:
+    try:
+        return seconds_from_now(after)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{after!r} is no delay: give seconds of at least 0, a timedelta, a datetime, or a Retry-After header"
+        ) from error

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from taskq.broker import Guarantee
-from taskq.errors import Discard, LimitExceeded, RetryIn, Signal, Snooze
+from taskq.errors import Discard, HandedBack, LimitExceeded, RetryIn, Signal, Snooze
 from taskq.following import FollowUp, breaking_off, death_of, going_on
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
 from taskq.report import (
@@ -216,14 +216,16 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
         return _dead(delivery, policy, "failed", error=error, reason="the task runs at most once")
     history = history_of(delivery)
     since = delivery.now if history.failing_since is None else history.failing_since
+    budget = policy.retry.snoozes
     match signal:
-        case Snooze(after=after):
+        case Snooze(after=after) if budget is None or history.snoozed < budget or isinstance(signal, HandedBack):
             reason = text_of(signal) or "snoozed"
-            again = _put_off(msgspec.structs.replace(history, turn=None), delivery, reason, policy)
+            snoozed = history.snoozed + (not isinstance(signal, HandedBack))
+            again = _put_off(msgspec.structs.replace(history, turn=None, snoozed=snoozed), delivery, reason, policy)
             return Decision(Nack(delivery.receipt, after, counted=False, error=again), None, reason)
-        case RetryIn(after=after) if delivery.attempt < policy.retry.attempts:
+        case RetryIn(after=after) | Snooze(after=after) if delivery.attempt < policy.retry.attempts:
             delay: float | None = after
-        case RetryIn():
+        case RetryIn() | Snooze():
             delay = None
         case _:
             failing_for = delivery.now - since
@@ -231,7 +233,7 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     if delay is None:
         return _dead(delivery, policy, "failed", error=error)
     errors = lengthened(history, delivery, error, policy.redact, policy.build)
-    history = History(errors=errors, uncounted=history.uncounted, failing_since=since)
+    history = History(errors=errors, uncounted=history.uncounted, failing_since=since, snoozed=history.snoozed)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
     return Decision(settlement, None, line_of(error))
 

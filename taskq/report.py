@@ -74,6 +74,8 @@ class History(Struct, frozen=True, omit_defaults=True):
     parked_since: float | None = None
     parked: Annotated[int, Meta(ge=0)] = 0
     """How often the task was unknown."""
+    snoozed: Annotated[int, Meta(ge=0)] = 0
+    """How often it has put itself off."""
     turn: str | None = None
     """The limit in whose line it stood, and whose turn it is."""
 

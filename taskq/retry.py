@@ -67,10 +67,15 @@ class Retry(Struct, frozen=True):
     """Errors that end the job quietly, as ``Discard`` does."""
     decide: Callable[[Exception, int], Signal | None] | None = None
     """Asked first, with the error and the attempt: a signal decides, None leaves it to the rest. Raises: as None."""
+    snoozes: int | None = None
+    """How often a job may put itself off, or find a limit exhausted, uncounted (``Snooze``, ``LimitExceeded``); from
+    then on each counts as an attempt. None: any number of times."""
 
     def __post_init__(self) -> None:
         if type(self.attempts) is not int or self.attempts < 1:
             raise ConfigError(f"Retry(attempts={self.attempts!r}): a job needs at least one attempt, as a whole number")
+        if self.snoozes is not None and (type(self.snoozes) is not int or self.snoozes < 0):
+            raise ConfigError(f"Retry(snoozes={self.snoozes!r}): give a whole number of at least 0, or None")
 
     @classmethod
     def never(cls) -> Self:

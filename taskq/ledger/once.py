@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from taskq.errors import BrokerError, EffectUnknown, Snooze, StaleRun
+from taskq.errors import BrokerError, EffectUnknown, HandedBack, StaleRun
 from taskq.job import Delivery
 from taskq.store import Entry, Store
 
@@ -98,7 +98,7 @@ class Effect:
             raise StaleRun(f"job {delivery.job.id} was fetched again after this run began: the effect is not its own")
         if not own and mark.holder in entry.members:
             await self._store.discard(self._key, [self._holder])
-            raise Snooze(AGAIN, f"job {mark.job} is at {self._name!r}")
+            raise HandedBack(AGAIN, f"job {mark.job} is at {self._name!r}")
         if on_unknown == "retry":
             return False
         if on_unknown == "raise":

@@ -5,8 +5,6 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from contextvars import ContextVar
-from datetime import datetime, timedelta
-from email.utils import parsedate_to_datetime
 from math import inf
 from typing import Any, Protocol, Self
 
@@ -15,6 +13,7 @@ from taskq.errors import BrokerError, ConfigError, LimitExceeded
 from taskq.limits.keeper import keeper
 from taskq.limits.line import Asked
 from taskq.limits.rates import Leaky, Rate
+from taskq.retryafter import RetryAfter, seconds_or_moment
 
 _FIRST, _CAP = 0.02, 0.5
 """Seconds between looks for a free place, which nobody tells of: growing, so that many who wait cost little."""
@@ -57,7 +56,7 @@ class Permit:
         await keeper().add(self._rate, self._key, cost - self._cost)
         self._cost = cost
 
-    async def pause(self, retry_after: float | timedelta | datetime | str) -> None:
+    async def pause(self, retry_after: RetryAfter) -> None:
         """Grant nothing for so many seconds, until this moment, or as a ``Retry-After`` header says."""
         seconds, until = _parsed(retry_after)
         await keeper().pause(self._rate, self._key, until, seconds)
@@ -131,20 +130,9 @@ async def leave(*error: Any) -> None:
     await entered.__aexit__(*error)
 
 
-def _parsed(retry_after: float | timedelta | datetime | str) -> tuple[float, float | None]:
+def _parsed(retry_after: RetryAfter) -> tuple[float, float | None]:
     """Seconds from now, or a moment."""
     try:
-        match retry_after:
-            case timedelta():
-                return retry_after.total_seconds(), None
-            case datetime():
-                return 0.0, retry_after.timestamp()
-            case str() if not retry_after.strip().isdigit():
-                return 0.0, parsedate_to_datetime(retry_after).timestamp()
-            case _:
-                seconds = float(retry_after)
-    except ValueError as error:
+        return seconds_or_moment(retry_after)
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"retry_after={retry_after!r}: give seconds, a moment, or a Retry-After header") from error
-    if not 0 <= seconds < inf:
-        raise ConfigError(f"retry_after={retry_after!r}: give seconds of at least 0")
-    return seconds, None

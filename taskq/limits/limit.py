@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, TypeGuard, cast
 
 import msgspec
@@ -12,6 +12,7 @@ from taskq.codec import Codec
 from taskq.errors import ConfigError
 from taskq.limits.holding import Both, Holding, Permit, Place, leave, remember
 from taskq.limits.rates import Bucket, Leaky, Rate, Window
+from taskq.retryafter import RetryAfter
 
 Kind = Literal["window", "bucket", "leaky", "points"]
 Key = tuple[str, ...] | Callable[..., str | int] | None
@@ -85,7 +86,7 @@ class RateLimit(Struct, frozen=True):
             raise ConfigError("a budget of retries is for limits= of a task: enter a limit without retries=True")
         return Permit(self.rate, self.store_key(named(self.name), text_of(values, Codec())), cost, wait)
 
-    async def pause(self, retry_after: float | timedelta | datetime | str) -> None:
+    async def pause(self, retry_after: RetryAfter) -> None:
         """Grant nothing for so many seconds, until this moment, or as a ``Retry-After`` header says."""
         await self.of().pause(retry_after)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.errors import DecodeError, Discard, JobTimeout, LimitExceeded, RetryIn, Snooze
+from taskq.errors import DecodeError, Discard, HandedBack, JobTimeout, LimitExceeded, RetryIn, Snooze
 from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack
 from taskq.outcome import (
@@ -222,6 +222,26 @@ def test_a_handler_that_finds_a_limit_exhausted_runs_again_uncounted_but_never_t
     again(decision, 12.0, counted=False)
     assert "its turn comes later" in decision.reason
     assert isinstance(decided(Raised(LimitExceeded("full", 1.0)), policy=AT_MOST_ONCE).settlement, DeadLetter)
+
+
+def test_a_job_that_has_put_itself_off_too_often_fails_as_any_other() -> None:
+    policy = msgspec.structs.replace(POLICY, retry=Retry(3, steps(7), snoozes=2))
+    on = delivery()
+    for error in (Snooze(5), LimitExceeded("full", 5)):
+        on = delivery(error=again(decided(Raised(error), on, policy), 5.0, counted=False).error)
+    # What taskq itself asks for is not the job's doing.
+    on = delivery(error=again(decided(Raised(HandedBack(0)), on, policy), 0.0, counted=False).error)
+    for attempt in (1, 2):
+        on = delivery(attempt=attempt, error=on.error)
+        nack = again(decided(Raised(LimitExceeded("full", 5)), on, policy), 5.0, counted=True)
+        on = delivery(attempt=attempt + 1, error=nack.error)
+    ended = dead(decided(Raised(Snooze(5, "still no paper")), on, policy))
+    assert [(error.type, error.attempt) for error in ended.errors] == [
+        ("taskq.errors.LimitExceeded", 1),
+        ("taskq.errors.LimitExceeded", 2),
+        ("taskq.errors.Snooze", 3),
+    ]
+    assert [run.attempt for run in ended.uncounted] == [1, 1, 1]
 
 
 def test_discard_acks_without_a_result() -> None:

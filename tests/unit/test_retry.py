@@ -1,13 +1,14 @@
 """Curves against the published tables, and which error does what."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf, nan
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskq.errors import ConfigError, DecodeError, Discard, RetryIn, Signal
+from taskq.errors import ConfigError, DecodeError, Discard, RetryIn, Signal, Snooze
 from taskq.retry import Curve, Retry, delayed_job_curve, full_jitter, sidekiq_curve, steps
 
 DAY = 86_400.0
@@ -180,3 +181,38 @@ def test_a_curve_that_answers_no_time_means_at_once(answer: float) -> None:
 def test_attempts_are_a_whole_number_of_at_least_one(attempts: int) -> None:
     with pytest.raises(ConfigError, match="at least one attempt"):
         Retry(attempts)
+
+
+@pytest.mark.parametrize("snoozes", [-1, 1.5, True, "many"])
+def test_a_number_of_snoozes_that_is_none_is_refused(snoozes: Any) -> None:
+    with pytest.raises(ConfigError, match="whole number of at least 0, or None"):
+        Retry(snoozes=snoozes)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("120", 120.0),
+        (7, 7.0),
+        (timedelta(minutes=2), 120.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (datetime(2015, 10, 21, tzinfo=UTC), 0.0),
+    ],
+)
+def test_a_signal_takes_what_a_server_says(said: Any, seconds: float) -> None:
+    assert Snooze(said).after == RetryIn(said).after == seconds
+
+
+def test_a_moment_to_come_is_so_many_seconds_from_now() -> None:
+    moment = datetime.now(UTC) + timedelta(hours=1)
+    header = moment.astimezone(UTC).strftime("%a, %d %b %Y %H:%M:%S")
+    for said in (moment, f"{header} GMT", f"{header} -0000"):
+        assert 3000 < Snooze(said).after <= 3600
+
+
+@pytest.mark.parametrize("said", ["soon", "-5", -1, float("nan"), float("inf"), None])
+def test_a_delay_that_is_none_is_refused(said: Any) -> None:
+    with pytest.raises(
+        ValueError, match="give seconds of at least 0, a timedelta, a datetime, or a Retry-After header"
+    ):
+        Snooze(said)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -19,6 +20,7 @@ DEFAULT = "default"
 _GLOB = re.compile(r"[\w.*?-]{1,64}", re.ASCII)
 
 Count = Annotated[int, Meta(ge=1)]
+Target = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,6 +33,9 @@ class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Jobs it runs at once; None: as many as the setting ``slots`` says."""
     weights: Mapping[str, Count] = {}
     """Of these of the queues, 1 for the others: each goes first in proportion to its weight, and none starves."""
+    targets: Mapping[str, Target] = {}
+    """Seconds that a job of these of the queues should wait at most: the one whose next job has the least of them left
+    goes first. Queues without one come after all that have one."""
     executor: Literal["thread", "process"] | None = None
     """Where sync handlers run in it, whatever their tasks say."""
     threads: Count | None = None
@@ -43,7 +48,7 @@ class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def selection(self) -> "Selection":
         """Its queues."""
-        return Selection(self.queues, self.weights)
+        return Selection(self.queues, self.weights, self.targets)
 
 
 class Selection(Struct, frozen=True):
@@ -51,6 +56,7 @@ class Selection(Struct, frozen=True):
 
     patterns: Sequence[str]
     weights: Mapping[str, int] = {}
+    targets: Mapping[str, float] = {}
     before: Sequence["Selection"] = ()
     """Those of pools that stand before: what one of them takes in is not in this one."""
 
@@ -74,17 +80,19 @@ class Selection(Struct, frozen=True):
             return None
         return next((glob for glob in self.globs if fnmatchcase(queue, glob)), None)
 
-    def among(self, known: Iterable[str]) -> Mapping[str, int]:
-        """Those it names, and those of the known queues that its globs take in: in its order, with their weights."""
+    def among(self, known: Iterable[str]) -> Mapping[str, float]:
+        """Those it names, and those of the known queues that its globs take in: in its order, with their weights, or
+        their targets where it has some."""
         found: dict[str, list[str]] = {pattern: [] for pattern in self.patterns}
         for queue in sorted({*known, *self.names}):
             pattern = self.pattern_of(queue)
             if pattern is not None:
                 found[pattern].append(queue)
-        return {queue: self.weights.get(pattern, 1) for pattern, queues in found.items() for queue in queues}
+        said, unsaid = (self.targets, inf) if self.targets else (self.weights, 1)
+        return {queue: said.get(pattern, unsaid) for pattern, queues in found.items() for queue in queues}
 
 
-def in_turn(weights: Mapping[str, int], chance: Callable[[], float]) -> Sequence[str]:
+def in_turn(weights: Mapping[str, float], chance: Callable[[], float]) -> Sequence[str]:
     """An order in which each queue is the first with the probability of its share of the weights, and so on."""
     return sorted(weights, key=lambda queue: chance() ** (1 / weights[queue]), reverse=True)
 
@@ -128,7 +136,7 @@ def selection_of(name: str, pools: Mapping[str, PoolSettings]) -> Selection:
     """The queues of a pool among others: one that several take in is the first's, so that it has one set of slots."""
     names = [*pools]
     before = [pools[each].selection for each in names[: names.index(name)]]
-    return Selection(pools[name].queues, pools[name].weights, before)
+    return Selection(pools[name].queues, pools[name].weights, pools[name].targets, before)
 
 
 def warnings_of(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> Sequence[Finding]:
@@ -182,9 +190,12 @@ def _check_pool(name: str, pool: PoolSettings) -> None:
             raise ConfigError(f"pool {name!r}: {pattern!r} is there twice: once is enough")
         if f"!{pattern}" in pool.queues:
             raise ConfigError(f"pool {name!r}: it takes {pattern!r} and leaves it out: drop one of them")
-    for pattern in pool.weights:
-        if pattern not in (*selection.names, *selection.globs):
-            raise ConfigError(f"pool {name!r}: weights name {pattern!r}, which is not among its queues")
+    for said, patterns in (("weights", pool.weights), ("targets", pool.targets)):
+        for pattern in patterns:
+            if pattern not in (*selection.names, *selection.globs):
+                raise ConfigError(f"pool {name!r}: {said} name {pattern!r}, which is not among its queues")
+    if pool.weights and pool.targets:
+        raise ConfigError(f"pool {name!r}: weights and targets both say which queue goes first: drop one of them")
 
 
 def _is_glob(pattern: str) -> bool:

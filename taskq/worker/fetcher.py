@@ -47,6 +47,7 @@ class Fetcher:
         lease: float,
         held: Collection[object],
         queues: Callable[[], Sequence[str]],
+        learn: Callable[[Sequence[str], Sequence[Delivery], bool], None],
         deliver: Callable[[Sequence[Delivery]], None],
         allowance: Callable[[], float],
         enough: Callable[[], Awaitable[bool]] | None,
@@ -62,6 +63,8 @@ class Fetcher:
         """Everything fetched and not yet settled: a slow broker slows the fetching by itself."""
         self._queues = queues
         """The queues to fetch from now: without those that are paused."""
+        self._learn = learn
+        """Told what a fetch from them brought, and whether that was all it had asked for."""
         self._deliver = deliver
         self._allowance = allowance
         """How many more jobs this worker may run."""
@@ -123,6 +126,7 @@ class Fetcher:
                 await self._contact.back_off()
                 continue
             self._contact.succeed()
+            self._learn(queues, deliveries, len(deliveries) >= room)
             took = self._loop.time() - began
             if JobsFetched in self._events.listeners:
                 self._events.emit(JobsFetched(jobs=len(deliveries), seconds=took))

@@ -1,8 +1,10 @@
-"""The queues that a pool fetches from next: those it names, and those its globs take in as they appear."""
+"""The queues that a pool fetches from next, and in what order: those it names, and those its globs take in as they
+appear."""
 
+import asyncio
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -10,6 +12,7 @@ import anyio
 
 from taskq.broker import Admin
 from taskq.errors import BrokerError
+from taskq.job import Delivery
 from taskq.pools import Selection, in_turn
 
 POLL = 2.0
@@ -20,6 +23,33 @@ KEPT = 600.0
 """Seconds for which a queue without jobs is still fetched from: its next job need not wait for a look."""
 
 
+class Waits:
+    """Since when the next job of each queue may have waited, as the fetches themselves tell it.
+
+    A fetch takes from its queues in turn. Those before the last one that it took from are empty; in that one, what comes next
+    became due no sooner than what came last; of those behind it, if it got all it asked for, nothing is known anew.
+    """
+
+    _UNSEEN = -1e12
+    """A queue that was never looked into may hold anything."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def learn(self, queues: Sequence[str], deliveries: Sequence[Delivery], full: bool, now: float) -> None:
+        """What a fetch from these queues brought; ``full``: as many as it had asked for."""
+        last = {delivery.job.queue: delivery for delivery in deliveries}
+        reached = max((at for at, queue in enumerate(queues) if queue in last), default=-1)
+        self._since |= dict.fromkeys(queues[:reached] if full else queues, now)
+        if full and reached >= 0:
+            delivery = last[queues[reached]]
+            self._since[queues[reached]] = now - max(0.0, delivery.now - delivery.due)
+
+    def urgent_first(self, targets: Mapping[str, float]) -> Sequence[str]:
+        """The queue whose next job is the first to have waited as long as its target says, and so on."""
+        return sorted(targets, key=lambda queue: self._since.get(queue, self._UNSEEN) + targets[queue])
+
+
 class Lineup:
     """The queues of one pool."""
 
@@ -28,6 +58,8 @@ class Lineup:
         self._known = known
         self._paused = paused
         self._weights = selection.among(known)
+        """Or their targets, if it has some."""
+        self._waits = Waits()
 
     @property
     def queues(self) -> Sequence[str]:
@@ -47,8 +79,17 @@ class Lineup:
     def next(self) -> Sequence[str]:
         """What to fetch from now, the first one first: without those that are paused."""
         paused = self._paused()
-        queues = in_turn(self._weights, random.random) if self.selection.weights else self._weights
+        queues: Iterable[str] = self._weights
+        if self.selection.targets:
+            queues = self._waits.urgent_first(self._weights)
+        elif self.selection.weights:
+            queues = in_turn(self._weights, random.random)
         return [queue for queue in queues if queue not in paused]
+
+    def learn(self, queues: Sequence[str], deliveries: Sequence[Delivery], full: bool) -> None:
+        """What a fetch from these queues brought; ``full``: as many as it had asked for."""
+        if self.selection.targets:
+            self._waits.learn(queues, deliveries, full, asyncio.get_running_loop().time())
 
 
 class Lookout:

@@ -79,6 +79,7 @@ class Pool:
             lease=company.options.lease,
             held=self.held,
             queues=self.lineup.next,
+            learn=self.lineup.learn,
             deliver=self._deliver,
             allowance=company.allowance,
             enough=company.enough if company.options.until != "asked" else None,

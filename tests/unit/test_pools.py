@@ -57,6 +57,12 @@ def test_each_queue_goes_first_as_often_as_its_weight_says() -> None:
         ),
         ({"a": {"queues": ["mail"], "weights": {"mail": 0.5}}}, "Expected `int`, got `float`"),
         ({"a": {"queues": ["mail"], "weights": {"web": 2}}}, "weights name 'web', which is not among its queues"),
+        ({"a": {"queues": ["mail"], "targets": {"web": 2}}}, "targets name 'web', which is not among its queues"),
+        ({"a": {"queues": ["mail"], "targets": {"mail": -1}}}, "Expected `float` >= 0"),
+        (
+            {"a": {"queues": ["mail"], "weights": {"mail": 2}, "targets": {"mail": 5}}},
+            "pool 'a': weights and targets both say which queue goes first: drop one of them",
+        ),
         ({"a": {"queues": ["mail"], "slot": 2}}, "unknown setting 'pools.a.slot' (App(...)); did you mean 'slots'?"),
         ({"a": {"queues": ["mail"], "executor": "loop"}}, "Invalid enum value 'loop'"),
         ({"a": {"queues": ["ma/il"]}}, "pool 'a': 'ma/il' fits no queue: write a queue's name, a glob"),

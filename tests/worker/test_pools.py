@@ -11,6 +11,7 @@ import pytest
 from taskq import App, current
 from taskq.errors import ConfigError
 from taskq.events import WorkerStarted
+from taskq.testing import VirtualClock
 from taskq.worker import lineup
 from tests.worker.moves import heard, lose, wait_until
 
@@ -120,6 +121,51 @@ async def test_in_weighted_order_none_starves(monkeypatch: pytest.MonkeyPatch) -
         await app.run_worker(max_jobs=400)
     share = Counter(ran)["a"] / 400
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 400) ** 0.5 + 0.02  # A refill takes more than one from a queue.
+
+
+async def test_the_queue_whose_next_job_is_nearest_to_its_target_goes_first(clock: VirtualClock) -> None:
+    targets = {"mail": 5.0, "report": 60.0}
+    app = App("memory://", pools={"all": {"queues": ["rest", "report", "mail"], "targets": targets, "slots": 1}})
+    ran: list[tuple[str, float]] = []
+
+    @app.task
+    async def note(deferred: float) -> None:
+        ran.append((current().queue, clock.time() - deferred))
+        await anyio.sleep(1)
+
+    async def defer(queue: str, jobs: int) -> None:
+        await app.defer_many(note.options(queue=queue).call(clock.time()) for _ in range(jobs))
+
+    async with app, app.working():
+        await defer("rest", 5)
+        await defer("report", 30)
+        for _ in range(20):
+            # Half of what the slot can do, and each takes precedence over reports that are not late.
+            await defer("mail", 1)
+            await clock.advance(2)
+        await clock.advance(60)
+    waits = {name: [wait for queue, wait in ran if queue == name] for name in ("mail", "report", "rest")}
+    assert {name: len(of) for name, of in waits.items()} == {"mail": 20, "report": 30, "rest": 5}
+    assert max(waits["mail"]) <= 5
+    assert max(waits["report"]) <= 60
+    # What has no target comes when nothing is left of what has one.
+    assert [queue for queue, _ in ran if queue != "mail"] == ["report"] * 30 + ["rest"] * 5
+
+
+async def test_a_queue_with_a_nearer_target_goes_before_one_that_holds_older_jobs(url: str) -> None:
+    app = App(url, pools={"all": {"queues": ["slow", "fast"], "targets": {"fast": 1, "slow": 3600}, "slots": 1}})
+    ran: list[str] = []
+
+    @app.task
+    async def note() -> None:
+        ran.append(current().queue)
+
+    async with app:
+        for queue in ["slow", "fast"]:
+            await app.defer_many(note.options(queue=queue).call() for _ in range(5))
+        await app.run_worker(until="idle")
+    # What a queue holds is known once it was looked into.
+    assert ran == ["fast", "slow"] + ["fast"] * 4 + ["slow"] * 4
 
 
 async def test_a_queue_that_appears_later_is_taken_in_and_one_that_is_left_out_is_not(

@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from taskq.defaults import Captured, NotNegative, Positive, QueueDefaults, check_defaults
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME
-from taskq.pools import DEFAULT, Count, PoolSettings, check_pools
+from taskq.pools import DEFAULT, Count, PoolSettings, check_patterns, check_pools
 from taskq.webhook import Target
 
 
@@ -22,8 +22,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which backend carries the jobs, and where it is."""
     companion: str | None = None
     """The database that keeps what the broker at ``url`` cannot: results, unique keys, schedules and more, for SQS."""
-    queues: tuple[Annotated[str, Meta(pattern=QUEUE_NAME)], ...] = ()
-    """What a worker fetches from, the first one first; none: every queue its tasks name, and ``default``."""
+    queues: tuple[str, ...] = ()
+    """What a worker fetches from, the first one first: names, globs, and behind ``!`` what no glob is to take in; none:
+    every queue its tasks name, and ``default``."""
     slots: Count = 100
     """Jobs a worker runs at once."""
     lag_target: Positive | None = None
@@ -125,6 +126,8 @@ def load_config(given: Mapping[str, Any], environ: Mapping[str, str], directory:
             sources[name] = source
     settings = Settings(**values)
     check_pools(settings.pools, settings.brokers)
+    if settings.queues:
+        check_patterns(f"setting 'queues' ({sources['queues']})", settings.queues)
     check_defaults(settings.defaults)
     if settings.pools and settings.queues:
         raise ConfigError(

@@ -22,6 +22,7 @@
     ├── ResultNotReady · ResultNotKept
     └── NotVerified              a webhook that is not what its sender signed, or not from now
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
+    └── HandedBack               raised by taskq inside a run that is to go on later
 """
 
 from collections.abc import Mapping, Sequence
@@ -219,8 +220,12 @@ class Snooze(Signal):
         self.after = _seconds(after)
 
 
-class HandedBack(Snooze):
-    """What taskq itself raises in a run that is to go on later, through no wish of its handler; never counts."""
+class HandedBack(Signal):
+    """Run again after ``after`` seconds, through no wish of the handler; counts neither as attempt nor as snooze."""
+
+    def __init__(self, after: float, reason: str) -> None:
+        super().__init__(reason)
+        self.after = after
 
 
 class Discard(Signal):

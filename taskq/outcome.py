@@ -218,11 +218,11 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     since = delivery.now if history.failing_since is None else history.failing_since
     budget = policy.retry.snoozes
     match signal:
-        case Snooze(after=after) if budget is None or history.snoozed < budget or isinstance(signal, HandedBack):
-            reason = text_of(signal) or "snoozed"
-            snoozed = history.snoozed + (not isinstance(signal, HandedBack))
-            again = _put_off(msgspec.structs.replace(history, turn=None, snoozed=snoozed), delivery, reason, policy)
-            return Decision(Nack(delivery.receipt, after, counted=False, error=again), None, reason)
+        case HandedBack(after=after):
+            return _snoozed(after, text_of(signal), history, delivery, policy)
+        case Snooze(after=after) if budget is None or history.snoozed < budget:
+            history = msgspec.structs.replace(history, snoozed=history.snoozed + 1)
+            return _snoozed(after, text_of(signal) or "snoozed", history, delivery, policy)
         case RetryIn(after=after) | Snooze(after=after) if delivery.attempt < policy.retry.attempts:
             delay: float | None = after
         case RetryIn() | Snooze():
@@ -236,6 +236,11 @@ def _raised(error: Exception, delivery: Delivery, policy: Policy, chance: float)
     history = History(errors=errors, uncounted=history.uncounted, failing_since=since, snoozed=history.snoozed)
     settlement = Nack(delivery.receipt, delay, error=msgspec.json.encode(history))
     return Decision(settlement, None, line_of(error))
+
+
+def _snoozed(after: float, reason: str, history: History, delivery: Delivery, policy: Policy) -> Decision:
+    again = _put_off(msgspec.structs.replace(history, turn=None), delivery, reason, policy)
+    return Decision(Nack(delivery.receipt, after, counted=False, error=again), None, reason)
 
 
 def _put_off(history: History, delivery: Delivery, reason: str, policy: Policy) -> bytes:

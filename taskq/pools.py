@@ -127,7 +127,7 @@ def check_takers(pools: Mapping[str, PoolSettings], queues: Iterable[str]) -> No
 
 
 def home_of(queue: str, pools: Mapping[str, PoolSettings]) -> str:
-    """The broker that a queue is on."""
+    """The broker that a queue, or what a glob takes in, is on."""
     takers = (pool.broker for pool in pools.values() if pool.selection.pattern_of(queue) is not None)
     return next(takers, DEFAULT)
 
@@ -175,21 +175,27 @@ def taker_of(queue: str, pools: Mapping[str, PoolSettings]) -> str | None:
     return takers[0] if takers else None
 
 
-def _check_pool(name: str, pool: PoolSettings) -> None:
-    selection = pool.selection
-    if not selection.names and not selection.globs:
-        raise ConfigError(f"pool {name!r}: it takes no queue: name some, or '*' for all")
-    for pattern in pool.queues:
+def check_patterns(where: str, patterns: Sequence[str]) -> None:
+    """Raises ConfigError, with ``where`` in front, for what takes in no queue, or says so twice."""
+    for pattern in patterns:
         bare = pattern.removeprefix("!")
         if not (_GLOB.fullmatch(bare) if _is_glob(bare) else re.match(QUEUE_NAME, bare)):
             raise ConfigError(
-                f"pool {name!r}: {pattern!r} fits no queue: write a queue's name, a glob of letters, digits, '_', '.', "
+                f"{where}: {pattern!r} fits no queue: write a queue's name, a glob of letters, digits, '_', '.', "
                 "'-', '*' and '?', or one of these behind '!'"
             )
-        if pool.queues.count(pattern) > 1:
-            raise ConfigError(f"pool {name!r}: {pattern!r} is there twice: once is enough")
-        if f"!{pattern}" in pool.queues:
-            raise ConfigError(f"pool {name!r}: it takes {pattern!r} and leaves it out: drop one of them")
+        if patterns.count(pattern) > 1:
+            raise ConfigError(f"{where}: {pattern!r} is there twice: once is enough")
+        if f"!{pattern}" in patterns:
+            raise ConfigError(f"{where}: it takes {pattern!r} and leaves it out: drop one of them")
+    selection = Selection(patterns)
+    if not selection.names and not selection.globs:
+        raise ConfigError(f"{where}: it takes no queue: name some, or '*' for all")
+
+
+def _check_pool(name: str, pool: PoolSettings) -> None:
+    check_patterns(f"pool {name!r}", pool.queues)
+    selection = pool.selection
     for said, patterns in (("weights", pool.weights), ("targets", pool.targets)):
         for pattern in patterns:
             if pattern not in (*selection.names, *selection.globs):

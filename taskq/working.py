@@ -15,7 +15,7 @@ from taskq.job import Job
 from taskq.joblog import mark_records
 from taskq.live import Lives
 from taskq.middleware import Middleware
-from taskq.options import check_queue
+from taskq.pools import check_patterns
 from taskq.schedule import Schedule
 from taskq.task import Task
 from taskq.worker.inline import Inline
@@ -47,8 +47,8 @@ class Working:
     def options(self, options: Mapping[str, Any]) -> WorkerOptions:
         """How a worker works by the settings, and by what is given here and not None."""
         given = {name: value for name, value in options.items() if value is not None}
-        for queue in given.get("queues", ()):
-            check_queue(queue)
+        if "queues" in given:
+            check_patterns("queues", given["queues"])
         return self.recipe.worker_options(given)
 
     async def make(self, scope: Scoped, desk: TickDesk, options: Mapping[str, Any]) -> Worker:

@@ -12,6 +12,7 @@ from taskq.cli.output import json_option, one_line, styled, url_option, write_js
 from taskq.job import JobRef
 from taskq.joblog import kept_lines
 from taskq.joblog.lines import LONGEST, Captured, Line
+from taskq.pools import Selection
 from taskq.worker.register import workers
 
 EVERY = 1.0
@@ -64,7 +65,7 @@ async def _place(app: App, id: str, queue: str | None) -> JobRef | None:
     if queue is None:
         entries = await workers(app.store, app.backend.hints)
         queues += [name for entry in entries for name in entry.queues]
-        queues += [*app.settings.queues, "default"]
+        queues += [*Selection(app.settings.queues).names, "default"]
     for name in dict.fromkeys(queues):
         if await kept_lines(app.store, JobRef(name, id)) or await app.lookup(JobRef(name, id)):
             return JobRef(name, id)

@@ -11,6 +11,7 @@ from taskq.cli.load import APP, load_app
 from taskq.cli.output import url_option
 from taskq.connect import connect
 from taskq.errors import MissingCapability
+from taskq.pools import Selection
 
 
 @click.group()
@@ -46,7 +47,8 @@ async def _go(
 ) -> Sequence[str]:
     app = App() if target is None else load_app(target)
     pooled = [queue for pool in app.settings.pools.values() for queue in pool.selection.names]
-    named = [*queues] or [*app.settings.queues, *pooled, *(task.queue for task in app.registry.tasks.values())]
+    served = Selection(app.settings.queues).names
+    named = [*queues] or [*served, *pooled, *(task.queue for task in app.registry.tasks.values())]
     async with connect(url or app.settings.url) as backend:
         if backend.setup is None:
             raise MissingCapability("this backend has no queues to be made: `taskq sqs` is for sqs:// URLs")

@@ -22,7 +22,7 @@ from taskq.cli.reload import run_reloading
 from taskq.errors import ConfigError, TaskqError
 from taskq.events import WorkerStarted
 from taskq.history import KEPT, mark
-from taskq.options import check_queue
+from taskq.pools import check_patterns
 from taskq.worker.notify import GRACE, notify
 from taskq.worker.nursery import SUPERVISED
 from taskq.worker.preload import PRELOAD, fork_workers
@@ -33,8 +33,10 @@ _log = logging.getLogger("taskq.worker")
 
 
 def names(text: str) -> Sequence[str]:
-    """An option's type: names of queues, separated by commas."""
-    return [check_queue(name.strip()) for name in text.split(",")]
+    """An option's type: names of queues, globs and exclusions, separated by commas."""
+    patterns = [pattern.strip() for pattern in text.split(",")]
+    check_patterns("--queues", patterns)
+    return patterns
 
 
 @click.command(
@@ -53,7 +55,7 @@ Signals:
 @click.option(
     "--pool", "pools", multiple=True, metavar="NAME", help="Run this pool, and others so named; default: all."
 )
-@click.option("--queues", type=names, metavar="a,b", help="Fetch from these, the first one first.")
+@click.option("--queues", type=names, metavar="a,b", help="Fetch from these, the first first: names, globs, !these.")
 @click.option("--slots", type=click.IntRange(1), help="Jobs to run at once.")
 @click.option("--grace", type=duration, metavar="SECONDS", help="How long running jobs may go on after TERM.")
 @click.option("--max-jobs", type=click.IntRange(1), help="End after so many runs.")

@@ -26,8 +26,8 @@ KEPT = 600.0
 class Waits:
     """Since when the next job of each queue may have waited, as the fetches themselves tell it.
 
-    A fetch takes from its queues in turn. Those before the last one that it took from are empty; in that one, what comes next
-    became due no sooner than what came last; of those behind it, if it got all it asked for, nothing is known anew.
+    A fetch takes from its queues in turn. Those before the last one that it took from are empty; in that one, what
+    comes next became due no sooner than what came last; of those behind it, if it got all it asked for, nothing.
     """
 
     _UNSEEN = -1e12

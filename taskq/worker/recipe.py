@@ -21,7 +21,7 @@ from taskq.following import FollowUp
 from taskq.joblog import Recorder
 from taskq.middleware import Middleware
 from taskq.ownbatch import Prepare
-from taskq.pools import UNNAMED, PoolSettings, home_of, named_pool, selection_of, warnings_of
+from taskq.pools import UNNAMED, PoolSettings, Selection, home_of, named_pool, selection_of, warnings_of
 from taskq.report import Death, Redact
 from taskq.schedule import Schedule
 from taskq.task import Task
@@ -90,7 +90,7 @@ class Recipe(Struct, frozen=True):
         every = sorted(dict.fromkeys([*self.queues, "default"]), key=lambda queue: queue == self.settings.notify_queue)
         wanted = tuple(queues or self.settings.queues or every)
         self._tell(self._untold(wanted))
-        broker, *others = dict.fromkeys(home_of(queue, self.settings.pools) for queue in wanted)
+        broker, *others = dict.fromkeys(home_of(queue, self.settings.pools) for queue in wanted if queue[0] != "!")
         if others:
             raise ConfigError(
                 f"queues {', '.join(wanted)} are on several brokers, and a pool is on one: name pools, or queues of one"
@@ -104,7 +104,7 @@ class Recipe(Struct, frozen=True):
 
     def _untold(self, wanted: Sequence[str]) -> Sequence[Finding]:
         queue = self.settings.notify_queue
-        if not self.settings.notify or queue in wanted:
+        if not self.settings.notify or Selection(wanted).pattern_of(queue) is not None:
             return ()
         message = "nobody is told of failures by who fetches other queues alone: add it, or let another worker fetch it"
         return [Finding(f"queue {queue}", "warning", message)]

@@ -40,6 +40,14 @@ def test_queues_names_what_is_fetched(shell: Shell) -> None:
     assert "job=3" not in ran.err
 
 
+def test_queues_are_named_by_globs_and_exclusions_too(shell: Shell) -> None:
+    shell.enqueue(job("1", "mail-de"), job("2", "mail-bulk"), job("3", "other"))
+    ran = shell.run("worker", "--queues", "mail-*,!mail-bulk", "--until-idle", TASKQ_APP="shop:app")
+    assert "job=1" in ran.err
+    assert "job=2" not in ran.err
+    assert "job=3" not in ran.err
+
+
 def test_json_logs_carry_the_fields_of_the_job(shell: Shell) -> None:
     shell.enqueue(job("1"), job("2", "bad", task="shop.fail", body=b'{"args":{"word":"broken"}}'))
     ran = shell.run("worker", "shop", "--until-idle", "--log-format", "json", "--log-level", "debug")

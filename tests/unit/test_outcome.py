@@ -230,7 +230,9 @@ def test_a_job_that_has_put_itself_off_too_often_fails_as_any_other() -> None:
     for error in (Snooze(5), LimitExceeded("full", 5)):
         on = delivery(error=again(decided(Raised(error), on, policy), 5.0, counted=False).error)
     # What taskq itself asks for is not the job's doing.
-    on = delivery(error=again(decided(Raised(HandedBack(0)), on, policy), 0.0, counted=False).error)
+    on = delivery(
+        error=again(decided(Raised(HandedBack(0, "the worker drains")), on, policy), 0.0, counted=False).error
+    )
     for attempt in (1, 2):
         on = delivery(attempt=attempt, error=on.error)
         nack = again(decided(Raised(LimitExceeded("full", 5)), on, policy), 5.0, counted=True)

@@ -1,5 +1,6 @@
 """The benchmark's programs that stand on our own code do what they are ordered, so that they do not rot."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from benchmarks import defer, grounds, processing, scaling
+from benchmarks import defer, grounds, processing, scaling, shapes
 from benchmarks.bars import judge, near
 from benchmarks.beside import Row, Table, ratio, side_by_side
 from benchmarks.driver import Uncounted, do, prepare
@@ -21,6 +22,7 @@ from benchmarks.grounds import Ground
 from benchmarks.peers.recorder import Order, send_blocking
 from benchmarks.report import Section, bars_of, rows_of
 from benchmarks.sides import POSTGRES, REDIS, TASKQ, Side
+from tests.servers.postgres import postgres
 
 GROUNDS: dict[str, tuple[Callable[[], AbstractContextManager[Ground]], Sequence[Side]]] = {
     "redis": (grounds.redis, REDIS),
@@ -47,6 +49,32 @@ def test_processes_that_share_the_work_end_each_job_once() -> None:
     with grounds.redis() as ground:
         table = scaling.ask(ground, "cpu", 1, jobs=50, processes={"2 processes": 2})
     assert [(row.side, len(row.figures("rate")), row.dirty) for row in table.rows] == [("2 processes", 1, [])]
+
+
+async def promises_of(url: str, shape: shapes.Shape) -> None:
+    async with shapes.connected(url) as connection:
+        await shapes.filled(connection, shape, 3)
+
+        async def claim(limit: int, lease: float, token: int) -> list[tuple[str, int]]:
+            return [(row["id"][-1], row["fence"]) for row in await connection.fetch(shape.claim, limit, lease, token)]
+
+        async def ack(number: int, token: int) -> int:
+            return len(await connection.fetch(shape.ack, [f"{number:032}"], token))
+
+        assert await claim(2, 60, 1) == [("0", 1), ("1", 1)]
+        assert await claim(1, 0, 2) == [("2", 1)]
+        await connection.execute(shape.sweep)
+        assert await claim(3, 60, 3) == [("2", 2)]
+        assert [await ack(2, 2), await ack(2, 3), await ack(2, 3), await ack(0, 1)] == [0, 1, 0, 1]
+        assert await claim(3, 60, 4) == []
+
+
+def test_each_shape_of_tables_that_is_measured_keeps_the_same_promises() -> None:
+    with postgres() as server:
+        for shape in shapes.SHAPES:
+            asyncio.run(promises_of(server.url, shape))
+        row = asyncio.run(shapes.measure(server.url, shapes.SHAPES[-1], 2500, 500))
+    assert row.startswith("| a ready and a leased table, rows moved |")
 
 
 def test_a_run_whose_ledger_is_not_clean_does_not_count() -> None:

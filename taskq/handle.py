@@ -20,6 +20,7 @@ from taskq.errors import (
 from taskq.job import JobRef, State
 from taskq.ledger.notes import Progress
 from taskq.report import End, Ended, read_outcome
+from taskq.standing import UNKNOWN, Standing, standing_after, standing_of
 
 R = TypeVar("R")
 
@@ -109,6 +110,14 @@ class JobHandle(Generic[R]):
         if outcome is not None:
             return read_outcome(outcome).end
         return "gone" if record is None else record.state
+
+    async def standing(self) -> Standing:
+        """How it stands now, in the words of who waits for it: derived, never stored, so it cannot be out of date."""
+        record = await self._desk.lookup(self.ref)
+        if record is not None:
+            return standing_of(record)
+        outcome = await self._desk.outcome(self.ref, 0.0)
+        return UNKNOWN if outcome is None else standing_after(read_outcome(outcome))
 
     async def progress(self) -> Progress | None:
         """What the job said last of how far it is; None when it said nothing, or has ended."""

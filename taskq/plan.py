@@ -12,7 +12,7 @@ from taskq.schedule import GRACE, MOST, Schedule, Timetable, job_id
 from taskq.timing import passed
 
 Verdict = Literal["fired", "skipped", "missed", "refused", "run", "paused", "resumed"]
-Standing = Mapping[str, Literal["live", "dead"]]
+Standings = Mapping[str, Literal["live", "dead"]]
 """Those of a schedule's jobs that have not ended, or lie dead."""
 
 KEPT = 100
@@ -90,7 +90,7 @@ def is_due(schedule: Schedule, state: State, now: float) -> bool:
     return bool(passed(schedule.timetable.timing, state.last, now, 1)[0])
 
 
-def decide(schedule: Schedule, state: State, now: float, standing: Standing) -> State:
+def decide(schedule: Schedule, state: State, now: float, standing: Standings) -> State:
     """The state in which everything due by ``now`` is decided about, knowing how the state's jobs stand."""
     timetable = schedule.timetable
     due, more = passed(timetable.timing, state.last, now, MOST)
@@ -138,7 +138,7 @@ def _held_up(timetable: Timetable, live: Sequence[str], *, failed: bool) -> str 
     return None
 
 
-def _last_failed(jobs: Sequence[str], live: Sequence[str], standing: Standing) -> bool:
+def _last_failed(jobs: Sequence[str], live: Sequence[str], standing: Standings) -> bool:
     """Whether of the jobs that are over the newest is a dead letter."""
     return next((standing.get(job) == "dead" for job in reversed(jobs) if job not in live), False)
 

@@ -24,7 +24,7 @@ async def publish_monthly() -> None:
 
 async def publish(newsletter: str, subject: str) -> bool:
     """False when this newsletter is being imported already, as when somebody clicks twice."""
-    return (await import_recipients.defer(newsletter, subject)).added
+    return (await import_recipients.options(id=f"import-{newsletter}").defer(newsletter, subject)).added
 
 
 @app.task(queue="import", unique=("newsletter",), idempotent=True)

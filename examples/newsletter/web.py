@@ -5,7 +5,7 @@ import sys
 from typing import NamedTuple
 
 from examples.newsletter import db
-from examples.newsletter.app import app, publish
+from examples.newsletter.app import app, import_recipients, publish
 
 
 class Progress(NamedTuple):
@@ -16,13 +16,22 @@ class Progress(NamedTuple):
     sent: int = 0
 
 
+WORDS = {"unknown": "draft", "failed": "failed", "stopped": "stopped"}
+"""How the import stands; all else is "importing"."""
+
+
 async def progress(newsletter: str) -> Progress:
-    """Follows from the batch, so that it cannot be wrong."""
+    """Follows from the import's job and the batch it makes: nobody writes it down, so nobody forgets to take it back."""
+    importing = await import_recipients.handle(f"import-{newsletter}").standing()
     batch = await app.batch(newsletter).status()
-    if batch is None:
-        return Progress("importing")
-    status = "sent" if db.is_sent(newsletter) else "sending" if batch.sealed else "importing"
-    return Progress(status, batch.total, batch.total - batch.pending - batch.failed)
+    status = WORDS.get(importing.state, "importing")
+    if db.is_sent(newsletter):
+        status = "sent"
+    elif batch is not None and batch.sealed:
+        status = "sending" if batch.over is None else "failed" if batch.failed else "sent"
+    return (
+        Progress(status) if batch is None else Progress(status, batch.total, batch.total - batch.pending - batch.failed)
+    )
 
 
 async def main(newsletter: str, subject: str) -> None:

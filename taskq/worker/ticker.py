@@ -20,7 +20,7 @@ from taskq.broker import Backend
 from taskq.call import new_id
 from taskq.errors import BrokerUnavailable, TaskqError
 from taskq.job import Enqueued, Job, JobRef
-from taskq.plan import Pending, Standing, State, decide, done, is_due
+from taskq.plan import Pending, Standings, State, decide, done, is_due
 from taskq.schedule import Schedule, job_of
 from taskq.schedules import CHANGED, read_state, state_key, stored, swap_state
 from taskq.store import Store
@@ -158,7 +158,7 @@ class Ticker:
         """Whether a schedule without state is new; else it was removed, and must not begin again."""
         return schedule.name in self._static or (await stored(self._store)).get(schedule.name) == schedule
 
-    async def _standing(self, schedule: Schedule, state: State) -> Standing:
+    async def _standing(self, schedule: Schedule, state: State) -> Standings:
         """How its jobs stand, where that matters."""
         timetable, admin = schedule.timetable, self._backend.admin
         if admin is None or (timetable.overlap == "allow" and not timetable.block_while_failed):

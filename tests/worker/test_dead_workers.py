@@ -36,7 +36,7 @@ async def test_as_02_a_newsletter_whose_worker_died_does_not_stay_at_sending(url
     app = App(url)
     status = dict.fromkeys(range(20), "draft")
 
-    @app.task(idempotent=True)
+    @app.task(idempotent=True, keep=60)
     async def send(letter: int) -> None:
         status[letter] = "sending"
         if not current().losses:
@@ -45,11 +45,19 @@ async def test_as_02_a_newsletter_whose_worker_died_does_not_stay_at_sending(url
 
     async with app:
         handles = await app.defer_many(send.call(letter) for letter in status)
+
+        async def standings() -> set[str]:
+            return {(await handle.standing()).state for handle in handles}
+
+        assert await standings() == {"waiting"}
         async with doomed(app, len(status)):
             await wait_until(lambda: set(status.values()) == {"sending"})
+            assert await standings() == {"running"}
         # Nobody's lease is live, so no job is shown as running, whatever the application's own rows say.
         assert {await handle.status() for handle in handles} == {"ready"}
+        assert await standings() == {"waiting"}
         await app.run_worker(until="idle")
+        assert await standings() == {"done"}
     assert set(status.values()) == {"sent"}
 
 

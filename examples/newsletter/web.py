@@ -21,7 +21,7 @@ WORDS = {"unknown": "draft", "failed": "failed", "stopped": "stopped"}
 
 
 async def progress(newsletter: str) -> Progress:
-    """Follows from the import's job and the batch it makes: nobody writes it down, so nobody forgets to take it back."""
+    """Follows from the import's job and its batch: nobody writes it down, so nobody forgets to take it back."""
     importing = await import_recipients.handle(f"import-{newsletter}").standing()
     batch = await app.batch(newsletter).status()
     status = WORDS.get(importing.state, "importing")
@@ -29,9 +29,8 @@ async def progress(newsletter: str) -> Progress:
         status = "sent"
     elif batch is not None and batch.sealed:
         status = "sending" if batch.over is None else "failed" if batch.failed else "sent"
-    return (
-        Progress(status) if batch is None else Progress(status, batch.total, batch.total - batch.pending - batch.failed)
-    )
+    counts = (0, 0) if batch is None else (batch.total, batch.total - batch.pending - batch.failed)
+    return Progress(status, *counts)
 
 
 async def main(newsletter: str, subject: str) -> None:

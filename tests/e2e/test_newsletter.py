@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from examples.newsletter.__main__ import Figures
+from examples.newsletter.app import app, import_recipients, publish
+from examples.newsletter.web import Progress, progress
 
 ROOT = Path(__file__).parents[2]
 KILLS, RECIPIENTS = 3, 1000
@@ -58,6 +60,25 @@ def test_each_recipient_gets_one_mail_though_the_worker_is_killed_again_and_agai
         int(figure(show.stdout, name)) for name in ("deliveries at the provider", "caught there by their key")
     )
     assert deliveries == RECIPIENTS + caught
+
+
+@pytest.mark.anyio
+async def test_its_status_follows_from_who_is_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with app:
+        assert await progress("june") == Progress("draft")
+        await publish("june", "News of June")
+        assert await progress("june") == Progress("importing")
+        await app.run_worker(queues=["import"], until="idle")
+        assert await progress("june") == Progress("sending", RECIPIENTS, 0)
+        await app.batch("june").cancel()
+        await app.run_worker(until="idle")
+        # Nobody is at it, so nobody is said to be.
+        assert await progress("june") == Progress("failed", RECIPIENTS, 0)
+        await publish("july", "News of July")
+        await app.cancel(import_recipients.handle("import-july").ref)
+        await app.run_worker(until="idle")
+        assert await progress("july") == Progress("draft")
 
 
 def test_the_show_believes_good_figures() -> None:

@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 from msgspec.structs import replace
 
@@ -38,8 +38,9 @@ from taskq.errors import (
 )
 from taskq.events import Events
 from taskq.explain import Explanation, explain
-from taskq.flow import Batch, BatchReport, FlowHandle
-from taskq.flow.start import callbacks, start
+from taskq.flow import Batch, BatchOptions, BatchReport, FlowHandle
+from taskq.flow.draft import callback, draft
+from taskq.flow.start import start
 from taskq.handle import JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.ledger.notes import Progress, read_progress
@@ -267,13 +268,16 @@ class App:
         finished: Call[Any] | Chain[Any] | Takes[BatchReport, Any] | None = None,
         first_failure: Call[Any] | Chain[Any] | Takes[Death, Any] | None = None,
         parent: str | None = None,
+        **options: Unpack[BatchOptions],
     ) -> Batch:
         """A batch of this id: to be made with ``async with``, or to be asked after.
 
         ``then`` is enqueued when all members have returned, ``finished`` when all have ended, ``first_failure`` at the
         first that ended in another way. With ``parent`` it is a member of that batch. Raises ConfigError.
         """
-        return Batch(self, id, callbacks(id, then, finished, first_failure), parent)
+        told = {"succeeded": then, "finished": finished, "first_failure": first_failure}
+        plans = {event: callback(f"{id}.{event}", flow) for event, flow in told.items() if flow is not None}
+        return Batch(self, id, draft(plans, id, options), parent)
 
     def defer_each(
         self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], *, spread: Spread | None = None

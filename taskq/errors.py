@@ -15,7 +15,7 @@
     │   ├── JobFailed            type, message, traceback as text
     │   └── JobCancelled · JobExpired · JobTimeout · JobDiscarded · JobLost
     ├── DeferError               the call was understood and refused
-    │   ├── Conflict · Vetoed · SpoolFull · BatchSealed · LimitExceeded
+    │   ├── Conflict · Vetoed · SpoolFull · BatchSealed · BatchFull · LimitExceeded
     │   └── PartlyEnqueued       says which jobs of a bulk call were and were not
     ├── RunError                 what a run learns of its own job
     │   └── StaleRun · EffectUnknown
@@ -166,6 +166,10 @@ class LimitExceeded(DeferError):
 
 class BatchSealed(DeferError):
     """The batch takes no more members: it was sealed, has ended, or was cancelled."""
+
+
+class BatchFull(DeferError):
+    """The batch takes no more members, or goes no deeper: its bounds are ``most`` and ``deepest``."""
 
 
 class PartlyEnqueued(DeferError):

@@ -47,4 +47,10 @@ async def _look(url: str | None, id: str, cancels: bool, by: str) -> tuple[Batch
 def _told(status: BatchStatus) -> str:
     state = "over" if status.over is not None else "sealed" if status.sealed else "open"
     counts = f"{status.total} members, {status.pending} pending, {status.failed} failed"
-    return f"{state}{', cancelled' if status.cancelled else ''}; {counts}"
+    excused = f", {status.excused} excused" if status.excused else ""
+    lines = [f"{state}{', cancelled' if status.cancelled else ''}; {counts}{excused}"]
+    if status.description:
+        lines.append(f"  {status.description}")
+    if status.tags:
+        lines.append(f"  tags: {', '.join(status.tags)}")
+    return "\n".join(lines)

@@ -12,7 +12,9 @@ from taskq.flow.start import Host
 from taskq.job import JobRef
 from taskq.sequel import plan_of
 
-_CALLBACK = re.compile(r"([A-Za-z0-9][\w.-]{0,99})\.(?:succeeded|finished|first_failure)(?:\.\d+)?", re.ASCII)
+_CALLBACK = re.compile(
+    r"([A-Za-z0-9][\w.-]{0,99})\.(?:succeeded|finished|first_failure|progress-[\d.]+)(?:\.\d+)?", re.ASCII
+)
 _TELLS = re.compile(r"(.+)\.(?:dead|failed)")
 _STEP = re.compile(r"(.+)\.([0-9]{1,3})")
 
@@ -44,7 +46,7 @@ async def explain(host: Host, id: str, queue: str | None = None) -> Explanation:
 async def _awaited(host: Host, admin: Admin, id: str) -> AsyncIterator[Reason]:
     """What a job waits for that has not been enqueued yet: ids tell whom they follow."""
     if found := _CALLBACK.fullmatch(id):
-        status = await Batch(host, found[1], {}).status() if host.backend.store is not None else None
+        status = await Batch(host, found[1]).status() if host.backend.store is not None else None
         if status is not None:
             open_still = "" if status.sealed else "; it is open: its producer may add more"
             text = f"batch {found[1]} has {status.pending} of {status.total} members left, {status.failed} failed"

@@ -4,6 +4,9 @@
 
     marks      ends that are decided once, written down before their effects
     record     what is stored of a batch, and under which keys
+    draft      what is said of a batch when it is made
+    bounds     how large and how deep a batch may grow
+    progress   who is told on the way, when so many have ended
     members    joining a batch and leaving it; the last one out enqueues the callbacks
     stages     the making of a batch, which may wait in a spool
     start      a chain or gather into jobs
@@ -12,7 +15,8 @@
 """
 
 from taskq.flow.batch import Batch, BatchStatus
+from taskq.flow.draft import BatchOptions
 from taskq.flow.handle import FlowHandle
 from taskq.flow.record import BatchReport
 
-__all__ = ["Batch", "BatchReport", "BatchStatus", "FlowHandle"]
+__all__ = ["Batch", "BatchOptions", "BatchReport", "BatchStatus", "FlowHandle"]

@@ -24,22 +24,24 @@ from taskq.flow.record import (
     check_key,
     chunk_key,
     failed_key,
+    lefts_of,
     names_of,
     read_record,
     report_of,
+    sealed_at,
     sizes_of,
 )
 from taskq.flow.stages import Chunk, Making, Opening, Sealing, changed
 from taskq.flow.start import Host, prepare_all, refuse_member
 from taskq.handle import JobHandle
 from taskq.job import Job, JobRef
-from taskq.sequel import Plan
 from taskq.spread import Spread, later, offsets_of
 
 R = TypeVar("R")
 
 _SLOWEST = 1.0
 """Seconds between two looks of who waits for a batch."""
+_UNSAID = Record()
 _TOGETHER = 100
 """Results asked for at once."""
 
@@ -65,6 +67,13 @@ class BatchStatus(Struct, frozen=True):
     cancelled: bool
     over: float | None
     """When it ended, in seconds since the epoch; None: it has not."""
+    opened: float = 0.0
+    """When it was made; so are the others, by the backend's clock."""
+    sealed_at: float | None = None
+    excused: int = 0
+    """Those that ended in a way that the batch excuses."""
+    description: str = ""
+    tags: Sequence[str] = ()
 
 
 class Batch:
@@ -73,10 +82,10 @@ class Batch:
     Also a handle: ``await app.batch("import").status()`` asks after one that somebody else has made.
     """
 
-    def __init__(self, host: Host, id: str, plans: Mapping[str, Plan], parent: str | None = None) -> None:
+    def __init__(self, host: Host, id: str, draft: Record = _UNSAID, parent: str | None = None) -> None:
         self.id = check_id(id)
         self._host = host
-        self._plans = plans
+        self._draft = draft
         self._parent = parent
         self._streams = count()
         self._making: Making | None = None
@@ -94,10 +103,10 @@ class Batch:
         """
         plans = {
             event: replace(plan, next=tuple([replace(s, job=await self._host.prepare(s.job)) for s in plan.next]))
-            for event, plan in self._plans.items()
+            for event, plan in self._draft.plans.items()
         }
         making = Making(self._host.store, self._host.backend, self._host.spool)
-        await making.do(Opening(self.id, Record(plans=plans), self._parent))
+        await making.do(Opening(self.id, replace(self._draft, plans=plans), self._parent))
         self._making = making
         self._streams = count()
         return self
@@ -122,7 +131,7 @@ class Batch:
         The m-th call of the n-th ``add`` (or of the one with this ``key``) is one member, however often it is added: a
         producer that begins again with the same calls in the same order doubles and misses none. Raises
         PartlyEnqueued for members that were refused, when all the others are added: they have failed; BatchSealed
-        outside of ``async with``; ConfigError for what cannot be a member.
+        outside of ``async with``; BatchFull beyond ``most``; ConfigError for what cannot be a member.
         """
         making = self._making
         if making is None:
@@ -164,9 +173,7 @@ class Batch:
         if record is None:
             return None
         report = await report_of(store, self.id)
-        chunks = [member for member in entry.members if "/" in member]
-        pending = sum([await store.discard(chunk_key(self.id, chunk), ()) for chunk in chunks])
-        pending += sum(member.startswith("@") for member in entry.members)
+        pending = sum((await lefts_of(store, self.id, entry.members)).values())
         return BatchStatus(
             id=self.id,
             total=report.total,
@@ -175,6 +182,11 @@ class Batch:
             sealed=OPEN not in entry.members,
             cancelled=record.cancelled,
             over=record.over,
+            opened=record.opened,
+            sealed_at=record.sealed,
+            excused=report.excused,
+            description=record.terms.description,
+            tags=record.terms.tags,
         )
 
     async def wait(self, timeout: float | timedelta | None = None) -> BatchReport:
@@ -222,14 +234,13 @@ class Batch:
         It ends when they have: ``finished`` is told then, ``succeeded`` never.
         """
         store = self._host.store
-        record = await change(
-            store, self.id, lambda found: replace(found, cancelled=found.cancelled or not _has_ended(found))
-        )
+        now = (await store.get(batch_key(self.id))).now
+        record = await change(store, self.id, lambda found: _cancelled(found, now))
         if record is None or _has_ended(record):
             return False
         for member in sorted((await store.get(batch_key(self.id))).members):
             if member.startswith("@"):
-                await Batch(self._host, member[1:], {}).cancel()
+                await Batch(self._host, member[1:]).cancel()
             elif member != OPEN:
                 live = (await store.get(chunk_key(self.id, member))).members
                 await self._host.cancel_many([ref_of(self.id, name) for name in sorted(live)])
@@ -243,6 +254,10 @@ async def _returned(job: JobHandle[R]) -> Sequence[R]:
         return [await job.result(0)]
     except JobError:
         return []
+
+
+def _cancelled(record: Record, now: float) -> Record:
+    return record if _has_ended(record) else replace(sealed_at(record, now), cancelled=True)
 
 
 def _has_ended(record: Record) -> bool:

@@ -11,13 +11,16 @@ from math import inf
 from typing import Any, TypeVar
 
 from msgspec import Raw
+from msgspec.json import decode
 from msgspec.structs import replace
 
 from taskq.broker import Broker
 from taskq.errors import BrokerUnavailable, ConfigError, Conflict, TaskqError
 from taskq.flow.marks import has_died_after, marked_outcome
+from taskq.flow.progress import Progress
 from taskq.flow.record import (
     CHUNK,
+    EXCUSABLE,
     KEPT,
     OPEN,
     PENDING,
@@ -26,6 +29,7 @@ from taskq.flow.record import (
     change,
     chunk_key,
     encoded,
+    excused_key,
     failed_key,
     first_key,
     parts_key,
@@ -55,6 +59,7 @@ class Membership:
     def __init__(self, store: Store, broker: Broker) -> None:
         self._store = store
         self._broker = broker
+        self.progress = Progress(store, self._call_back)
         self._clean: dict[str, float] = {}
         """Batches of which nobody counted as failed at this moment, by the backend's clock."""
 
@@ -89,12 +94,11 @@ class Membership:
         """Make jobs of one chunk members; answers those to enqueue. ``again``: it may have been done before."""
         place = _place(jobs[0])
         members = {_place(job).member: job for job in jobs}
-        await asyncio.gather(
-            self._store.add(batch_key(place.batch), [place.chunk]),
-            self._hold(parts_key(place.batch), [f"{place.chunk}={len(jobs)}"]),
-        )
         key = chunk_key(place.batch, place.chunk)
-        await self._hold(key, list(members))
+        await self._store.add(batch_key(place.batch), [place.chunk])
+        await asyncio.gather(
+            self._hold(parts_key(place.batch), [f"{place.chunk}={len(jobs)}"]), self._hold(key, list(members))
+        )
         live = (await self._store.get(key)).members
         if place.chunk not in (await self._store.get(batch_key(place.batch))).members:
             # It had ended, and what was known of its members gone with it.
@@ -114,8 +118,8 @@ class Membership:
     async def join(self, parent: str, id: str) -> Place:
         """Make a batch a member of another."""
         place = Place(parent, "", f"@{id}")
-        await self._hold(parts_key(parent), [f"{place.member}=1"])
         await self._store.add(batch_key(parent), [place.member])
+        await self._hold(parts_key(parent), [f"{place.member}=1"])
         return place
 
     async def add(self, jobs: Sequence[Job], *, again: bool) -> dict[str, TaskqError]:
@@ -180,6 +184,8 @@ class Membership:
             self._clean.update({batch: fetched for batch, number in failed.items() if not number})
         emptied = [(*where, names) for (where, names), left in zip(chunks.items(), lefts, strict=True) if not left]
         await all_of(starmap(self._close, emptied))
+        looks = dict.fromkeys(batch for (batch, _), names in chunks.items() if self.progress.is_due(batch, names))
+        await all_of(map(self.progress.look, looks))
 
     async def _revived(self, id: str, leaves: Sequence[Leave], number: int) -> None:
         """Who has returned has not failed, unless a run that did overtook it while it stood still."""
@@ -209,6 +215,9 @@ class Membership:
 
     async def _fail(self, leave: Leave) -> None:
         batch, member = leave.place.batch, leave.place.member
+        if await self._is_excused(leave):
+            await self._hold(excused_key(batch), [member])
+            return
         await self._hold(failed_key(batch), [member])
         first = first_key(batch)
         await self._store.swap(first, None, member.encode(), ttl=PENDING)
@@ -217,6 +226,13 @@ class Membership:
         record = read_record((await self._store.get(batch_key(batch))).value)
         if record is not None and not record.cancelled:
             await self._call_back(batch, record, "first_failure", leave.death)
+
+    async def _is_excused(self, leave: Leave) -> bool:
+        end = decode(leave.death, type=Death).end
+        if end not in EXCUSABLE:
+            return False
+        record = read_record((await self._store.get(batch_key(leave.place.batch))).value)
+        return record is not None and end in record.terms.excuses
 
     async def conclude(self, id: str) -> None:
         """Do what is to be done when nobody is left: also again, when one that had failed has returned."""
@@ -233,6 +249,8 @@ class Membership:
         if record is None:
             return
         succeeds = record.succeeds
+        if not record.cancelled:
+            await self.progress.tell(record, report, sealed=True)
         if record.over is None:
             await self._call_back(id, record, "finished", encoded(report))
         if succeeds:

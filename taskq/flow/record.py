@@ -4,14 +4,17 @@ A batch is one key with its record and, as members, its live chunks: parts of up
 a key of its own. So the cost of an end does not grow with the batch, and workers on different chunks meet nowhere.
 """
 
+import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.errors import ConfigError
 from taskq.job import JobRef
+from taskq.report import End
 from taskq.sequel import Place, Plan
 from taskq.store import Store
 
@@ -21,11 +24,26 @@ PENDING = 90 * 86_400.0
 """Seconds that a batch has to end."""
 KEPT = 7 * 86_400.0
 """Seconds that is known of a batch after its end: as long as the marks of its callbacks."""
+EXCUSABLE = ("expired", "discarded", "cancelled")
+"""Ends of members that a batch may excuse: what was tried and failed is none of them."""
 OPEN = "open"
 """The member that its producer is: the batch cannot end before it is sealed."""
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z][\w-]{0,59}", re.ASCII)
+
+
+class Terms(Struct, frozen=True, omit_defaults=True):
+    """What else is said of a batch when it is made."""
+
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    excuses: tuple[End, ...] = ()
+    """Ends of members that are no failures of the batch."""
+    most: int = 10_000_000
+    """Members that it takes."""
+    deepest: int = 100
+    """Levels of members that were added by members, and of batches in it."""
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
@@ -34,7 +52,14 @@ class Record(Struct, frozen=True, omit_defaults=True):
     opened: float = 0.0
     """When, by the backend's clock; so are the others."""
     plans: Mapping[str, Plan] = {}
-    """What is enqueued at ``succeeded``, ``finished`` and ``first_failure``."""
+    """What is enqueued at ``succeeded``, ``finished``, ``first_failure`` and on the way."""
+    progress: Mapping[str, float] = {}
+    """When the plans on the way are due: at so many members, or at a fraction of them, which is below 1."""
+    told: tuple[str, ...] = ()
+    """Which of them have been enqueued."""
+    terms: Terms = Terms()
+    sealed: float | None = None
+    """When, for who looks at it: that it is, is told by its members."""
     results: tuple[JobRef, ...] = ()
     """Whose results ``succeeded`` gets in this order, when it ``gathers``; otherwise it gets a report."""
     gathers: bool = False
@@ -81,6 +106,11 @@ def failed_key(id: str) -> str:
     return f"batch:{id}:failed"
 
 
+def excused_key(id: str) -> str:
+    """The members that ended in a way that the batch excuses."""
+    return f"batch:{id}:excused"
+
+
 def first_key(id: str) -> str:
     """The first member that failed."""
     return f"batch:{id}:first"
@@ -94,6 +124,11 @@ def read_record(value: bytes | None) -> Record | None:
 def written(record: Record) -> bytes:
     """The record as it is stored."""
     return msgspec.json.encode(record)
+
+
+def sealed_at(record: Record, now: float) -> Record:
+    """The record of a batch that is sealed now, if it was not before."""
+    return record if record.sealed is not None else replace(record, sealed=now)
 
 
 async def change(
@@ -110,17 +145,21 @@ async def change(
             return record
 
 
-class BatchReport(Struct, frozen=True):
+class BatchReport(Struct, frozen=True, repr_omit_defaults=True):
     """What the callbacks of a batch are told."""
 
     id: str
     total: int
     failed: int
+    excused: int = 0
+    """Members that did not return, in a way that the batch excuses."""
+    pending: int = 0
+    """Members that have not ended: none, but on the way."""
 
     @property
     def succeeded(self) -> int:
         """How many members returned."""
-        return self.total - self.failed
+        return self.total - self.failed - self.excused - self.pending
 
 
 async def sizes_of(store: Store, id: str) -> Mapping[str, int]:
@@ -143,10 +182,20 @@ def _rank(chunk: str) -> tuple[Sequence[tuple[int, str]], int]:
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in prefix.split(".")], int(number)
 
 
+async def lefts_of(store: Store, id: str, live: Iterable[str]) -> Mapping[str, int]:
+    """How many members are left in each live chunk of a batch, and one for each batch in it."""
+    left = {member: 1 for member in live if member.startswith("@")}
+    chunks = [member for member in live if "/" in member]
+    counts = await asyncio.gather(*(store.discard(chunk_key(id, chunk), ()) for chunk in chunks))
+    return left | dict(zip(chunks, counts, strict=True))
+
+
 async def report_of(store: Store, id: str) -> BatchReport:
-    """Its counts."""
-    failed = await store.discard(failed_key(id), ())
-    return BatchReport(id, sum((await sizes_of(store, id)).values()), failed)
+    """Its counts, when all have ended."""
+    failed, excused, sizes = await asyncio.gather(
+        store.discard(failed_key(id), ()), store.discard(excused_key(id), ()), sizes_of(store, id)
+    )
+    return BatchReport(id, sum(sizes.values()), failed, excused)
 
 
 def encoded(value: object) -> bytes:

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, TaskqError
+from taskq.flow.bounds import refuse_beyond, refuse_deeper
 from taskq.flow.members import Membership
-from taskq.flow.record import OPEN, Record, batch_key, read_record, sizes_of
+from taskq.flow.record import OPEN, Record, batch_key, change, read_record, sealed_at, sizes_of
 from taskq.job import Job, JobRef
 from taskq.store import Store
 
@@ -69,6 +70,8 @@ class Making:
         self._members = Membership(store, backend.broker)
         self._known: Mapping[str, int] | None = None
         """The chunks that an earlier producer has begun, and how many members each has; None: nobody has looked."""
+        self._record = Record()
+        self._total = 0
         self._sealed = False
 
     def has_begun(self, chunk: str) -> bool:
@@ -78,8 +81,8 @@ class Making:
     async def do(self, stage: Stage) -> Mapping[str, TaskqError]:
         """Do it, or keep it until the broker is back; answers which members were refused and why, by their ids.
 
-        Those have failed. Raises BatchSealed, ConfigError for a batch in itself or another one than before, SpoolFull,
-        and BrokerUnavailable where there is no spool.
+        Those have failed. Raises BatchSealed, BatchFull, ConfigError for a batch in itself or another one than before,
+        SpoolFull, and BrokerUnavailable where there is no spool.
         """
         spool = self._spool
         if spool is None:
@@ -101,7 +104,7 @@ class Making:
             case Chunk():
                 return await self._add(stage)
             case Sealing():
-                await self._members.seal(stage.batch)
+                await self._seal(stage.batch)
         return {}
 
     async def _open(self, opening: Opening) -> None:
@@ -113,13 +116,17 @@ class Making:
             await self._look(opening.batch)
         else:
             self._known = {}
+        self._record = record
 
     async def _look(self, id: str) -> Mapping[str, int]:
         entry = await self._store.get(batch_key(id))
-        if entry.value is None:
+        record = read_record(entry.value)
+        if record is None:
             raise ConfigError(f"batch {id} was not opened: nothing can be added to it")
+        self._record = record
         self._sealed = OPEN not in entry.members
         self._known = await sizes_of(self._store, id)
+        self._total = sum(self._known.values())
         return self._known
 
     async def _add(self, chunk: Chunk) -> Mapping[str, TaskqError]:
@@ -130,6 +137,9 @@ class Making:
             raise BatchSealed(f"batch {batch} has been sealed: it takes no more members")
         if before not in (None, len(jobs)):
             raise changed(batch, f"in part {chunk.name} there were {before} then, and are {len(jobs)} now")
+        if before is None:
+            refuse_beyond(batch, self._record, self._total + len(jobs))
+            self._total += len(jobs)
         errors = await self._members.add(jobs, again=before is not None)
         if await self._members.is_cancelled(batch):
             if self._backend.admin is not None:
@@ -137,9 +147,18 @@ class Making:
             raise BatchSealed(f"batch {batch} was cancelled: it takes no more members")
         return errors
 
+    async def _seal(self, id: str) -> None:
+        now = (await self._store.get(batch_key(id))).now
+        record = await change(self._store, id, lambda found: sealed_at(found, now))
+        await self._members.seal(id)
+        if record is not None and record.progress:
+            await self._members.progress.look(id)
+
     async def _refuse_cycle(self, id: str, parent: str) -> None:
         above: str | None = parent
+        levels = 0
         while above is not None:
+            levels += 1
             if above == id:
                 raise ConfigError(f"batch {id} cannot be in a batch that is in itself")
             entry = await self._store.get(batch_key(above))
@@ -148,6 +167,7 @@ class Making:
                 raise ConfigError(f"there is no batch {above!r} for batch {id} to be in")
             if above == parent and (record.cancelled or not entry.members) and await self._is_new(id):
                 raise BatchSealed(f"batch {parent} has ended: it takes no more members")
+            refuse_deeper(above, record, levels)
             above = None if record.parent is None else record.parent.batch
 
     async def _is_new(self, id: str) -> bool:

@@ -1,20 +1,21 @@
 """A chain or gather into jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec.structs import replace
 
 from taskq.broker import Backend
-from taskq.call import Call, Chain, Gather, Takes, new_id, received, refuse_gather
+from taskq.call import Call, Chain, Gather, new_id, refuse_gather
 from taskq.errors import ConfigError, MissingCapability
+from taskq.flow.draft import named
 from taskq.flow.handle import FlowHandle
 from taskq.flow.members import Membership, numbered
 from taskq.flow.record import CHUNK, Record
 from taskq.flow.stages import Chunk, Making, Opening, Sealing, Spool
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
-from taskq.sequel import FLOW, KEPT, Plan, Step, plan_of, planned
+from taskq.sequel import FLOW, KEPT, Plan, plan_of, planned
 from taskq.store import Store
 
 R = TypeVar("R")
@@ -137,34 +138,6 @@ async def _open_and_seal(
     await making.do(Sealing(id))
     if errors:
         raise errors[0]
-
-
-def callbacks(
-    id: str,
-    succeeded: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
-    finished: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
-    first_failure: Call[Any] | Chain[Any] | Takes[Any, Any] | None,
-) -> Mapping[str, Plan]:
-    """What a batch brings about, under ids made of its own."""
-    given = {"succeeded": succeeded, "finished": finished, "first_failure": first_failure}
-    return {event: _callback(f"{id}.{event}", flow) for event, flow in given.items() if flow is not None}
-
-
-def _callback(id: str, flow: Call[Any] | Chain[Any] | Takes[Any, Any]) -> Plan:
-    chain = flow if isinstance(flow, Chain) else Chain[Any](head=received(flow))
-    if isinstance(chain.head, Gather):
-        raise ConfigError("a gather cannot be a batch's callback: let it be a task that defers it")
-    plan = chain.plan()
-    return named(replace(plan, next=(Step(chain.head.job, chain.head.takes), *plan.next)), id)
-
-
-def named(plan: Plan, id: str) -> Plan:
-    """The plan with the ids that its jobs will have, the first of them this one."""
-    steps = [
-        replace(step, job=replace(step.job, id=f"{id}.{number}" if number else id))
-        for number, step in enumerate(plan.next)
-    ]
-    return replace(plan, next=tuple(steps))
 
 
 def _alone(job: Job) -> Job:

@@ -11,6 +11,7 @@ from taskq.broker import Transactions
 from taskq.context import Current, running
 from taskq.errors import ConfigError, DecodeError
 from taskq.expiry import EXPIRES_AT, dated
+from taskq.flow.bounds import Bounds
 from taskq.flow.members import RESUMED, numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
@@ -61,6 +62,7 @@ class Runner:
         self._transactions = transactions
         self._keeper = keeper
         """What handlers find limits by."""
+        self._bounds = None if store is None else Bounds(store)
         self._recall = recall
         """What an earlier delivery decided without living to settle it."""
 
@@ -122,7 +124,10 @@ class Runner:
                     return recalled
             if runnable.transaction:
                 return await self._run_in_transaction(run, runnable, current)
-            return _returned(run, runnable, await runnable.handler(current))
+            value = await runnable.handler(current)
+            if current.used_batch is not None and self._bounds is not None:
+                await self._bounds.refuse(current.used_batch.place, current.used_batch.added)
+            return _returned(run, runnable, value)
         except asyncio.CancelledError:
             outcome = run.asked or Raised(RuntimeError("the handler was cancelled by its own code"))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is its outcome

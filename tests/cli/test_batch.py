@@ -5,6 +5,8 @@ import anyio
 from taskq import App
 from tests.cli.shell import Shell
 
+SAID = "  Letters\n  tags: mail, eu\n"
+
 
 def make(shell: Shell) -> None:
     app = App(shell.url)
@@ -15,7 +17,7 @@ def make(shell: Shell) -> None:
 
     async def main() -> None:
         async with app:
-            async with app.batch("week") as batch:
+            async with app.batch("week", description="Letters", tags=["mail", "eu"]) as batch:
                 await batch.add([fail.call("a"), fail.options(delay=3600).call("b")])
             await app.run_worker(until="idle")
 
@@ -24,13 +26,13 @@ def make(shell: Shell) -> None:
 
 def test_a_batch_is_looked_at_and_cancelled(shell: Shell) -> None:
     make(shell)
-    assert shell.run("batch", "week").out == "week: sealed; 2 members, 1 pending, 1 failed\n"
+    assert shell.run("batch", "week").out == "week: sealed; 2 members, 1 pending, 1 failed\n" + SAID
     assert shell.run("batch", "week", "--failed").out == "week.0.0\n"
     (status,) = shell.json("batch", "week", "--cancel")
     assert (status["cancelled"], status["pending"]) == (True, 1)
     shell.run("worker", "shop", "--queues", "default", "--until-idle")
     ran = shell.run("batch", "week", "--cancel", code=1)
-    assert ran.out == "week: over, cancelled; 2 members, 0 pending, 2 failed\n"
+    assert ran.out == "week: over, cancelled; 2 members, 0 pending, 2 failed\n" + SAID
 
 
 def test_a_batch_that_is_not_there_is_said_not_to_be(shell: Shell) -> None:

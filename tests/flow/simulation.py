@@ -30,6 +30,8 @@ PATIENCE = 3600.0
 LEASE = 30.0
 CHUNK = 4
 UNLUCKY = 10_000
+MARKS = (0.5, 0.9, 3)
+"""When batches tell of themselves before they end."""
 
 _process: ContextVar["Process"] = ContextVar("process")
 
@@ -231,7 +233,7 @@ def declare(app: App, world: World, process: Process) -> None:
 
     @task(name="report", max_losses=UNLUCKY, retry=Retry.fixed(UNLUCKY, 0.01))
     async def report(batch: BatchReport) -> None:
-        await told(batch.id, current().id.rpartition(".")[2], batch)
+        await told(batch.id, current().id.removeprefix(f"{batch.id}."), batch)
 
     @task(name="death", max_losses=UNLUCKY, retry=Retry.fixed(UNLUCKY, 0.01))
     async def death(death: Death) -> None:
@@ -257,7 +259,8 @@ def declare(app: App, world: World, process: Process) -> None:
 
     async def make(name: str, seed: int, parent: str | None) -> None:
         plan, sizes = Random(seed), 0
-        batch = app.batch(name, then=report, finished=report, first_failure=death, parent=parent)
+        told: Any = {"then": report, "finished": report, "first_failure": death}
+        batch = app.batch(name, **told, parent=parent, progress=dict.fromkeys(MARKS, report))
         async with batch:
             for _ in range(plan.randrange(4)):
                 calls: list[Any] = []
@@ -349,7 +352,9 @@ async def judge_batch(app: App, world: World, name: str, size: int) -> None:
     """Its end was told once, and as it was."""
     told = [event for event, _ in world.told[name]]
     status = await app.batch(name).status()
-    world.expect(status is not None and status.over is not None, f"{name} has not ended: {status}")
+    # Without its moments, which are of the wall clock.
+    left = None if status is None else (status.pending, status.total, status.sealed, status.cancelled)
+    world.expect(status is not None and status.over is not None, f"{name} has not ended: {left}")
     for event in ("finished", "succeeded", "first_failure"):
         ended = world.ended.get(f"{name}.{event}")
         world.expect(ended in (None, "returned"), f"{name}.{event} {ended}")
@@ -361,6 +366,7 @@ async def judge_batch(app: App, world: World, name: str, size: int) -> None:
         failed = max((report.failed for report in reports), default=0)
         world.expect(("succeeded" in told) == (not failed), f"{name}: {failed} failed, and it told {told}")
         world.expect(("first_failure" in told) == bool(failed), f"{name}: {failed} failed, and it told {told}")
+        judge_progress(world, name, size)
         dead = [job for job, end in world.ended.items() if end == "failed" and job.startswith(f"{name}.")]
         certain = [job for job in dead if world.tasks[job] != "keep"]
         child = await app.batch(f"{name}-inner").status()
@@ -369,6 +375,18 @@ async def judge_batch(app: App, world: World, name: str, size: int) -> None:
         world.expect(
             len(certain) + inner <= failed <= len(dead) + inner, f"{name}: {failed} failed, and dead are {dead}"
         )
+
+
+def judge_progress(world: World, name: str, size: int) -> None:
+    """It was told on the way when it was due, and not before."""
+    for mark in MARKS:
+        event = f"{name}.progress-{mark}"
+        due = mark < 1 or mark <= size
+        world.expect(world.ended.get(event) == ("returned" if due else None), f"{event} {world.ended.get(event)}")
+        for report in {value for told, value in world.told[name] if told == f"progress-{mark}"}:
+            ended = report.total - report.pending
+            world.expect(ended >= (mark if mark >= 1 else mark * report.total), f"{event} was told early: {report}")
+            world.expect(report.succeeded >= 0 and report.total <= size, f"{event}: {report}, and there were {size}")
 
 
 def judge_chain(world: World, head: str) -> None:

@@ -85,4 +85,7 @@ async def callbacks_take_what_they_are_told() -> None:
         await batch.add([double])  # E
     assert_type(await batch, BatchReport)
     app.batch("b", then=bury)  # E
+    app.batch("b", progress={0.5: report, 1000: show.call(1)}, excuses=["expired"], tags="nightly")
+    app.batch("b", progress={0.5: bury})  # E
+    app.batch("b", excuses=["failed"])  # E
     app.batch("b", first_failure=report)  # E

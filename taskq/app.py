@@ -51,6 +51,7 @@ from taskq.middleware import DeferMiddleware, Middleware, carry
 from taskq.notify.notifier import Notifier
 from taskq.opening import open_sites
 from taskq.options import CallOptions
+from taskq.outage import Outages
 from taskq.portal import Portal, refuse_inside_a_loop
 from taskq.report import Death, Redact
 from taskq.schedule import make_schedule
@@ -119,7 +120,9 @@ class App:
         pack, unpack = carry(context)
         layers = [*([unpack] if context else []), *middleware]
         self._lives = Lives()
-        self._deferring = Deferring(self._lives, [*([pack] if context else []), *defer_middleware], self.events)
+        self._outages = Outages(self.registry.tasks, self.events)
+        around = [*([pack] if context else []), *defer_middleware]
+        self._deferring = Deferring(self._lives, around, self.events, self._outages)
         # Not methods that call these: every defer would pay for one frame more.
         self.enqueue = self._deferring.enqueue
         """``await app.enqueue(job)``: as ``defer`` does, through the middleware; raises what ``defer`` raises."""
@@ -222,7 +225,7 @@ class App:
             definitions = [task.definition for task in self.registry.tasks.values()]
             scope = Scoped("app", None, self.overrides)
             live = await stack.enter_async_context(
-                opened(sites, self.settings, definitions, self.enqueue, scope, self.events)
+                opened(sites, self.settings, definitions, self.enqueue, scope, self.events, self._outages.keeps)
             )
             self._lives.by_loop[live.loop] = live
             stack.callback(self._lives.by_loop.pop, live.loop)

@@ -10,12 +10,13 @@ from taskq.bulk import Prepared, enqueue_in_parts
 from taskq.call import Call
 from taskq.collect import Item
 from taskq.context import running
-from taskq.errors import ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, Vetoed
+from taskq.errors import BrokerUnavailable, ConfigError, MissingCapability, PartlyEnqueued, PayloadTooLarge, Vetoed
 from taskq.events import Events, JobVetoed
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
 from taskq.live import Live, Lives
 from taskq.middleware import DeferMiddleware, pass_through
+from taskq.outage import Outages
 from taskq.spread import Spread, later, offsets_of
 
 R = TypeVar("R")
@@ -27,10 +28,11 @@ _joined: ContextVar[Mapping[object, Any]] = ContextVar("taskq.joined")
 class Deferring:
     """An app's way of handing calls to its broker. A defer passes here once: no layer that it does not need."""
 
-    def __init__(self, lives: Lives, middleware: Sequence[DeferMiddleware], events: Events) -> None:
+    def __init__(self, lives: Lives, middleware: Sequence[DeferMiddleware], events: Events, outages: Outages) -> None:
         self._lives = lives
         self._middleware = middleware
         self._events = events
+        self._outages = outages
 
     def wrap(self, layer: DeferMiddleware) -> None:
         """Put a layer around everything that wraps defers already."""
@@ -54,7 +56,14 @@ class Deferring:
         if tx is None:
             tx, sending = self._open_transaction(live)
         if tx is None:
-            answer = await live.door(job.queue).batcher.enqueue(job)
+            try:
+                answer = await live.door(job.queue).batcher.enqueue(job)
+                if answer.error is not None:
+                    raise answer.error
+            except BrokerUnavailable as error:
+                if not self._outages.drops(job):
+                    raise
+                return self._outages.drop(job, error)
         elif sending.transactions is None:
             raise MissingCapability(f"task {job.task}: this broker takes part in no transactions")
         else:
@@ -71,7 +80,12 @@ class Deferring:
             raise MissingCapability(f"task {item.window.task}: what it collects needs a store")
         if self._open_transaction(live)[0] is not None:
             raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
-        return await collector.add(item)
+        try:
+            return await collector.add(item)
+        except BrokerUnavailable as error:
+            if not self._outages.drops(item.window):
+                raise
+            return self._outages.drop(item.window, error)
 
     async def each(
         self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], spread: Spread | None
@@ -82,7 +96,7 @@ class Deferring:
         async def prepare(some: Sequence[Call[Any]]) -> Sequence[Prepared]:
             return await self._prepared(some, offsets)
 
-        transaction, sending = self._open_transaction(self._lives.here())
+        transaction, sending = self._route()
         async for answers in enqueue_in_parts(calls, sending, prepare, transaction):
             for answer in answers:
                 yield answer
@@ -98,7 +112,7 @@ class Deferring:
             kept.extend(some)
             return await self._prepared(some, offsets)
 
-        transaction, sending = self._open_transaction(self._lives.here())
+        transaction, sending = self._route()
         parts = enqueue_in_parts(calls, sending, prepare, transaction)
         answers = [answer async for part in parts for answer in part]
         errors = {index: answer.error for index, answer in enumerate(answers) if answer.error is not None}
@@ -106,7 +120,14 @@ class Deferring:
             first = next(iter(errors.values()))
             raise PartlyEnqueued(f"{len(errors)} of {len(answers)} jobs were refused, the first one: {first}", errors)
         return [
-            JobHandle(desk, JobRef(call.job.queue, answer.id), call.decode, call.keep, added=answer.added)
+            JobHandle(
+                desk,
+                JobRef(call.job.queue, answer.id),
+                call.decode,
+                call.keep,
+                added=answer.added,
+                dropped=answer.dropped,
+            )
             for call, answer in zip(kept, answers, strict=True)
         ]
 
@@ -129,6 +150,11 @@ class Deferring:
         if current is None or current.connection is None:
             return None, live.sending
         return current.connection, live.door(current.queue).sending
+
+    def _route(self) -> tuple[Any, Backend]:
+        """The same for many jobs."""
+        transaction, sending = self._open_transaction(self._lives.here())
+        return transaction, sending if transaction is not None else self._outages.around(sending)
 
     async def _pass(self, job: Job) -> Job:
         try:

@@ -11,7 +11,7 @@ from taskq.depends import Dependency
 from taskq.errors import ConfigError
 from taskq.limits.limit import Limit
 from taskq.middleware import Middleware
-from taskq.options import Executor, Idempotence
+from taskq.options import Executor, Idempotence, OnOutage
 from taskq.outcome import Policy
 from taskq.retry import Retry
 from taskq.timeouts import Timeouts, check_timeouts
@@ -31,6 +31,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     executor: Executor = "loop"
     transaction: bool = False
     on_dead: str | None = None
+    on_outage: OnOutage = "spool"
     middleware: Sequence[Middleware] = ()
     limits: tuple[Limit, ...] = ()
     collect: Collect | None = None

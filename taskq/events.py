@@ -87,6 +87,27 @@ class JobVetoed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class JobDropped(Event, frozen=True, kw_only=True):
+    """A job was lost as its broker was out of reach, and its task says ``on_outage="drop"``."""
+
+    task: str
+    reason: str
+
+
+class JobsSpooled(Event, frozen=True, kw_only=True):
+    """The broker was out of reach, and jobs or stages of batches were put into the spool."""
+
+    jobs: int
+
+
+class JobsRecovered(Event, frozen=True, kw_only=True):
+    """Jobs or stages of batches of the spool were handed over."""
+
+    jobs: int
+    refused: int
+    """How many others the broker refused: they stay in the spool, with the reason."""
+
+
 class DeadLettersDropped(Event, frozen=True, kw_only=True):
     """A queue had more dead letters than its caps allow, and the oldest ones were dropped for good."""
 

@@ -43,15 +43,27 @@ class Desk(Protocol):
 class JobHandle(Generic[R]):
     """One deferred job."""
 
-    __slots__ = ("_decode", "_desk", "_keep", "added", "ref")
+    __slots__ = ("_decode", "_desk", "_keep", "added", "dropped", "ref")
 
-    def __init__(self, desk: Desk, ref: JobRef, decode: Callable[[bytes], R], keep: float, *, added: bool) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        ref: JobRef,
+        decode: Callable[[bytes], R],
+        keep: float,
+        *,
+        added: bool,
+        dropped: bool = False,
+    ) -> None:
         self._desk = desk
         self._decode = decode
         self._keep = keep
         self.ref = ref
         self.added = added
-        """False when a job that was there already holds the place: this handle is then that job's."""
+        """False when a job that was there already holds the place: this handle is then that job's; or when it was
+        dropped."""
+        self.dropped = dropped
+        """True when the broker was out of reach, and the task says ``on_outage="drop"``: nothing will ever run."""
 
     def __repr__(self) -> str:
         return f"JobHandle({self.ref.queue}/{self.ref.id})"
@@ -79,6 +91,8 @@ class JobHandle(Generic[R]):
 
     async def outcome(self, timeout: float | timedelta | None = None) -> Ended:
         """How the job ended, whichever way; raises only ResultNotReady and ResultNotKept, as :meth:`result` does."""
+        if self.dropped:
+            raise ResultNotKept(f"job {self.id} was dropped, as its broker was out of reach: it never runs")
         left = inf if timeout is None else timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         if not self._keep:
             found = await self._desk.outcome(self.ref, 0.0)

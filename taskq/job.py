@@ -87,6 +87,8 @@ class Enqueued(Struct, frozen=True):
     error: TaskqError | None = None
     """Why this one job was refused; the others of the call are not concerned. ``BrokerUnavailable``: whether it was
     added is not known, as its server did not answer while others did; with its id it may be tried again."""
+    dropped: bool = False
+    """The broker is out of reach, and its task says that it may be lost: nobody tries again."""
 
 
 class Delivery(Struct, frozen=True, kw_only=True, gc=False):

@@ -16,14 +16,15 @@ from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
 from taskq.errors import ConfigError
-from taskq.events import Events
+from taskq.events import Event, Events
 from taskq.flow.stages import replay
 from taskq.history import Historian
 from taskq.job import Enqueued, Job
 from taskq.outbox import Relay, open_outbox
 from taskq.payloads import with_payloads
 from taskq.pools import DEFAULT
-from taskq.spool import Bounds, Spooling, spooling
+from taskq.spool import Spooling, Ways, spooling
+from taskq.spoolfile import Bounds, SpoolFile
 
 
 class Door(Struct, frozen=True):
@@ -80,14 +81,18 @@ async def opened(
     enqueue: Callable[[Job], Awaitable[Enqueued]],
     scope: Scoped,
     events: Events,
+    spooled: Callable[[Job], bool],
 ) -> AsyncGenerator[Live]:
-    """What stands between callers and the open brokers. Raises ConfigError for an outbox that a task cannot use."""
+    """What stands between callers and the open brokers. Raises ConfigError for an outbox that a task cannot use.
+
+    ``spooled``: whether a job waits in the spool, if there is one.
+    """
     loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         if settings.payloads is not None:
             sites = await _with_payloads(sites, settings.payloads, settings, stack)
         backend = sites.default.backend
-        spools = await _spools(sites, settings, stack)
+        spools = await _spools(sites, settings, stack, spooled, events.emit)
         brokers = {name: spools.get(name, site.own.broker) for name, site in sites.by_name.items()}
         transactions, relay = await _outbox(backend, settings, definitions, stack)
         doors: dict[str, Door] = {}
@@ -129,17 +134,22 @@ async def _with_payloads(sites: Sites, url: str, settings: Settings, stack: Asyn
     return Sites(backends, settings.pools)
 
 
-async def _spools(sites: Sites, settings: Settings, stack: AsyncExitStack) -> Mapping[str, Spooling]:
+async def _spools(
+    sites: Sites,
+    settings: Settings,
+    stack: AsyncExitStack,
+    spooled: Callable[[Job], bool],
+    emit: Callable[[Event], None],
+) -> Mapping[str, Spooling]:
     """The brokers as callers who defer see them, if there is a spool."""
-    if settings.spool is None:
-        return {}
-    bounds = Bounds(settings.spool_size, settings.spool_age)
-    paths = {name: settings.spool if name == DEFAULT else f"{settings.spool}.{name}" for name in sites.by_name}
-    opening = {
-        name: spooling(site.own.broker, paths[name], bounds, partial(replay, site.backend))
-        for name, site in sites.by_name.items()
-    }
-    return {name: await stack.enter_async_context(context) for name, context in opening.items()}
+    spools: dict[str, Spooling] = {}
+    if settings.spool is not None:
+        for name, site in sites.by_name.items():
+            path = settings.spool if name == DEFAULT else f"{settings.spool}.{name}"
+            file = SpoolFile(path, Bounds(settings.spool_size, settings.spool_age))
+            ways = Ways(spooled, partial(replay, site.backend), emit)
+            spools[name] = await stack.enter_async_context(spooling(site.own.broker, file, ways))
+    return spools
 
 
 async def _outbox(

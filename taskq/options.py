@@ -25,6 +25,7 @@ from taskq.versions import Upcast
 Seconds = float | timedelta
 Executor = Literal["loop", "thread", "process"]
 Idempotence = Literal["guarded"] | bool
+OnOutage = Literal["spool", "raise", "drop"]
 
 _CHOICES: Mapping[str, tuple[object, ...]] = {
     "on_conflict": get_args(OnConflict),
@@ -32,6 +33,7 @@ _CHOICES: Mapping[str, tuple[object, ...]] = {
     "executor": get_args(Executor),
     "idempotent": (True, False, "guarded"),
     "transaction": (True, False),
+    "on_outage": get_args(OnOutage),
 }
 _DEBOUNCED = frozenset({"delay", "run_at", "on_conflict", "unique_until"})
 _FILLABLE = frozenset({"priority", "expires_in"})
@@ -108,6 +110,9 @@ class TaskOptions(Options, total=False):
     """Workers that may die under a job before it is quarantined."""
     on_dead: str
     """The task that is told, by one argument of type ``Death``, of each job of this one that was set aside."""
+    on_outage: OnOutage
+    """What becomes of its calls while the broker is out of reach: ``spool`` where the app has one (else they raise),
+    ``raise`` in any case, or ``drop`` what may be lost."""
     middleware: Sequence[Middleware]
     version: int
     """Of its arguments, from 1: workers that know only an older one leave newer calls to others, uncounted."""
@@ -238,7 +243,7 @@ def check_option(name: str, value: Any) -> Any:
             return value if isinstance(value, Debounce) else Debounce(value)
         case "unique_until":
             return value if value in ("start", "success", "end") else seconds(value, name)
-        case "on_conflict" | "delivery" | "executor" | "idempotent" | "transaction":
+        case "on_conflict" | "delivery" | "executor" | "idempotent" | "transaction" | "on_outage":
             if value not in _CHOICES[name]:
                 raise ConfigError(f"{name}={value!r}: choose {' or '.join(map(repr, _CHOICES[name]))}")
         case "retry":

@@ -192,12 +192,12 @@ class Task(Generic[P, R]):
             enqueued = await member.client.enqueue(job, self._options.tx)
         else:
             enqueued = await member.client.collect(self._item(self.definition.collect, args, kwargs))
-        return self.handle(enqueued.id, added=enqueued.added)
+        return self.handle(enqueued.id, added=enqueued.added, dropped=enqueued.dropped)
 
-    def handle(self, id: str, *, added: bool = True) -> JobHandle[R]:
+    def handle(self, id: str, *, added: bool = True, dropped: bool = False) -> JobHandle[R]:
         """A handle of its job of this id, whoever deferred it."""
-        member = self._member
-        return JobHandle(member.client, JobRef(self.queue, id), member.decode, member.keep, added=added)
+        member, ref = self._member, JobRef(self.queue, id)
+        return JobHandle(member.client, ref, member.decode, member.keep, added=added, dropped=dropped)
 
     def defer_sync(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As :meth:`defer`, from code without an event loop; raises RuntimeError inside one."""

@@ -203,6 +203,7 @@ def make_task(function: Callable[..., Any], options: Mapping[str, Any]) -> Task[
         executor=executor,
         transaction=rest.get("transaction", False),
         on_dead=rest.get("on_dead"),
+        on_outage=rest.get("on_outage", "spool"),
         middleware=rest.get("middleware", ()),
         limits=rest.get("limits", ()),
         collect=collect,

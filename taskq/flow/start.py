@@ -92,7 +92,7 @@ async def start(host: Host, flow: Call[R] | Chain[R] | Gather[R]) -> FlowHandle[
     jobs = [replace(job, id=answer.id), *_behind(job)]
     keep = KEPT if FLOW in job.headers else 0.0
     calls = [chain.head, *chain.rest]
-    handles = [_handle(host, call, job, keep) for call, job in zip(calls, jobs, strict=True)]
+    handles = [_handle(host, call, job, keep, answer) for call, job in zip(calls, jobs, strict=True)]
     return FlowHandle(handles[-1].id, handles)
 
 
@@ -156,5 +156,7 @@ def _calls(member: Call[Any] | Chain[Any]) -> list[Call[Any]]:
     return [call for call in (member.head, *member.rest) if isinstance(call, Call)]
 
 
-def _handle(desk: Desk, call: Call[R], job: Job, keep: float = KEPT) -> JobHandle[R]:
-    return JobHandle(desk, JobRef(job.queue, job.id), call.decode, max(call.keep, keep), added=True)
+def _handle(desk: Desk, call: Call[R], job: Job, keep: float = KEPT, answer: Enqueued | None = None) -> JobHandle[R]:
+    dropped = answer is not None and answer.dropped
+    ref = JobRef(job.queue, job.id)
+    return JobHandle(desk, ref, call.decode, max(call.keep, keep), added=not dropped, dropped=dropped)

@@ -11,11 +11,14 @@ from taskq.events import (
     DeadLettersDropped,
     Events,
     JobAgain,
+    JobDropped,
     JobEvent,
     JobFinished,
     JobRepeated,
     JobsFetched,
+    JobsRecovered,
     JobsSettled,
+    JobsSpooled,
     JobStarted,
     JobVetoed,
     LeaseLost,
@@ -38,6 +41,9 @@ NAMES = {
     "taskq.jobs.again": ("{run}", "Runs after which the job runs again, by whether they counted as attempts"),
     "taskq.jobs.rescued": ("{job}", "Jobs started again because a worker died under them"),
     "taskq.jobs.vetoed": ("{job}", "Defers that a middleware refused"),
+    "taskq.jobs.dropped": ("{job}", "Jobs that were lost while the broker was away, as their tasks allow"),
+    "taskq.jobs.spooled": ("{job}", "Jobs, and stages of batches, that were put into the spool"),
+    "taskq.jobs.recovered": ("{job}", "Those of them that the broker has by now"),
     "taskq.dead.dropped": ("{job}", "Dead letters dropped because their queue had too many"),
     "taskq.dead.lapsed": ("{job}", "Dead letters whose time to be kept was over, in all"),
     "taskq.leases.lost": ("{lease}", "Leases that were lost while the job ran"),
@@ -86,6 +92,9 @@ class Metrics:
         self._repeated = self._counter("taskq.messages.repeated")
         self._refused = self._counter("taskq.settlements.refused")
         self._vetoed = self._counter("taskq.jobs.vetoed")
+        self._lost_calls = self._counter("taskq.jobs.dropped")
+        self._spooled = self._counter("taskq.jobs.spooled")
+        self._recovered = self._counter("taskq.jobs.recovered")
         self._dropped = self._counter("taskq.dead.dropped")
         self._empty = self._counter("taskq.fetch.empty")
         self._outages = self._counter("taskq.broker.lost")
@@ -102,6 +111,9 @@ class Metrics:
         events.subscribe(JobsFetched, self._on_fetched)
         events.subscribe(JobsSettled, self._on_settled)
         events.subscribe(JobVetoed, lambda event: self._vetoed.add(1, {"taskq.task": event.task}))
+        events.subscribe(JobDropped, lambda event: self._lost_calls.add(1, {"taskq.task": event.task}))
+        events.subscribe(JobsSpooled, lambda event: self._spooled.add(event.jobs))
+        events.subscribe(JobsRecovered, lambda event: self._recovered.add(event.jobs))
         events.subscribe(DeadLettersDropped, lambda event: self._dropped.add(event.jobs, _queue(event.queue)))
         events.subscribe(JobRepeated, lambda event: self._repeated.add(1, _job(event)))
         events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))

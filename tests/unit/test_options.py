@@ -84,6 +84,7 @@ def test_conflicting_options_are_refused(given: dict[str, Any], says: str) -> No
         ({"limits": "10/s"}, "give a list of RateLimit and Concurrency"),
         ({"limits": [Concurrency(1), Concurrency(2)]}, "waits in the queue for one Concurrency at most"),
         ({"executor": "thread"}, "coroutines run in the loop, sync functions in a thread or process"),
+        ({"on_outage": "lose"}, "choose 'spool' or 'raise' or 'drop'"),
         ({"executor": "process"}, "coroutines run in the loop"),
         ({"timeout": 30, "soft_timeout": 30}, "soft_timeout=30 asks a run to stop that timeout=30 has cancelled"),
         ({"timeout": 30, "idle_timeout": 60}, "timeout=30 is over before idle_timeout=60 could be"),

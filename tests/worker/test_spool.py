@@ -9,10 +9,11 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from taskq import App, BatchReport, gather
-from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, SpoolFull
+from taskq import App, BatchReport, Collect, gather
+from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, SpoolFull
+from taskq.events import JobDropped, JobsRecovered, JobsSpooled
 from taskq.job import Job
-from taskq.spool import Bounds, SpoolFile
+from taskq.spoolfile import Bounds, SpoolFile
 from taskq.testing import deferred
 from tests.worker.moves import SOON, wait_until
 from tests.worker.tap import Tap
@@ -364,3 +365,75 @@ async def test_only_the_jobs_of_a_server_that_is_away_wait_and_are_tried_until_i
         await wait_until(lambda: tap.tried > tried + 1)
         tap.away = set()
         assert {*await arguments(app, 10)} == {*range(10)}
+
+
+async def test_what_may_be_lost_is_dropped_and_counted_and_told_of_once(
+    tap: Tap, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App("memory://")
+    dropped: list[JobDropped] = []
+    app.events.subscribe(JobDropped, dropped.append)
+
+    @app.task(on_outage="drop", keep=60)
+    async def warm(n: int) -> None: ...
+
+    @app.task(on_outage="drop", collect=Collect(size=2, wait=60))
+    async def views(posts: list[int]) -> None: ...
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with outage(tap):
+            handle = await warm.defer(0)
+            assert (handle.added, handle.dropped) == (False, True)
+            with pytest.raises(ResultNotKept, match="was dropped"):
+                await handle.result()
+            assert all(handle.dropped for handle in await app.defer_many(warm.call(n) for n in range(1, 4)))
+            assert (await views.defer(7)).dropped
+            (plain,) = (await app.defer(warm.call(4))).jobs
+            assert plain.dropped
+            # Others may wait for what is part of a flow, and for whoever is beside it in a bulk.
+            for refused in (app.defer(warm.call(5).then(note.call(6))), app.defer_many([warm.call(8), note.call(9)])):
+                with pytest.raises(BrokerUnavailable):
+                    await refused
+        tap.away = {"default"}
+        calls = [warm.call(10), warm.options(queue="q").call(11)]
+        assert [answer.dropped async for answer in app.defer_each(calls)] == [True, False]
+        tap.away = set()
+        assert (await warm.defer(12)).added
+    assert [event.task.rpartition(".")[2] for event in dropped] == [*["warm"] * 4, "views", "warm", "warm"]
+    assert caplog.text.count("were dropped") == 1
+
+
+async def test_a_spool_takes_nothing_of_tasks_that_do_not_want_it_and_tells_how_much_it_held(
+    tap: Tap, spool: str
+) -> None:
+    app = App("memory://", spool=spool)
+    kept, recovered = list[JobsSpooled](), list[JobsRecovered]()
+    app.events.subscribe(JobsSpooled, kept.append)
+    app.events.subscribe(JobsRecovered, recovered.append)
+
+    @app.task(on_outage="drop")
+    async def warm(n: int) -> None: ...
+
+    @app.task(on_outage="raise")
+    async def now(n: int) -> None: ...
+
+    @app.task
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with outage(tap):
+            for _ in range(2):
+                # Before anything is in the spool, and then.
+                assert (await warm.defer(0)).dropped
+                with pytest.raises(BrokerUnavailable):
+                    await now.defer(1)
+                await note.defer(2)
+            with pytest.raises(PartlyEnqueued) as refused:
+                await app.defer_many([note.call(2), now.call(3), warm.call(4)])
+            assert [*refused.value.errors] == [1]
+        assert await arguments(app, 3) == [2, 2, 2]
+        await handed_over(spool)
+    assert sum(event.jobs for event in kept) == sum(event.jobs for event in recovered) == 3

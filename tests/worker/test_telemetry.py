@@ -21,9 +21,12 @@ from taskq.errors import ConfigError
 from taskq.events import (
     BrokerLost,
     DeadLettersDropped,
+    JobDropped,
     JobFinished,
     JobRepeated,
     JobsFetched,
+    JobsRecovered,
+    JobsSpooled,
     JobVetoed,
     LeaseLost,
     LoopStalled,
@@ -168,6 +171,9 @@ async def page_of_a_day() -> str:
                 JobRepeated(**fields),
                 SettlementRefused(**fields),
                 JobVetoed(task="send", reason=""),
+                JobDropped(task="send", reason=""),
+                JobsSpooled(jobs=3),
+                JobsRecovered(jobs=2, refused=1),
                 DeadLettersDropped(queue="mail", jobs=1, size=100),
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),
@@ -197,6 +203,8 @@ async def test_prometheus_reads_what_happened() -> None:
     assert found["taskq_jobs_finished_total", "mail", "failed", "send"] == 1.0
     assert found["taskq_jobs_again_total", "mail", "yes", "send"] == 2.0
     assert found["taskq_jobs_rescued_total", "mail", "send"] == 1.0
+    assert found["taskq_jobs_dropped_total", "send"] == 1.0
+    assert (found[("taskq_jobs_spooled_total",)], found[("taskq_jobs_recovered_total",)]) == (3.0, 2.0)
     assert found["taskq_job_wait_seconds_count", "mail", "send"] == 6.0
     assert found["taskq_job_run_seconds_count", "mail", "send"] == 6.0
     assert found["taskq_job_memory_bytes_sum", "mail", "send"] == 100 << 20

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from taskq.broker import Backend, Finding, Traits
+from taskq.codec import changing
 from taskq.debounce import bounded
 from taskq.definition import Definition
 from taskq.errors import MissingCapability
 from taskq.limits.limit import waits
 from taskq.options import CallOptions
+from taskq.signature import Signature
 
 
 def missing(definition: Definition, options: CallOptions, backend: Backend) -> Sequence[str]:
@@ -53,13 +55,13 @@ def check_task(
     shared = backend is not None and not backend.broker.traits.exclusive
     if repeats and not definition.idempotent:
         when = "at any time, and twice at once" if shared else "after a crash"
-        said = "says idempotent=False" if definition.idempotent is False else "does not say whether it is idempotent"
+        says_no = definition.idempotent is False
+        said = "says idempotent=False" if says_no else "does not say whether it is idempotent"
         message = (
             f"it may run more than once {when}, and {said}: make it so and say idempotent=True, guard its "
             'effects by a key and say idempotent="guarded", or choose delivery="at_most_once"'
         )
-        refused = strict or (shared and definition.idempotent is False)
-        findings.append(Finding(definition.name, "error" if refused else "warning", message))
+        findings.append(Finding(definition.name, "error" if strict or says_no else "warning", message))
     if options.tenant is not None and backend is not None and not backend.broker.traits.fair:
         broker = type(backend.broker).__name__
         message = (
@@ -68,6 +70,21 @@ def check_task(
         )
         findings.append(Finding(definition.name, "warning", message))
     return [*findings, *outlasting(definition, backend)] if backend is not None else findings
+
+
+def copies(name: str, signature: Signature, *, strict: bool) -> Sequence[Finding]:
+    """What is to be said of calls that carry objects where an id would do: a copy is as old as its call."""
+    return [
+        Finding(
+            name,
+            "error" if strict else "warning",
+            f"its argument {argument!r} carries a {cls.__qualname__}, which has an id and may change: a run would have "
+            "a copy as old as its call",
+            "pass the id, and look it up; or make the class frozen, if it tells of something that has happened",
+        )
+        for argument, shape in signature.shapes.items()
+        for cls in changing(shape)
+    ]
 
 
 def outlasting(definition: Definition, backend: Backend) -> Sequence[Finding]:

@@ -122,6 +122,27 @@ def parts(shape: shapes.Type) -> list[shapes.Type]:
     return found
 
 
+def changing(shape: shapes.Type) -> list[type]:
+    """The classes in a shape whose objects have an id and can be changed: what is sent of them is a copy."""
+    found: list[type] = []
+    for part in parts(shape):
+        match part:
+            case shapes.StructType(cls=cls, fields=fields):
+                names, frozen = {field.name for field in fields}, cls.__struct_config__.frozen
+            case shapes.DataclassType(cls=cls, fields=fields):
+                # A frozen one, of attrs too, has a setter of its own, which refuses.
+                names = {field.name for field in fields}
+                frozen = any("__setattr__" in vars(base) for base in cls.__mro__ if base is not object)
+            case shapes.CustomType(cls=cls) if hasattr(cls, "model_validate"):
+                model: Any = cls
+                names, frozen = set(model.model_fields), model.model_config.get("frozen", False)
+            case _:
+                continue
+        if not frozen and not names.isdisjoint(("id", "pk")):
+            found.append(cls)
+    return found
+
+
 def children(value: object) -> Sequence[tuple[str, object]]:
     """The parts of a value with the step that leads to each."""
     if isinstance(value, Mapping):

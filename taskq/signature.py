@@ -58,6 +58,8 @@ class Signature:
         if self._extra:
             self.defaults[self._extra] = {}
             annotations[self._extra] = GenericAlias(dict, (str, hints.get(self._extra, Any)))
+        self.shapes: dict[str, shapes.Type] = {}
+        """Of its arguments."""
         self._loose: list[tuple[str, shapes.Type]] = []
         self._dated: list[str] = []
         self._lists = False
@@ -65,6 +67,7 @@ class Signature:
         for name in (*self._positional, *(n for n in variadic if n), *self._keyword):
             annotation = annotations.get(name, Any)
             shape = codec.check_type(annotation, f"{self.name}(): parameter {name!r}")
+            self.shapes[name] = shape
             if any(isinstance(part, shapes.AnyType) for part in parts(shape)):
                 self._loose.append((name, shape))
             if any(isinstance(part, shapes.DateTimeType | shapes.TimeType) for part in parts(shape)):

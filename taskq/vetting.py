@@ -5,7 +5,7 @@ from typing import Any
 
 from taskq.broker import Finding
 from taskq.brokers import Sites
-from taskq.checks import check_task, lingering
+from taskq.checks import check_task, copies, lingering
 from taskq.defaults import unused
 from taskq.errors import MissingCapability
 from taskq.pools import check_takers
@@ -46,4 +46,5 @@ def refuse(recipe: Recipe, schedules: Mapping[str, Schedule], sites: Sites) -> N
 
 def _findings_of(task: Task[..., Any], sites: Sites | None, *, strict: bool) -> Sequence[Finding]:
     backend = None if sites is None else sites.at(task.queue).backend
-    return check_task(task.definition, task.defaults, backend, strict=strict)
+    found = check_task(task.definition, task.defaults, backend, strict=strict)
+    return [*found, *copies(task.name, task.signature, strict=strict)]

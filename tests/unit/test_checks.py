@@ -1,13 +1,18 @@
 """What can be said of a task before it runs; what a broker lacks is shown in tests/bad_input."""
 
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import pytest
+from msgspec import Struct
 from msgspec.structs import replace
+from pydantic import BaseModel
 
-from taskq import memory
+from taskq import App, memory
 from taskq.broker import Durability, Traits
-from taskq.checks import check_task, durable
+from taskq.checks import check_task, copies, durable
+from taskq.codec import Codec
+from taskq.signature import Signature
 from taskq.task import Task
 from taskq.tasks import make_task
 from tests.bad_input.weaker import Weaker
@@ -36,11 +41,12 @@ def test_a_task_that_says_nothing_of_idempotence_is_warned_of_with_the_ways_out(
         assert way_out in message
 
 
-def test_a_task_that_says_it_is_not_idempotent_is_warned_of() -> None:
+def test_a_task_that_says_it_is_not_idempotent_is_refused_unless_it_never_runs_twice() -> None:
     ((level, message),) = found(idempotent=False)
 
-    assert level == "warning"
+    assert level == "error"
     assert "says idempotent=False" in message
+    assert found(idempotent=False, delivery="at_most_once") == []
 
 
 @pytest.mark.anyio
@@ -67,6 +73,70 @@ def test_strict_makes_an_error_of_it() -> None:
 )
 def test_a_task_whose_repetition_does_no_harm_is_let_pass(options: dict[str, Any]) -> None:
     assert found(strict=True, **options) == []
+
+
+@dataclass
+class Invoice:
+    id: int
+
+
+@dataclass(frozen=True)
+class Paid:
+    id: int
+
+
+@dataclass
+class Money:
+    cents: int
+
+
+class Customer(Struct):
+    pk: int
+
+
+class Reader(BaseModel):
+    id: int
+
+
+class Opened(BaseModel, frozen=True):
+    id: int
+
+
+def test_a_call_that_carries_what_may_change_meanwhile_is_warned_of_with_the_ways_out() -> None:
+    async def handle(
+        one: Invoice,
+        paid: Paid,
+        many: list[Customer],
+        by: dict[str, Reader] | None,
+        opened: Opened,
+        sum: Money,
+        to: int,
+    ) -> None: ...
+
+    signature = Signature(handle, Codec())
+
+    said = copies("mail.send", signature, strict=False)
+
+    assert [finding.message.split(", which")[0] for finding in said] == [
+        "its argument 'one' carries a Invoice",
+        "its argument 'many' carries a Customer",
+        "its argument 'by' carries a Reader",
+    ]
+    assert {finding.level for finding in said} == {"warning"}
+    assert {finding.level for finding in copies("mail.send", signature, strict=True)} == {"error"}
+    assert all("pass the id" in finding.remedy and "make the class frozen" in finding.remedy for finding in said)
+
+
+def test_what_an_app_finds_of_its_tasks_has_their_arguments_in_it() -> None:
+    app = App("memory://")
+    app.task(idempotent=True)(bill)
+
+    (finding,) = app.check()
+
+    assert (finding.level, finding.subject) == ("warning", f"{__name__}.bill")
+
+
+async def bill(invoice: Invoice) -> None: ...
 
 
 @pytest.mark.parametrize("durability", get_args(Durability))

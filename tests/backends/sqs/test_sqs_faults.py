@@ -193,7 +193,7 @@ async def test_as_26_with_a_companion_no_message_doubles_an_effect(
         app.events.subscribe(JobFinished, note_end)
         app.events.subscribe(JobRepeated, repeated.append)
 
-        @app.task(idempotent=False, retry=Retry.fixed(50, 0.01))
+        @app.task(retry=Retry.fixed(50, 0.01))
         async def note(n: int) -> None:
             if n % 20 == 0 and current().attempt == 1:
                 raise ConnectionError("by the test")

@@ -7,7 +7,7 @@ from taskq.collect import Collect
 from taskq.context import Current, current
 from taskq.debounce import Debounce
 from taskq.depends import Depends
-from taskq.errors import Discard, RetryIn, Snooze, TaskqError
+from taskq.errors import Discard, RetryIn, Snooze, SomeFailed, TaskqError
 from taskq.flow import Batch, BatchReport, BatchStatus, FlowHandle
 from taskq.handle import JobHandle
 from taskq.limits import Concurrency, RateLimit
@@ -36,6 +36,7 @@ __all__ = [
     "Retry",
     "RetryIn",
     "Snooze",
+    "SomeFailed",
     "Spread",
     "Task",
     "TaskqError",

@@ -3,8 +3,8 @@
 An item is a member of its window's key; the window's job holds a unique key until it starts. An item is added first,
 and then the job is enqueued: either it waits still, and will find the item, or it has started, and a new one is added.
 A job that starts claims what nobody has claimed, by compare-and-set on the same key, so its set is the same in every
-attempt and in no other job; what its run has done is discarded before it is acked. A window is closed by its time or
-its size; the next items go into the next one.
+attempt and in no other job; what its run has done is discarded before it is acked, and when some of it has failed
+before it is retried with that. A window is closed by its time or its size; the next items go into the next one.
 """
 
 import asyncio
@@ -20,13 +20,14 @@ from msgspec import Struct
 from taskq.call import new_id
 from taskq.codec import Codec
 from taskq.context import Current
-from taskq.errors import ConfigError, Conflict, Discard, PayloadTooLarge
+from taskq.errors import ConfigError, Conflict, Discard, EncodeError, PayloadTooLarge, SomeFailed
 from taskq.job import Enqueued, Job
 from taskq.limits.keeper import keeper
 from taskq.limits.limit import Key, check_key, text_of
 from taskq.middleware import Handler
 from taskq.options import seconds
 from taskq.sharing import Sharing
+from taskq.signature import Signature
 from taskq.store import Store
 
 COLLECT = "taskq-collect"
@@ -164,8 +165,10 @@ class Collector:
         return number, (number + 1) * wait - since
 
 
-def collecting(handler: Handler, decode: Callable[[bytes], Any], argument: str) -> Handler:
+def collecting(handler: Handler, signature: Signature, codec: Codec) -> Handler:
     """The handler of a task that collects: called with the items of the window whose job it runs."""
+
+    (argument,) = signature.names
 
     async def call(current: Current) -> Any:
         name = current.headers.get(COLLECT)
@@ -175,14 +178,31 @@ def collecting(handler: Handler, decode: Callable[[bytes], Any], argument: str) 
         members = await _claimed(store, name, current.id)
         if not members:
             raise Discard("nothing was left to collect")
-        items = ",".join(member[_ID:] for member in members)
-        current.arguments = decode(f'{{"v":1,"args":{{"{argument}":[{items}]}}}}'.encode())
-        value = await handler(current)
+        texts = ",".join(member[_ID:] for member in members)
+        current.arguments = args, kwargs = signature.decode(f'{{"v":1,"args":{{"{argument}":[{texts}]}}}}'.encode())
+        (items,) = map(list[Any], (*args, *kwargs.values()))
+        try:
+            value = await handler(current)
+        except SomeFailed as some:
+            left = _places(items, some.items, codec)
+            await store.discard(name, [member for place, member in enumerate(members) if place not in left])
+            raise
         await store.discard(name, members)
         await _unclaim(store, name, current.id)
         return value
 
     return call
+
+
+def _places(items: Sequence[Any], failed: Sequence[Any], codec: Codec) -> set[int]:
+    """Where the items that failed are among the run's. Equal ones are as good as each other."""
+    known: dict[bytes, list[int]] = {}
+    for place, item in enumerate(items):
+        known.setdefault(codec.encode(item), []).append(place)
+    try:
+        return {known[codec.encode(item)].pop() for item in failed}
+    except (KeyError, IndexError, EncodeError) as error:
+        raise ConfigError("SomeFailed names an item that the run was not given: none of its items is done") from error
 
 
 async def _claimed(store: Store, name: str, id: str) -> Sequence[str]:

@@ -23,9 +23,10 @@
     └── NotVerified              a webhook that is not what its sender signed, or not from now
     Signal (not a TaskqError)    RetryIn · Snooze · Discard: raised by handlers
     └── HandedBack               raised by taskq inside a run that is to go on later
+    SomeFailed                   raised by handlers that collect, of a part of their items
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from taskq.retryafter import RetryAfter, seconds_from_now
 
@@ -222,6 +223,26 @@ class Snooze(Signal):
     def __init__(self, after: RetryAfter, reason: str = "") -> None:
         super().__init__(reason)
         self.after = _seconds(after)
+
+
+class SomeFailed(Exception):
+    """Raised by a handler with ``collect=``: these of its items have failed, and all others are done.
+
+    An ordinary failure of the job, which counts as an attempt and is retried as its task says; but the next run gets
+    these items alone, and so does a dead letter. Raises ConfigError without any.
+    """
+
+    def __init__(self, items: Iterable[object], reason: str = "") -> None:
+        self.items = list(items)
+        if not self.items:
+            raise ConfigError("SomeFailed([]): name the items that failed; when none did, return")
+        self.reason = reason
+        # What it is pickled by.
+        super().__init__(self.items, reason)
+
+    def __str__(self) -> str:
+        said = f": {self.reason}" if self.reason else ""
+        return f"{len(self.items)} of its items failed{said}"
 
 
 class HandedBack(Signal):

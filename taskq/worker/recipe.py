@@ -171,7 +171,7 @@ class Recipe(Struct, frozen=True):
         layers = [recorder.layer(captured), *self.middleware] if recorder is not None and captured else self.middleware
         handler = await build_handler(definition, executors, scope, layers)
         if definition.collect is not None:
-            handler = collecting(handler, task.signature.decode, next(iter(task.signature.names)))
+            handler = collecting(handler, task.signature, self.codec)
         return Runnable(
             policy=policy,
             decode=task.signature.decode,

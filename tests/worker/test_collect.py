@@ -12,7 +12,7 @@ import anyio.lowlevel
 import msgspec
 import pytest
 
-from taskq import App, Collect, RateLimit, Task, current
+from taskq import App, Collect, RateLimit, SomeFailed, Task, current
 from taskq.errors import BrokerUnavailable, ConfigError, EncodeError, JobFailed, PayloadTooLarge
 from taskq.events import JobFinished
 from taskq.retry import Retry
@@ -20,7 +20,7 @@ from taskq.tasks import make_task
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.testing.lives import LEASE, run_delivery, settle_run
 from taskq.testing.mortal import Died, Life
-from tests.worker.moves import heard
+from tests.worker.moves import SOON, heard
 from tests.worker.tap import Tap
 
 pytestmark = pytest.mark.anyio
@@ -136,7 +136,7 @@ async def test_a_set_whose_worker_died_runs_again_as_it_was(clock: VirtualClock)
 
 @pytest.mark.long
 async def test_as_24_views_are_counted_once_a_reader_though_each_windows_worker_dies(clock: VirtualClock) -> None:
-    """Of fifty minutes' views three of ten are loaded again within the minute."""
+    """Of fifty minutes' views three of ten are loaded again within the minute; a third of some windows fails first."""
     posts, each = (200, 200) if LONG else (20, 20)
     app, chance = App("memory://"), random.Random(24)
     updates: dict[str, set[View]] = {}
@@ -147,9 +147,12 @@ async def test_as_24_views_are_counted_once_a_reader_though_each_windows_worker_
     async def count(views: list[View]) -> None:
         await anyio.lowlevel.checkpoint()
         if current().id not in updates:
-            updates[current().id] = set(views)
             windows[views[0].post, int(clock.time() // 300)] += 1
+        failed = views[::3] if current().attempt == 1 and chance.random() < 0.2 else []
+        updates.setdefault(current().id, set()).update(view for view in views if view not in failed)
         await anyio.lowlevel.checkpoint()
+        if failed:
+            raise SomeFailed([view for view in views if view in failed])
 
     async with app:
         seen: set[View] = set()
@@ -209,6 +212,80 @@ async def test_a_dead_letter_keeps_its_set_until_it_is_revived(clock: VirtualClo
         assert await second.result(60) == 2
         await clock.advance(60)
     assert done == [1, 2, 3]
+
+
+async def test_items_that_failed_come_again_alone_and_the_others_are_done(clock: VirtualClock) -> None:
+    app = App("memory://")
+    runs: list[tuple[int, list[int]]] = []
+
+    @app.task(collect=Collect(wait=10), retry=Retry.fixed(3, 100), keep=3600)
+    async def count(numbers: list[int]) -> int:
+        runs.append((current().attempt, list(numbers)))
+        numbers.sort(reverse=True)
+        bad = [number for number in numbers if number >= 10 * current().attempt]
+        if bad:
+            raise SomeFailed(bad, "too large")
+        return len(numbers)
+
+    async with app, app.working():
+        # Of two equal items one is as good as the other.
+        handles = [await count.defer(number) for number in (1, 2, 12, 13, 25, 12, 99)]
+        await clock.advance(20)
+        await count.defer(3)
+        with pytest.raises(JobFailed, match="1 of its items failed: too large"):
+            await handles[-1].result(600)
+        await clock.advance(60)
+        dead = await app.admin.lookup(handles[0].ref)
+        assert dead is not None
+        assert dead.state == "dead"
+        # What a dead letter keeps is what has failed in each of its attempts.
+        assert await app.admin.revive([handles[0].ref]) == ["revived"]
+        await clock.advance(60)
+    first = [run for run in runs if 3 not in run[1]]
+    assert [(attempt, sorted(numbers)) for attempt, numbers in first[:4]] == [
+        (1, [1, 2, 12, 12, 13, 25, 99]),
+        (2, [12, 12, 13, 25, 99]),
+        (3, [25, 99]),
+        (1, [99]),
+    ]
+    assert (1, [3]) in runs
+
+
+def even_first(numbers: list[View]) -> list[int]:
+    odd = [view for view in numbers if view.user % 2]
+    if odd and len(numbers) > len(odd):
+        raise SomeFailed(odd)
+    return [view.user for view in numbers]
+
+
+@pytest.mark.parametrize("executor", ["thread", "process"])
+async def test_items_that_failed_are_found_wherever_the_handler_ran(url: str, executor: str) -> None:
+    app = App(url)
+    options = {"collect": Collect(size=4, wait=60), "retry": Retry.fixed(2, 0), "executor": executor, "keep": 60}
+    count: Task[..., list[int]] = app.registry.add(make_task(even_first, options))
+    async with app:
+        handles = [await count.defer(View(0, user)) for user in range(4)]
+        await count.defer(View(0, 4))
+        async with app.working():
+            assert await handles[0].result(SOON) == [1, 3]
+
+
+async def test_an_item_that_the_run_was_not_given_cannot_have_failed(clock: VirtualClock) -> None:
+    app = App("memory://")
+    runs: list[list[int]] = []
+
+    @app.task(collect=Collect(wait=10), retry=Retry.fixed(2, 10))
+    async def count(numbers: list[int]) -> None:
+        runs.append(numbers)
+        raise SomeFailed([numbers[0], 1, 1])
+
+    async with app, app.working():
+        for number in range(3):
+            await count.defer(number)
+        await clock.advance(60)
+    assert runs == [[0, 1, 2]] * 2
+    with pytest.raises(ConfigError, match="when none did, return"):
+        SomeFailed([])
 
 
 async def test_a_defer_that_failed_may_be_repeated_and_what_it_left_is_not_lost(tap: Tap) -> None:

@@ -148,3 +148,58 @@ async def test_work_goes_on_behind_a_pooler_when_it_or_its_server_is_back(
                 await loaded.producer.goes_unanswered(3)
                 ended.start()
                 await loaded.resumes(20)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "tables"),
+    [
+        pytest.param("default_transaction_isolation", "serializable", [], id="serializable"),
+        pytest.param("default_transaction_isolation", "repeatable read", [], id="repeatable-read"),
+        pytest.param("default_transaction_read_only", "on", [], id="read-only"),
+        pytest.param("lock_timeout", "50ms", ["jobs"], id="lock-timeout"),
+        pytest.param("statement_timeout", "100ms", ["jobs"], id="statement-timeout"),
+        # An enqueue reads the second after it wrote to the first.
+        pytest.param("deadlock_timeout", "1s", ["ended", "jobs"], id="deadlock"),
+    ],
+)
+async def test_work_goes_on_through_a_servers_own_limits_and_after_them(
+    setting: str, value: str, tables: list[str], own_postgres: Process, tmp_path: Path, load: Loading
+) -> None:
+    url = f"{own_postgres.url}?schema=limited&migrate=1"
+    async with plain(own_postgres, **UNLIMITED) as direct, load(url, tmp_path, workers=2) as loaded:
+        for _ in range(10):
+            await loaded.fault(setting)
+            await direct.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
+            await direct.execute("SELECT pg_reload_conf()")
+            async with rival(own_postgres, [f"limited.{table}" for table in tables]):
+                if "isolation" in setting:
+                    await loaded.flows(100)
+                else:
+                    await loaded.producer.goes_unanswered(3)
+            await direct.execute(f"ALTER SYSTEM RESET {setting}")
+            await direct.execute("SELECT pg_reload_conf()")
+            await loaded.resumes(20)
+
+
+UNLIMITED = {"default_transaction_read_only": "off", "deadlock_timeout": "1h"}
+"""Settings of who is to be the last that a deadlock ends."""
+
+
+@asynccontextmanager
+async def rival(server: Process, tables: list[str]) -> AsyncGenerator[None]:
+    """Somebody else who locks these tables one after the other, for as long as the block, again and again."""
+
+    async def lock() -> None:
+        async with plain(server, **UNLIMITED) as connection:
+            while True:
+                async with connection.transaction():
+                    for table in tables:
+                        await connection.execute(f"LOCK TABLE {table}")
+                        await anyio.sleep(0.3)  # longer than whoever waits is to wait
+                await anyio.sleep(0.1)  # somebody else's turn
+
+    async with anyio.create_task_group() as tasks:
+        if tables:
+            tasks.start_soon(lock)
+        yield
+        tasks.cancel_scope.cancel()

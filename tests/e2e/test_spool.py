@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import anyio
 import pytest
@@ -105,13 +106,20 @@ def do_all(nodes: Sequence[Process], do: Callable[[Process], None]) -> None:
 
 
 class Program:
-    """A program that defers jobs and makes a batch, and says which were taken."""
+    """A program that defers jobs and makes a batch, and says which were taken; it outlives no block."""
 
     def __init__(self, directory: Path, url: str, first: int, many: int, members: int = 0) -> None:
         numbers = map(str, (PAUSE, first, many, members))
         arguments = [sys.executable, "-c", PROGRAM, url, str(directory / "spool.db"), *numbers]
         self._process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.taken: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        with self._process:
+            self._process.kill()
 
     async def take(self, until: int | str) -> None:
         """Read what it says up to this."""
@@ -165,19 +173,18 @@ async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_pr
     url = server.url
     async with App(url):
         pass
-    first = Program(tmp_path, url, 0, 100_000, MEMBERS)
-    await first.take(until=BEFORE)
-    server.kill()
-    await first.take(until=BEFORE + SPOOLED)
-    first.kill()
+    with Program(tmp_path, url, 0, 100_000, MEMBERS) as first:
+        await first.take(until=BEFORE)
+        server.kill()
+        await first.take(until=BEFORE + SPOOLED)
+        first.kill()
     taken = len(first.taken) + 2
     server.start()
     # It defers nothing of its own, but makes the batch from the beginning, and to its end.
-    second = Program(tmp_path, url, taken, 0, MEMBERS)
-    await second.take(until="done")
-    await handed_over(tmp_path / "spool.db")
-    ids = await arrived(url, taken + MEMBERS)
-    second.kill()
+    with Program(tmp_path, url, taken, 0, MEMBERS) as second:
+        await second.take(until="done")
+        await handed_over(tmp_path / "spool.db")
+        ids = await arrived(url, taken + MEMBERS)
     assert {*ids} >= {f"job-{n:06}" for n in range(taken)} | {f"all.{n}.0" for n in range(MEMBERS)}
     async with App(url) as app:
         status = await app.batch("all").status()
@@ -193,13 +200,12 @@ async def test_as_14_a_program_does_not_feel_that_its_broker_is_dead_for_half_a_
     url = server.url
     async with App(url):
         pass
-    program = Program(tmp_path, url, 0, 5000)
-    await program.take(until=1000)
-    server.kill()
-    await program.take(until=4000)
-    server.start()
-    # A defer that had failed would have ended it.
-    await program.take(until="done")
-    ids = await arrived(url, 5000)
-    program.kill()
+    with Program(tmp_path, url, 0, 5000) as program:
+        await program.take(until=1000)
+        server.kill()
+        await program.take(until=4000)
+        server.start()
+        # A defer that had failed would have ended it.
+        await program.take(until="done")
+        ids = await arrived(url, 5000)
     assert sorted(ids) == [f"job-{n:06}" for n in range(5000)]

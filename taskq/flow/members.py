@@ -6,11 +6,11 @@ enqueued, discarded before its job is settled, and who was discarded once cannot
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from itertools import groupby, starmap
+from itertools import groupby
 from math import inf
 from typing import Any, TypeVar
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from msgspec.json import decode
 from msgspec.structs import replace
 
@@ -51,6 +51,19 @@ LONGEST = 200
 """Characters of a job's id."""
 RESUMED = "taskq-resumed"
 """Header of a member's job that is perhaps enqueued for the second time: it looks first whether it has ended."""
+
+
+class Rest(Struct, frozen=True, gc=False):
+    """What remains to be done before members that have left a chunk are settled."""
+
+    batch: str
+    chunk: str
+    """Empty for a batch in a batch."""
+    members: Sequence[str]
+    is_empty: bool
+    """They were the last: the chunk is to leave the batch."""
+    is_due: bool
+    """Somebody may want to hear that so many have ended."""
 
 
 class Membership:
@@ -162,7 +175,11 @@ class Membership:
     # Leaving
 
     async def leave(self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf) -> None:
-        """Members leave their batches; the callbacks of those that are over are enqueued before this returns.
+        """Members leave their batches; the callbacks of those that are over are enqueued before this returns."""
+        await self.finish(await self.step_out(leaves, due=due, fetched=fetched))
+
+    async def step_out(self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf) -> Sequence[Rest]:
+        """Members leave their chunks; answers of which there is more to do, which is :meth:`finish`.
 
         ``due`` and ``fetched``: when the last of them was, by the backend's clock.
         """
@@ -182,10 +199,16 @@ class Membership:
             self._clean.clear()
         if fetched < inf:
             self._clean.update({batch: fetched for batch, number in failed.items() if not number})
-        emptied = [(*where, names) for (where, names), left in zip(chunks.items(), lefts, strict=True) if not left]
-        await all_of(starmap(self._close, emptied))
-        looks = dict.fromkeys(batch for (batch, _), names in chunks.items() if self.progress.is_due(batch, names))
-        await all_of(map(self.progress.look, looks))
+        rest = [
+            Rest(batch, chunk, names, not left, self.progress.is_due(batch, names))
+            for ((batch, chunk), names), left in zip(chunks.items(), lefts, strict=True)
+        ]
+        return [one for one in rest if one.is_empty or one.is_due]
+
+    async def finish(self, rest: Sequence[Rest]) -> None:
+        """Empty chunks leave their batches, who empties one of those concludes it, and who is to hear of some hears."""
+        await all_of(self._close(one.batch, one.chunk, one.members) for one in rest if one.is_empty)
+        await all_of(map(self.progress.look, dict.fromkeys(one.batch for one in rest if one.is_due)))
 
     async def _revived(self, id: str, leaves: Sequence[Leave], number: int) -> None:
         """Who has returned has not failed, unless a run that did overtook it while it stood still."""

@@ -11,17 +11,30 @@ from itertools import starmap
 from math import inf
 from operator import attrgetter
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
-from taskq.flow.members import RESUMED, Membership, all_of
+from taskq.flow.members import RESUMED, Membership, Rest, all_of
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
 from taskq.worker.run import Decided, Run
 
 _due, _now = attrgetter("due"), attrgetter("now")
+
+
+class Left(Struct, frozen=True, gc=False):
+    """What comes of members that leave their batches."""
+
+    done: Sequence[Decided]
+    """They may be settled."""
+    unsure: Sequence[Decided] = ()
+    """They have not left: others may have the jobs by now, so that their ends are to be carried out."""
+    waiting: Sequence[Decided] = ()
+    """They may be settled when the rest is done."""
+    rest: Sequence[Rest] = ()
 
 
 class Effects:
@@ -75,15 +88,39 @@ class Effects:
                 run.remembered = True
             decided = [(run, counting.get(id(run), decision)) for run, decision in decided]
             await self._bring_about(marked)
-        leaves = [decision.leaves for _, decision in decided if decision.leaves]
-        if leaves and self._members is not None:
-            deliveries = [run.delivery for run, _ in decided]
-            due, fetched = max(map(_due, deliveries)), max(map(_now, deliveries))
-            await self._members.leave(leaves, due=due, fetched=fetched)
+        if self._members is not None:
+            await self._members.finish(await self._step_out(self._members, decided))
         for run, decision in marked:
             if decision.effects and decision.end == "returned":
                 await self._stop_in_cancelled(run.delivery.job, decision.effects)
         return decided
+
+    async def leave(self, decided: Sequence[Decided]) -> Left:
+        """Members of whom :func:`only_leaves` is true leave their batches, in as few calls as that takes."""
+        sure_since = asyncio.get_running_loop().time() - self._lease
+        unsure: Sequence[Decided] = ()
+        if min(run.held_since for run, _ in decided) < sure_since:
+            unsure = [one for one in decided if one[0].held_since < sure_since]
+            decided = [one for one in decided if one[0].held_since >= sure_since]
+        rest = () if self._members is None else await self._step_out(self._members, decided)
+        if not rest:
+            return Left(decided, unsure)
+        last = {(one.batch, member) for one in rest for member in one.members}
+        waiting = [one for one in decided if _left(one) in last]
+        return Left([one for one in decided if _left(one) not in last], unsure, waiting, rest)
+
+    async def finish(self, rest: Sequence[Rest]) -> None:
+        """Do what those who have left brought about."""
+        if self._members is not None:
+            await self._members.finish(rest)
+
+    async def _step_out(self, members: Membership, decided: Sequence[Decided]) -> Sequence[Rest]:
+        leaves = [decision.leaves for _, decision in decided if decision.leaves]
+        if not leaves:
+            return ()
+        deliveries = [run.delivery for run, _ in decided]
+        due, fetched = max(map(_due, deliveries)), max(map(_now, deliveries))
+        return await members.step_out(leaves, due=due, fetched=fetched)
 
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job.
@@ -152,6 +189,16 @@ def is_remembered(run: Run, decision: Decision) -> bool:
         # Dead letters are counted.
         or isinstance(decision.settlement, DeadLetter)
     )
+
+
+def only_leaves(run: Run, decision: Decision) -> bool:
+    """Whether all that follows is that a member leaves its batch, which it does once, however often it tries."""
+    return decision.leaves is not None and not run.remembered and not needs_mark(decision, run.delivery)
+
+
+def _left(decided: Decided) -> tuple[str, str] | None:
+    leaves = decided[1].leaves
+    return None if leaves is None else (leaves.place.batch, leaves.place.member)
 
 
 def _as_returned(run: Run, place: Place) -> Decision:

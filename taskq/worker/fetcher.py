@@ -46,6 +46,7 @@ class Fetcher:
         *,
         lease: float,
         held: Collection[object],
+        leaving: Callable[[], int],
         queues: Callable[[], Sequence[str]],
         learn: Callable[[Sequence[str], Sequence[Delivery], bool], None],
         deliver: Callable[[Sequence[Delivery]], None],
@@ -61,6 +62,8 @@ class Fetcher:
         self._lease = lease
         self._held = held
         """Everything fetched and not yet settled: a slow broker slows the fetching by itself."""
+        self._leaving = leaving
+        """How many of them are about to be settled, when the batches they are in have been told."""
         self._queues = queues
         """The queues to fetch from now: without those that are paused."""
         self._learn = learn
@@ -170,15 +173,18 @@ class Fetcher:
 
     def _room(self) -> int:
         """How many to ask for: at least a quarter of all that may be held, unless a slot stands idle."""
-        most = self._slots.size + round(self._refill)
-        room = int(min(most - len(self._held), self._broker.traits.max_batch, self._allowance()))
+        refill = round(self._refill)
+        most = self._slots.size + refill
+        # Members of batches are held for a round trip more than others, and so many more of them.
+        held = len(self._held) - min(self._leaving(), refill)
+        room = int(min(most - held, self._broker.traits.max_batch, self._allowance()))
         if room <= 0 or self._slots.blocked:
             return 0
         # One quarter is fetched while another runs, and the others end and are settled: nobody waits for anybody.
         if 4 * room >= most:
             return min(room, max(self._slots.size, ceil(most / 3)))
         # More room than there is now comes with the settlement of those that ended, which is under way.
-        ended = len(self._held) - len(self._slots.running) - self._slots.waiting
+        ended = held - len(self._slots.running) - self._slots.waiting
         return room if self._slots.idle and ended <= room else 0
 
     def _measure(self, took: float) -> None:

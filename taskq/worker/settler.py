@@ -12,11 +12,13 @@ from msgspec.structs import replace
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
+from taskq.flow.members import Rest
 from taskq.job import Delivery, Nack
 from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable
 from taskq.report import LastSeen
 from taskq.worker.contact import Contact
-from taskq.worker.effects import is_remembered
+from taskq.worker.effects import Left, is_remembered, only_leaves
+from taskq.worker.gathering import Gathering
 from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.run import Decided, Run, decision_of, job_fields
 
@@ -33,6 +35,8 @@ class Settler:
         contact: Contact,
         *,
         carry_out: Callable[[Sequence[Decided]], Awaitable[Sequence[Decided]]],
+        leave: Callable[[Sequence[Decided]], Awaitable[Left]],
+        finish: Callable[[Sequence[Rest]], Awaitable[None]],
         forget: Callable[[Sequence[Decided]], Awaitable[None]],
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
@@ -44,6 +48,10 @@ class Settler:
         self._contact = contact
         self._carry_out = carry_out
         """Does what follows from these decisions, and answers those that count."""
+        self._leave = leave
+        """The same for members that only leave their batches; those who leave last wait for what that brings about."""
+        self._finish = finish
+        """Brings it about."""
         self._forget = forget
         """Forgets what was written down to decide these once; what cannot be forgotten now lapses by itself."""
         self._extend = extend
@@ -52,19 +60,21 @@ class Settler:
         """Told of runs that are not held any more."""
         self._last_seen = last_seen
         """What is known of the workers that died under these."""
-        self._bereaved: list[tuple[Run, Poisonous | Lost]] = []
-        """To be decided when that is known."""
+        most = backend.broker.traits.max_batch
+        self.leaving: Sequence[Decided] = ()
+        """They leave their batches now, and are settled next."""
         self.settling: Sequence[Decided] = ()
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
-        self._traced: list[Decided] = []
+        self._bereaved: Gathering[tuple[Run, Poisonous | Lost]] = Gathering(most)
+        """To be decided when that is known."""
+        self._traced: Gathering[Decided] = Gathering(most)
         """Before these are settled, what follows from them is to be done."""
-        self._pending: list[Decided] = []
+        self._leaving: Gathering[Decided] = Gathering(most)
+        """Before these are settled, they leave their batches, and that is all."""
+        self._finishing: Gathering[Left] = Gathering(most)
+        """Before those of them who wait are settled, the rest is to be done."""
+        self._pending: Gathering[Decided] = Gathering(most)
         """To be settled."""
-        self._wake = asyncio.Event()
-        self._wake_settling = asyncio.Event()
-        self._closing = False
-        self._followed = False
-        """Nothing follows any more."""
 
     def finish(self, run: Run, outcome: Outcome | Decision) -> None:
         """Decide and settle soon. A lost run settles nothing, one that settled itself nothing more."""
@@ -73,8 +83,7 @@ class Settler:
             self._settled([run])
             return
         if run.started is None and isinstance(outcome, Poisonous | Lost):
-            self._bereaved.append((run, outcome))
-            self._wake.set()
+            self._bereaved.add((run, outcome))
         else:
             self._conclude(run, outcome)
 
@@ -85,43 +94,78 @@ class Settler:
             self._settled([run])
             return
         run.remembered = is_remembered(run, decision)
-        if run.remembered or run.obeys or decision.effects:
-            self._traced.append((run, decision))
-            self._wake.set()
+        if not (run.remembered or run.obeys or decision.effects):
+            self._pending.add((run, decision))
+        elif only_leaves(run, decision):
+            self._leaving.add((run, decision))
         else:
-            self._pending.append((run, decision))
-            self._wake_settling.set()
+            self._traced.add((run, decision))
 
     async def run(self) -> None:
         """Settle until closed and nothing is pending.
 
-        What follows from some ends is carried out while others are settled; plain ones wait for nobody's.
+        What follows from some ends is carried out while others are settled; plain ones wait for nobody's, and members
+        that only leave their batches wait for no callback of another.
         """
         async with anyio.create_task_group() as settling:
-            settling.start_soon(self._settle_all)
-            await self._follow_all()
-            self._followed = True
-            self._wake_settling.set()
+            settling.start_soon(self._pending.run, self._settle)
+            async with anyio.create_task_group() as following:
+                following.start_soon(self._traced.run, self._follow)
+                async with anyio.create_task_group() as first:
+                    first.start_soon(self._bereaved.run, self._decide_bereaved)
+                    first.start_soon(self._let_all_go)
+                self._traced.close()
+            self._pending.close()
 
     def close(self) -> None:
         """End :meth:`run` once all is settled."""
-        self._closing = True
-        self._wake.set()
+        self._bereaved.close()
+        self._leaving.close()
 
-    async def _follow_all(self) -> None:
-        while self._traced or self._bereaved or not self._closing:
-            if self._bereaved:
-                bereaved, self._bereaved = self._bereaved, []
-                seen = await self._last_seen([run.delivery for run, _ in bereaved])
-                for (run, outcome), worker in zip(bereaved, seen, strict=True):
-                    self._conclude(run, replace(outcome, worker=worker))
-            elif self._traced:
-                size = self._broker.traits.max_batch
-                batch, self._traced = self._traced[:size], self._traced[size:]
-                await self._follow(batch)
-            else:
-                self._wake.clear()
-                await self._wake.wait()
+    async def _decide_bereaved(self, bereaved: Sequence[tuple[Run, Poisonous | Lost]]) -> None:
+        seen = await self._last_seen([run.delivery for run, _ in bereaved])
+        for (run, outcome), worker in zip(bereaved, seen, strict=True):
+            self._conclude(run, replace(outcome, worker=worker))
+
+    async def _let_all_go(self) -> None:
+        async with anyio.create_task_group() as finishing:
+            finishing.start_soon(self._finishing.run, self._finish_rest)
+            await self._leaving.run(self._let_go)
+            self._finishing.close()
+
+    async def _let_go(self, batch: Sequence[Decided]) -> None:
+        """Members leave; what could not be told now is told with the next."""
+        batch = self._without_lost(batch)
+        if not batch:
+            return
+        self.leaving = batch
+        try:
+            left = await self._leave(batch)
+        except BrokerUnavailable as error:
+            self._contact.fail(error)
+            self._leaving.put_back(batch)
+            self.leaving = ()
+            await self._try_again()
+        except BrokerRejected as error:
+            await self._each(batch, self._let_go, error)
+        else:
+            self._pending.add_all(left.done)
+            if left.unsure:
+                self._traced.add_all(left.unsure)
+            if left.rest:
+                self._finishing.add(left)
+        finally:
+            self.leaving = ()
+
+    async def _finish_rest(self, lefts: Sequence[Left]) -> None:
+        waiting = [decided for left in lefts for decided in left.waiting]
+        try:
+            await self._finish([rest for left in lefts for rest in left.rest])
+        except BrokerError:
+            # Who leaves once more does it again.
+            self._traced.add_all(waiting)
+        else:
+            self._pending.add_all(waiting)
 
     async def _follow(self, batch: Sequence[Decided]) -> None:
         """Do what follows, and pass on to be settled; what could not be done now is done with the next."""
@@ -133,23 +177,12 @@ class Settler:
             done = await self._carry_out(batch)
         except BrokerUnavailable as error:
             self._contact.fail(error)
-            self._traced[:0] = batch
+            self._traced.put_back(batch)
             await self._try_again()
         except BrokerRejected as error:
             await self._each(batch, self._follow, error)
         else:
-            self._pending += done
-            self._wake_settling.set()
-
-    async def _settle_all(self) -> None:
-        while self._pending or not self._followed:
-            if not self._pending:
-                self._wake_settling.clear()
-                await self._wake_settling.wait()
-                continue
-            size = self._broker.traits.max_batch
-            batch, self._pending = self._pending[:size], self._pending[size:]
-            await self._settle(batch)
+            self._pending.add_all(done)
 
     async def _settle(self, batch: Sequence[Decided]) -> None:
         """Tell the broker; what it could not be told goes with the next call."""
@@ -177,7 +210,7 @@ class Settler:
             self.settling = ()
 
     async def _later(self, batch: Sequence[Decided]) -> None:
-        self._pending[:0] = batch
+        self._pending.put_back(batch)
         self.settling = ()
         await self._try_again()
 

@@ -46,6 +46,8 @@ class Tap:
         """What was fetched is handed over when it is set."""
         self.fetch_takes = 0.0
         """Seconds, besides what the broker itself takes."""
+        self.leaving_takes = 0.0
+        """The same, until members have been discarded."""
         self.delivering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
@@ -157,6 +159,8 @@ class TappedStore:
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
         self._come()
+        if self._tap.leaving_takes:
+            await anyio.sleep(self._tap.leaving_takes)
         return await self._store.discard(key, members)
 
     async def swap(self, key: str, old: bytes | None, new: bytes | None, *, ttl: float | None = None) -> bool:

@@ -15,7 +15,7 @@ from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Poisonous, Policy, Raised, Returned, decide
 from taskq.sequel import Place, Plan, Step, planned, renamed
-from taskq.worker.effects import Effects
+from taskq.worker.effects import Effects, Left
 from taskq.worker.run import Run
 from tests.worker.moves import lose, wait_until
 from tests.worker.tap import Tap
@@ -208,6 +208,30 @@ async def test_a_run_that_was_overtaken_counts_as_the_one_that_ended_before_it(e
             assert run.settled == (delivery is fast)
             await effects.forget(decided)
         assert await report_of(backend.store, "b") == BatchReport("b", 1, 0 if ends[0] else 1)
+
+
+async def test_a_member_that_may_have_been_given_to_another_worker_does_not_just_leave() -> None:
+    members = [
+        renamed(Job(id="m", task="work", body=b"{}"), f"b.{name}", Place("b", "0/0", f"{name}@default"))
+        for name in range(4)
+    ]
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        effects, batch = Effects(backend, lease=30), Membership(backend.store, backend.broker)
+        await batch.open("b", Record())
+        await batch.add(members, again=False)
+        deliveries = await backend.broker.fetch(["default"], 4, lease=30, wait=0)
+        decided = [(Run(one), decide(Returned(), one, Policy(), chance=0.0)) for one in deliveries]
+        first, sure, unsure, last = decided
+        # Once in a while it is asked whether anybody wants to hear of the batch.
+        left = await effects.leave([first])
+        assert left.waiting == [first]
+        await effects.finish(left.rest)
+        unsure[0].held_since = anyio.current_time() - 40
+        assert await effects.leave([sure, unsure]) == Left([sure], [unsure])
+        await effects.carry_out([unsure])
+        # Whose leaving brings about more waits for that.
+        assert (await effects.leave([last])).waiting == [last]
 
 
 async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:

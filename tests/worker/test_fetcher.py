@@ -61,6 +61,25 @@ async def test_more_is_fetched_ahead_where_a_fetch_takes_long(tap: Tap, takes: f
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(("takes", "least", "most"), [(0.0, 40, 50), (0.005, 60, 90)], ids=["quick", "slow"])
+async def test_members_that_leave_their_batch_take_no_place_of_those_that_may_run(
+    tap: Tap, takes: float, least: int, most: int
+) -> None:
+    app = App("memory://", slots=10)
+    tap.leaving_takes = takes
+
+    @app.task
+    async def short() -> None:
+        await anyio.sleep(0.0001)
+
+    async with app:
+        async with app.batch("b") as batch:
+            await batch.add(short.call() for _ in range(3000))
+        await app.run_worker(until="idle")
+    assert least <= tap.most_held <= most
+
+
+@pytest.mark.usefixtures("clock")
 async def test_a_job_does_not_wait_behind_those_that_take_far_longer_than_a_round_trip(tap: Tap) -> None:
     """Another worker may have a slot for it."""
     app = App("memory://", slots=4)

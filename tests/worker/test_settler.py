@@ -6,7 +6,7 @@ import random
 import anyio
 import pytest
 
-from taskq import App, Death, Retry
+from taskq import App, BatchReport, Death, Retry
 from taskq.events import JobAgain, JobFinished, LeaseLost, SettlementRefused
 from taskq.testing import VirtualClock, run_until_idle
 from tests.worker.moves import SOON, heard, steal, wait_until
@@ -33,6 +33,34 @@ async def test_ends_that_gather_go_in_one_call(tap: Tap) -> None:
         await run_until_idle(app)
     assert sum(tap.sizes("settle")) == 100
     assert len(tap.sizes("settle")) <= 5
+
+
+async def test_members_wait_for_no_callback_of_another_batch(tap: Tap) -> None:
+    app = App("memory://", slots=10)
+    gate, told = anyio.Event(), list[str]()
+
+    @app.task
+    async def member(waits: bool) -> None:
+        if waits:
+            await gate.wait()
+
+    @app.task
+    async def tell(report: BatchReport) -> None:
+        told.append(report.id)
+
+    async with app:
+        async with app.batch("others") as batch:
+            await batch.add(member.call(number == 0) for number in range(10))
+        async with app.batch("last", then=tell) as batch:
+            await batch.add([member.call(False)])
+        tap.open = anyio.Event()
+        async with app.working():
+            # The callback cannot be enqueued yet: its batch's last member is held, and of the others who has not ended.
+            await wait_until(lambda: tap.waiting == 1 and len(tap.held) == 2)
+            assert told == []
+            tap.open.set()
+            gate.set()
+            await wait_until(lambda: told == ["last"] and not tap.held)
 
 
 async def test_a_settlement_the_broker_refuses_takes_no_other_with_it(

@@ -36,7 +36,8 @@ class ScheduleOptions(TypedDict, total=False):
     twice: bool
     """Fire twice when a named local hour comes twice; default: once."""
     except_: Sequence[str | date]
-    """When not: dates, ``"2026-12-24/2027-01-02"``, and cron texts such as ``"* * * * SAT,SUN"``."""
+    """When not: dates, ``"2026-12-24/2027-01-02"``, ``"2026-01-12/2026-01-18 every 14d"``, and cron texts such as
+    ``"* * * * SAT,SUN"``."""
     misfire: Misfire
     """Of the ticks that nobody was there for: none, the newest (the default), or up to ``limit`` of the newest."""
     limit: int

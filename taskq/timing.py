@@ -22,7 +22,7 @@ _JUMPS = 20_000
 """Exceptions in a row after which nothing is taken to be left."""
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": DAY}
 _EVERY = re.compile(r"every (\d+) ?([smhd])")
-_DATES = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?")
+_DATES = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?(?: every (\d+)d)?")
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -36,7 +36,8 @@ class Timing(Struct, frozen=True, kw_only=True):
     twice: bool = False
     """Whether a local hour that comes twice counts twice."""
     except_: tuple[str, ...] = ()
-    """Dates, ranges of dates (``2026-12-24/2027-01-02``) and cron texts, in the same zone."""
+    """Dates, ranges of dates (``2026-12-24/2027-01-02``), either of them again and again (``2026-01-12/2026-01-18 every
+    14d``), and cron texts, in the same zone."""
 
     @property
     def text(self) -> str:
@@ -204,8 +205,9 @@ class _Exception:
         """When a tick is excepted, the earliest moment at which the next one may not be; else None."""
         local = datetime.fromtimestamp(tick, zone).replace(tzinfo=None)
         if self._days is not None:
-            first, last = self._days
-            if not first <= local.date() <= last:
+            first, length, period = self._days
+            days = (local.date() - first).days
+            if days < 0 or (days % period if period else days) >= length:
                 return None
         else:
             step = local if self._seconds else local.replace(second=0)
@@ -217,7 +219,8 @@ class _Exception:
         return floor(min(midnight.timestamp(), midnight.replace(fold=1).timestamp()))
 
 
-def _days(text: str) -> tuple[date, date] | None:
+def _days(text: str) -> tuple[date, int, int] | None:
+    """The first day, how many there are, and after how many days they come again, 0: never. None for cron text."""
     found = _DATES.fullmatch(text)
     if found is None:
         if len(text.split()) in (5, 6):
@@ -229,4 +232,7 @@ def _days(text: str) -> tuple[date, date] | None:
         raise InvalidSchedule(f"exception {text!r}: {error}") from error
     if last < first:
         raise InvalidSchedule(f"exception {text!r}: it ends before it begins")
-    return first, last
+    length, period = (last - first).days + 1, int(found[3] or 0)
+    if found[3] and period <= length:
+        raise InvalidSchedule(f"exception {text!r}: it comes again before a day is left: say more than every {length}d")
+    return first, length, period

@@ -123,6 +123,33 @@ def test_days_and_ranges_of_days_are_left_out() -> None:
     assert list(days_of(timing, 4)) == ["Wed 03 03:00", "Sun 07 03:00", "Tue 09 03:00", "Wed 10 03:00"]
 
 
+def test_days_that_are_left_out_again_and_again_make_a_schedule_of_every_other_week() -> None:
+    timing = make_timing("0 9 * * MON", tz="Europe/Berlin", except_=["2024-01-08/2024-01-14 every 14d", "2024-02-12"])
+
+    found = [datetime.fromtimestamp(tick, ZoneInfo(timing.tz)) for tick in islice(ticks(timing, START), 8)]
+
+    assert [f"{moment:%m-%d %H:%M}" for moment in found] == [
+        *("01-01 09:00", "01-15 09:00", "01-29 09:00", "02-26 09:00", "03-11 09:00", "03-25 09:00", "04-08 09:00"),
+        "04-22 09:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cron", "first"),
+    [
+        ("0 9 L * *", ["Wed 01-31", "Thu 02-29", "Sun 03-31"]),
+        ("0 9 LW * *", ["Wed 01-31", "Thu 02-29", "Fri 03-29"]),
+        ("0 9 * * 5L", ["Fri 01-26", "Fri 02-23", "Fri 03-29"]),
+        ("0 9 * * MON#2", ["Mon 01-08", "Mon 02-12", "Mon 03-11"]),
+        ("0 9 1 */3 *", ["Mon 01-01", "Mon 04-01", "Mon 07-01"]),
+    ],
+)
+def test_cron_text_says_what_calendars_say(cron: str, first: list[str]) -> None:
+    found = islice(ticks(make_timing(cron), START), 3)
+
+    assert [f"{datetime.fromtimestamp(tick, UTC):%a %m-%d}" for tick in found] == first
+
+
 def test_what_a_cron_text_names_is_left_out() -> None:
     timing = make_timing("every 12h", except_=["* * * * SAT,SUN", "0 12 * * *"])
 
@@ -171,6 +198,7 @@ def test_of_a_long_time_only_the_newest_ticks_are_listed() -> None:
         ({"when": "* * * * *", "except_": ["2026-13-01"]}, "2026-13-01"),
         ({"when": "* * * * *", "except_": ["tomorrow"]}, "write a date"),
         ({"when": "* * * * *", "except_": ["2026-12-24/2026-12-01"]}, "ends before it begins"),
+        ({"when": "* * * * *", "except_": ["2026-12-24/2026-12-31 every 8d"]}, "before a day is left"),
         ({"when": "0 3 * * SAT", "except_": ["* * * * SAT"]}, "leave no tick"),
         ({"when": "* * * * *", "except_": ["* * * * *"]}, "leave no tick"),
     ],

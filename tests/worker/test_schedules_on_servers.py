@@ -30,6 +30,7 @@ from tests.servers.fixtures import sqs as sqs
 from tests.servers.fixtures import valkey as valkey
 from tests.servers.fixtures import valkey_cluster as valkey_cluster
 from tests.servers.tenants import queue_anywhere, queue_on
+from tests.unit.clock_changes import ZONES, offset
 from tests.worker.moves import SOON, heard, wait_until
 from tests.worker.test_schedules import AS_04, AS_47
 
@@ -123,6 +124,9 @@ async def test_a_second_job_of_a_tick_does_not_run(url: str) -> None:
 # The hour of AS-04 and the night of AS-47, tick by tick
 
 
+NIGHT = datetime(2026, 3, 29, tzinfo=UTC).timestamp()
+
+
 class ByHand:
     """The store, but that its clock is moved by hand."""
 
@@ -144,15 +148,15 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 
 
 async def fire(app: App, store: ByHand, last: float) -> None:
-    """Ten workers look at the schedule at once, until all up to this tick is decided and enqueued."""
+    """Ten workers look at the schedules at once, until all up to this tick is decided and enqueued."""
     async with anyio.create_task_group() as tickers:
         for _ in range(10):
             ticker = Ticker(app.backend, store, app.schedules.static, desk=app, poll=inf)
             tickers.start_soon(ticker.run)
         with anyio.fail_after(SOON):
             while True:
-                state = (await app.schedules.find("report")).state
-                if state.last == last and not state.pending:
+                states = [listed.state for listed in await app.schedules.list()]
+                if all(state.last == last and not state.pending for state in states):
                     break
                 await anyio.sleep(0.01)
         tickers.cancel_scope.cancel()
@@ -205,20 +209,28 @@ async def test_as_04_each_overlap_policy_starts_what_it_says(
         assert (len(told), told.count("skipped")) == (12, skipped)
 
 
+AT_ONE = sorted(
+    {zone for zone in ZONES if offset(ZoneInfo(zone), NIGHT + 3599) != offset(ZoneInfo(zone), NIGHT + 3600)}
+)[:50]
+"""Fifty zones whose clocks go forward in this night at one, by UTC."""
+
+
 @pytest.mark.long
 @AS_47
 async def test_as_47_each_tick_fires_once_over_an_outage_and_a_change_of_the_clocks(
     anywhere: str, options: Any, made_up: Sequence[str]
 ) -> None:
     app, berlin = App(anywhere), ZoneInfo("Europe/Berlin")
-    ran: list[str] = []
+    ran = {zone: list[str]() for zone in AT_ONE}
 
-    @app.schedule("*/15 * * * *", name="report", tz=berlin.key, **options)
     @app.task
-    async def report() -> None:
+    async def report(zone: str) -> None:
         tick = current().tick
         assert tick is not None
-        ran.append(f"{tick.astimezone(berlin):%H:%M}")
+        ran[zone].append(f"{tick.astimezone(berlin):%H:%M}")
+
+    for zone in AT_ONE:
+        app.schedules.add(zone.replace("/", "."), report.call(zone), "*/15 * * * *", tz=zone, **options)
 
     def at(clock: str) -> float:
         return datetime.fromisoformat(f"2026-03-29T{clock}").replace(tzinfo=berlin).timestamp()
@@ -231,10 +243,10 @@ async def test_as_47_each_tick_fires_once_over_an_outage_and_a_change_of_the_clo
         store.now = at("05:30")
         await fire(app, store, store.now)
         expected = ["00:45", "01:00", "01:15", *made_up, "05:30"]
-        await wait_until(lambda: len(ran) >= len(expected))
+        await wait_until(lambda: all(len(ticks) >= len(expected) for ticks in ran.values()))
         with anyio.fail_after(SOON):
             while any(line.ready + line.leased for line in await app.admin.stats()):  # noqa: ASYNC110 - a server is asked
                 await anyio.sleep(0.01)
-        assert sorted(ran) == expected
-        history = (await app.schedules.find("report")).state.history
-        assert sum(decided.count for decided in history) == 3 + 12 + 1
+        assert {zone: sorted(ticks) for zone, ticks in ran.items()} == dict.fromkeys(AT_ONE, expected)
+        for listed in await app.schedules.list():
+            assert sum(decided.count for decided in listed.state.history) == 3 + 12 + 1

@@ -125,7 +125,8 @@ class Effects:
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job.
 
-        One whose settlement was refused is not: whoever has the job now may find the mark yet, and must obey it.
+        One whose settlement was refused is not: whoever has the job now may find the mark yet, and must obey it. Those
+        that were made only for a run that had outlived its lease are of members that returned: they stay for a week.
         """
         if self._store is not None:
             store = self._store

@@ -1,5 +1,6 @@
 """What an end brings about: exactly once in effect, whatever dies between the effect and the settlement."""
 
+import asyncio
 from functools import partial
 
 import anyio
@@ -9,12 +10,14 @@ import pytest
 from taskq import App, Death
 from taskq.connect import connect
 from taskq.errors import ConfigError
-from taskq.flow.members import Membership
+from taskq.flow.marks import REMEMBERED, find_mark
+from taskq.flow.members import RESUMED, Membership
 from taskq.flow.record import BatchReport, Record, report_of
 from taskq.following import FollowUp
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Poisonous, Policy, Raised, Returned, decide
 from taskq.sequel import Place, Plan, Step, planned, renamed
+from taskq.testing import VirtualClock
 from taskq.worker.effects import Effects, Left
 from taskq.worker.run import Run
 from tests.worker.moves import lose, wait_until
@@ -232,6 +235,35 @@ async def test_a_member_that_may_have_been_given_to_another_worker_does_not_just
         await effects.carry_out([unsure])
         # Whose leaving brings about more waits for that.
         assert (await effects.leave([last])).waiting == [last]
+
+
+async def test_the_mark_of_a_member_that_outlived_its_lease_stands_for_its_end_and_lapses(
+    clock: VirtualClock,
+) -> None:
+    policy = Policy()
+    member = renamed(Job(id="m", task="work", body=b"{}"), "b.0", Place("b", "0/0", "0@default"))
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        effects, members = Effects(backend, lease=1.0), Membership(backend.store, backend.broker)
+        await members.open("b", Record())
+        await members.add([member], again=False)
+        await members.seal("b")
+        (slow,) = await backend.broker.fetch(["default"], 1, lease=1, wait=0)
+        run = Run(slow, policy, held_since=asyncio.get_running_loop().time())
+        # Nobody has taken the job meanwhile.
+        await clock.advance(seconds=2)
+        decided = await effects.carry_out([(run, decide(Returned(), slow, policy, chance=0.0))])
+        (run.settled,) = await backend.broker.settle([decided[0][1].settlement])
+        assert run.settled
+        await effects.forget(decided)
+        # As with any member that has a mark: a producer that begins again finds it.
+        await backend.broker.enqueue([msgspec.structs.replace(member, headers={**member.headers, RESUMED: "1"})])
+        (again,) = await backend.broker.fetch(["default"], 1, lease=30, wait=0)
+        found = await effects.find(Run(again, policy))
+        assert found is not None
+        assert found.end == "returned"
+        await clock.advance(seconds=REMEMBERED + 1)
+        assert await find_mark(backend.store, slow) is None
 
 
 async def test_a_follow_up_that_has_ended_does_not_run_again() -> None:

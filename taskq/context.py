@@ -26,6 +26,7 @@ from taskq.ledger.iteration import Iteration, Source
 from taskq.ledger.notes import Notes, Progress
 from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
 from taskq.ledger.values import remembered, returned_type
+from taskq.ledger.window import Window
 from taskq.means import Means
 from taskq.ownbatch import OwnBatch
 from taskq.sequel import FLOW, plan_of
@@ -206,9 +207,56 @@ class Current(Struct, eq=False):
         after a kill, what was done since is done again. ``every=1`` writes before each next item. A worker that shuts
         down hands the job back between two items, uncounted. Two iterations of one job need names.
         """
+        return self._iteration(name, key, every).items(source, every, self._pause)
+
+    @overload
+    async def each(
+        self,
+        source: Iterable[T] | AsyncIterable[T],
+        handle: Callable[[T], Awaitable[object]],
+        *,
+        window: int,
+        key: Callable[[T], object] | None = None,
+        every: int | None = None,
+        name: str = "items",
+    ) -> None: ...
+    @overload
+    async def each(
+        self,
+        source: Callable[[C | None], Iterable[T] | AsyncIterable[T]],
+        handle: Callable[[T], Awaitable[object]],
+        *,
+        window: int,
+        key: Callable[[T], C],
+        every: int | None = None,
+        name: str = "items",
+    ) -> None: ...
+    async def each(
+        self,
+        source: Source[Any],
+        handle: Callable[[Any], Awaitable[object]],
+        *,
+        window: int,
+        key: Callable[[Any], Any] | None = None,
+        every: int | None = None,
+        name: str = "items",
+    ) -> None:
+        """As :meth:`iterate`, with up to ``window`` items at once: ``await current().each(users, index, window=8)``.
+
+        An item is done when ``handle(item)`` has returned, and so have all before it: behind one that is slow at most
+        ``window`` are begun, and after a kill those run again, besides what was done since that was written. When one
+        raises, no further one is begun, those in progress may end, and the run ends with that error, the first one's in
+        their order; a worker that shuts down lets them end, too. A run that is cancelled cancels them.
+        """
+        if type(window) is not int or window < 1:
+            raise ConfigError(f"window={window!r}: give how many items are in progress at once, at least 1")
+        iteration = self._iteration(name, key, every)
+        await iteration.each(source, Window(window, handle, self._is_to_leave), every, self._pause)
+
+    def _iteration(self, name: str, key: Callable[[Any], Any] | None, every: int | None) -> Iteration:
         if every is not None and every < 1:
             raise ConfigError(f"every={every!r}: give a whole number of items of at least 1, or None")
-        return Iteration(self._notes(), self._means.codec, name, key).items(source, every, self._pause)
+        return Iteration(self._notes(), self._means.codec, name, key)
 
     async def step(self, name: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``await function(*args)`` returned, in this run or an earlier one of this job: it is called once.
@@ -310,9 +358,13 @@ class Current(Struct, eq=False):
             self.notes = Notes(store, self._means.codec, self.delivery, loop)
         return self.notes
 
-    async def _pause(self) -> None:
+    def _is_to_leave(self) -> bool:
+        """Whether the run is to go on as another one; to ask is a sign of life."""
         self.heartbeat()
-        if self.stopping and self._means.resumes and self.notes is not None:
+        return self.stopping and self._means.resumes
+
+    async def _pause(self) -> None:
+        if self._is_to_leave() and self.notes is not None:
             # So that the next run, which begins at once, knows.
             await self.notes.write()
             raise HandedBack(0.0, self._stop)

@@ -1,21 +1,25 @@
 """Going through many items in one job, so that the next run goes on behind the last one that was done."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.codec import Codec
 from taskq.errors import ConfigError
 from taskq.ledger.notes import Notes
 from taskq.ledger.values import first_parameter_type, remembered
+from taskq.ledger.window import Window
 
 T = TypeVar("T")
 
 Items = Iterable[T] | AsyncIterable[T]
 Source = Items[T] | Callable[[Any], Items[T]]
 """Items, always the same in the same order; or a function from the last cursor (None at first) to those behind it."""
+
+Pause = Callable[[], Awaitable[None]]
 
 
 class Mark(Struct, frozen=True, omit_defaults=True):
@@ -36,34 +40,60 @@ class Iteration:
         self._codec = codec
         self._name = name
         self._key = key
+        self._kind: Any = Any
+        """What the source says of its cursor's type."""
+        self._mark = Mark()
 
-    async def items(self, source: Source[T], every: int | None, pause: Callable[[], Any]) -> AsyncGenerator[T]:
+    async def items(
+        self, source: Source[T], every: int | None, pause: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[T]:
         """The items not yet done. When one is asked for, the one before is done.
 
         ``every`` so many items what is done is written down before the next is given; otherwise by time. ``pause`` is
         awaited between items.
         """
-        mark = await self._notes.mark(self._name, Mark) or Mark()
-        if mark.finished:
-            return
-        if callable(source) and self._key is None:
-            raise ConfigError(f"iteration {self._name!r}: a function of the cursor needs key=, which gives an item's")
-        kind = first_parameter_type(source) if callable(source) else Any
-        async for item in self._behind(mark, source, kind):
-            yield item
-            cursor = b"null" if self._key is None else remembered(self._codec, self._key(item), kind, "a cursor")
-            mark = Mark(mark.done + 1, msgspec.Raw(cursor))
-            await self._notes.set_mark(self._name, self._codec.encode(mark))
-            if every is not None and mark.done % every == 0:
-                await self._notes.write()
+        if await self._begin(source):
+            async for item in self._behind(source):
+                yield item
+                await self._pass(item, every)
+                await pause()
+            await self._finish()
+
+    async def each(self, source: Source[T], window: Window, every: int | None, pause: Pause) -> None:
+        """Let the items not yet done pass through a window. One is done when it and all before it have returned."""
+        if await self._begin(source):
+            await window.run(self._behind(source), lambda item: self._pass(item, every))
             await pause()
-        finished = Mark(mark.done, mark.cursor, finished=True)
-        await self._notes.set_mark(self._name, self._codec.encode(finished))
+            await self._finish()
+
+    async def _begin(self, source: Source[Any]) -> bool:
+        """Read how far it is; False when it is at its end."""
+        self._mark = await self._notes.mark(self._name, Mark) or Mark()
+        if not self._mark.finished and callable(source):
+            if self._key is None:
+                raise ConfigError(f"iteration {self._name!r}: a function of the cursor needs key=, an item's cursor")
+            self._kind = first_parameter_type(source)
+        return not self._mark.finished
+
+    async def _pass(self, item: Any, every: int | None) -> None:
+        """The next item is done."""
+        cursor = b"null" if self._key is None else remembered(self._codec, self._key(item), self._kind, "a cursor")
+        await self._set(Mark(self._mark.done + 1, msgspec.Raw(cursor)))
+        if every is not None and self._mark.done % every == 0:
+            await self._notes.write()
+
+    async def _finish(self) -> None:
+        await self._set(replace(self._mark, finished=True))
         await self._notes.write()
 
-    async def _behind(self, mark: Mark, source: Source[T], kind: Any) -> AsyncGenerator[T]:
+    async def _set(self, mark: Mark) -> None:
+        self._mark = mark
+        await self._notes.set_mark(self._name, self._codec.encode(mark))
+
+    async def _behind(self, source: Source[T]) -> AsyncGenerator[T]:
+        mark = self._mark
         if callable(source):
-            cursor = self._codec.decoder(kind)(bytes(mark.cursor)) if mark.done else None
+            cursor = self._codec.decoder(self._kind)(bytes(mark.cursor)) if mark.done else None
             async for item in _each(source(cursor)):
                 yield item
             return

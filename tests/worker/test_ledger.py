@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,43 @@ async def test_a_run_that_was_overtaken_moves_no_cursor_and_learns_it(url: str) 
     assert job.id in learned[0]
 
 
+async def test_items_side_by_side_go_on_behind_what_is_done_in_order_and_repeat_no_more_than_the_window(
+    url: str,
+) -> None:
+    app = App(url)
+    begun: list[tuple[int, int]] = []
+    most = 0
+
+    @app.task(retry=RETRY)
+    async def walk() -> int:
+        attempt, at_once = current().attempt, 0
+
+        async def handle(number: int) -> None:
+            nonlocal at_once, most
+            begun.append((attempt, number))
+            at_once += 1
+            most = max(most, at_once)
+            for _ in range(number % 3 + 1):
+                await anyio.lowlevel.checkpoint()
+            at_once -= 1
+            if number == 5 and attempt == 1:
+                raise ConnectionError
+
+        await current().each(range(12), handle, window=4, key=lambda number: number)
+        return attempt
+
+    async with app:
+        async with app.working():
+            job = await walk.defer()
+            assert await job.result(SOON) == 2
+        assert await notes_of(app, job.id) is None
+    first = [number for attempt, number in begun if attempt == 1]
+    assert first == list(range(len(first)))
+    assert 6 <= len(first) <= 5 + 4
+    assert [number for attempt, number in begun if attempt == 2] == list(range(5, 12))
+    assert most == 4
+
+
 class Charge(Struct):
     """What a provider answers."""
 
@@ -267,7 +304,141 @@ async def test_progress_is_seen_by_the_handle_while_the_job_lives(url: str, monk
             await says(job, None)
 
 
+async def test_a_kill_repeats_what_was_done_behind_an_item_that_was_not() -> None:
+    app = App("memory://", lease=3600)
+    done: list[tuple[int, int]] = []
+    hung: list[int] = []
+
+    @app.task
+    async def walk() -> int:
+        losses = current().losses
+
+        async def handle(number: int) -> None:
+            if number == 3 and not losses:
+                hung.append(number)
+                await anyio.sleep_forever()
+            done.append((losses, number))
+
+        await current().each(range(8), handle, window=3, every=1)
+        return losses
+
+    async with app:
+        job = await walk.defer()
+        async with app.working() as first:
+            await wait_until(lambda: (0, 5) in done)
+            (run,) = first.running
+            first.quiet(True)
+            async with app.working():
+                await hand_over(app, run, lambda: (1, 7) in done)
+                assert await job.result(SOON) == 1
+            run.ask(Interrupted())
+    assert [number for losses, number in done if not losses] == [0, 1, 2, 4, 5]
+    assert [number for losses, number in done if losses] == [3, 4, 5, 6, 7]
+
+
+async def test_a_draining_worker_lets_the_items_in_progress_end_and_begins_no_further_one() -> None:
+    app = App("memory://", grace=3600)
+    done: list[int] = []
+    gate = anyio.Event()
+
+    @app.task
+    async def walk() -> list[int]:
+        async def handle(number: int) -> None:
+            if number in (4, 5):
+                await gate.wait()
+            done.append(number)
+
+        await current().each(range(10), handle, window=3)
+        return [current().attempt, current().losses]
+
+    async with app:
+        job = await walk.defer()
+        async with app.working() as worker:
+            await wait_until(lambda: 6 in done)
+            worker.drain()
+            await wait_until(lambda: all(run.current is not None and run.current.stopping for run in worker.running))
+            gate.set()
+        assert done == [0, 1, 2, 3, 6, 4, 5]
+        async with app.working():
+            assert await job.result(SOON) == [1, 0]
+    assert done == [0, 1, 2, 3, 6, 4, 5, 7, 8, 9]
+
+
+async def test_an_item_that_fails_ends_a_run_whose_source_is_silent_and_the_source_is_closed() -> None:
+    app = App("memory://")
+    seen: list[object] = []
+
+    async def source() -> AsyncIterator[int]:
+        try:
+            yield 0
+            yield 1
+            yield 2
+            await anyio.sleep_forever()
+        finally:
+            seen.append("closed")
+
+    @app.task(retry=Retry.never())
+    async def walk() -> None:
+        async def handle(number: int) -> None:
+            if number:
+                raise (ValueError, KeyError)[number - 1]("this one")
+            seen.append(number)
+
+        await current().each(source(), handle, window=4)
+
+    async with app:
+        await walk.defer()
+        worked = await run_until_idle(app)
+    assert [type(error) for error in worked.failures] == [ValueError]
+    assert seen == [0, "closed"]
+
+
+async def test_a_source_that_fails_fails_the_run_when_what_is_in_progress_has_ended() -> None:
+    app = App("memory://")
+    done: list[int] = []
+
+    def source() -> Iterator[int]:
+        yield 0
+        raise ValueError("no more")
+
+    @app.task(retry=Retry.never())
+    async def walk() -> None:
+        async def handle(number: int) -> None:
+            await anyio.lowlevel.checkpoint()
+            done.append(number)
+
+        await current().each(source(), handle, window=4)
+
+    async with app:
+        job = await walk.defer()
+        worked = await run_until_idle(app)
+        assert await notes_of(app, job.id) is not None
+    assert [str(error) for error in worked.failures] == ["no more"]
+    assert done == [0]
+
+
 # Under the virtual clock
+
+
+async def test_a_run_that_is_cut_off_cancels_its_items(clock: VirtualClock) -> None:
+    app = App("memory://")
+    cancelled: list[int] = []
+
+    @app.task(timeout=10, retry=Retry.never())
+    async def walk() -> None:
+        async def handle(number: int) -> None:
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError:
+                cancelled.append(number)
+                raise
+
+        await current().each(range(10), handle, window=3)
+
+    async with app, app.working():
+        await walk.defer()
+        await clock.advance(20)
+        assert sorted(cancelled) == [0, 1, 2]
 
 
 async def test_what_is_done_is_written_every_few_seconds_and_no_oftener(clock: VirtualClock) -> None:
@@ -450,6 +621,13 @@ async def every_none() -> None:
         pass
 
 
+async def no_window() -> None:
+    await current().each("abc", answer_for, window=0)
+
+
+async def answer_for(_: str) -> None: ...
+
+
 async def in_a_transaction() -> None:
     async with current().transaction():
         await current().step("a", answer)
@@ -468,6 +646,7 @@ async def kept_for_ever() -> None:
         (step_of_nothing, "give a coroutine function"),
         (step_without_a_type, "the result of step 'a': a tuple would not arrive"),
         (every_none, "every=0"),
+        (no_window, "window=0: give how many"),
         (in_a_transaction, "write your own row instead"),
         (kept_for_ever, "keep=inf"),
     ],

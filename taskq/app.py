@@ -316,7 +316,7 @@ class App:
         """A task as a worker of this app runs it, with its dependencies open within the context."""
         return self._working.prepared(task)
 
-    def limited(self, limit: Holding) -> AbstractAsyncContextManager[None]:
+    def limited(self, limit: Holding[R]) -> AbstractAsyncContextManager[R]:
         """Enter a limit outside of a job: ``async with app.limited(smtp.of("example.org")):``."""
         return holding(self.store, self.settings.lease, limit)
 

@@ -7,7 +7,7 @@ from taskq.codec import changing
 from taskq.debounce import bounded
 from taskq.definition import Definition
 from taskq.errors import MissingCapability
-from taskq.limits.limit import waits
+from taskq.limits.declared import waits
 from taskq.options import CallOptions
 from taskq.signature import Signature
 

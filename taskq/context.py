@@ -67,6 +67,8 @@ class Current(Struct, eq=False):
     """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
     thread: int | None = None
     """The thread that its function runs in, if it is not the worker's."""
+    _granted: tuple[object, ...] = ()
+    """The limits of the task that let it begin."""
     peak: int = 0
     """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
     grown: int = 0
@@ -149,6 +151,17 @@ class Current(Struct, eq=False):
     def fence(self) -> int:
         """Rises with every delivery of this job: ``UPDATE … WHERE fence < ?`` lets a stale run write nothing."""
         return self.delivery.fence
+
+    @property
+    def granted(self) -> Sequence[object]:
+        """The limits of the task that let this run begin: of ``a | b`` the one that had room. ``key_a in
+        current().granted`` tells which it was."""
+        self._means.refuse_apart("which limit had room")
+        return self._granted
+
+    def admit(self, granted: Sequence[object]) -> None:
+        """Say which limits let the run begin. For workers."""
+        self._granted = tuple(granted)
 
     @property
     def batch(self) -> OwnBatch | None:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from taskq.collect import Collect
 from taskq.depends import Dependency
 from taskq.errors import ConfigError
-from taskq.limits.limit import Limit
+from taskq.limits.declared import Declared
 from taskq.middleware import Middleware
 from taskq.options import Executor, Idempotence, OnOutage
 from taskq.outcome import Policy
@@ -33,7 +33,7 @@ class Definition(Struct, frozen=True, kw_only=True):
     on_dead: str | None = None
     on_outage: OnOutage = "spool"
     middleware: Sequence[Middleware] = ()
-    limits: tuple[Limit, ...] = ()
+    limits: tuple[Declared, ...] = ()
     collect: Collect | None = None
     precondition: Callable[..., Any] | None = None
     dependencies: Mapping[str, Dependency] = {}

@@ -8,7 +8,7 @@ from taskq.codec import Codec
 from taskq.definition import Definition
 from taskq.expiry import EXPIRES_AT
 from taskq.job import Job
-from taskq.limits.limit import key_text, waits
+from taskq.limits.declared import each_of, key_text, waits
 from taskq.options import CallOptions
 from taskq.signature import Signature
 from taskq.tags import TAGS, joined
@@ -45,7 +45,7 @@ def make_job(
         known = {**signature.defaults, **(arguments or {})}
         unique = derive_key(options.unique, definition.name, known, codec)
         group = derive_key(options.group, definition.name, known, codec)
-        for limit in definition.limits:
+        for limit in each_of(definition.limits):
             if arguments is None and not waits(limit):
                 continue
             # Of all of them, so that a key function that fails is refused here.

@@ -15,7 +15,7 @@ from taskq.debounce import Debounce
 from taskq.defaults import MOST_CAPTURED
 from taskq.errors import ConfigError
 from taskq.job import QUEUE_NAME, OnConflict
-from taskq.limits.limit import Limit, check_limits
+from taskq.limits.declared import Combined, check_limits
 from taskq.middleware import Middleware
 from taskq.retry import Retry
 from taskq.tags import check_tags
@@ -118,8 +118,9 @@ class TaskOptions(Options, total=False):
     """Of its arguments, from 1: workers that know only an older one leave newer calls to others, uncounted."""
     upcast: Upcast
     """Brings an older call's arguments up to this version: ``upcast(version, arguments)`` answers the arguments."""
-    limits: Sequence[Limit] | Limit
-    """How many calls may begin in a time, or run at once: see ``taskq.RateLimit`` and ``taskq.Concurrency``."""
+    limits: Sequence[Combined] | Combined
+    """How many calls may begin in a time, or run at once: see ``taskq.RateLimit`` and ``taskq.Concurrency``; ``a | b``
+    is the first of them that has room."""
     precondition: Callable[..., bool | Awaitable[bool]]
     """Asked before each run, in its lease and with its arguments: False discards the job."""
     capture: int

@@ -18,7 +18,7 @@ from taskq.definition import Definition, completed, refuse_retries
 from taskq.errors import ConfigError, EncodeError
 from taskq.handle import Desk, JobHandle
 from taskq.job import Enqueued, Job, JobRef
-from taskq.limits.limit import Limit, Limits, check_arguments, key_text, waits
+from taskq.limits.declared import Limit, Limits, check_arguments, key_text, waits, ways_of
 from taskq.making import make_job, shared
 from taskq.options import CallOptions, Options, filled, merge
 from taskq.outcome import Policy
@@ -236,13 +236,13 @@ class Task(Generic[P, R]):
     def limits(self) -> Limits | None:
         """What a worker asks before it runs a job of it."""
         name, member = self.name, self._member
-        asked = tuple(limit for limit in self.definition.limits if not waits(limit))
 
         def store_key(limit: Limit, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
             known = {**member.signature.defaults, **member.signature.bind(args, kwargs)}
             return limit.store_key(name, key_text(limit, name, known, member.codec))
 
-        return Limits(asked, store_key) if asked else None
+        ways = ways_of(self.definition.limits)
+        return Limits(ways, store_key) if any(ways) else None
 
     def _gathered(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a run with this one item."""

@@ -10,7 +10,7 @@ from taskq.collect import Collect
 from taskq.definition import Definition, refuse_retries
 from taskq.depends import dependencies_of
 from taskq.errors import ConfigError, DuplicateTask, InvalidSchedule
-from taskq.limits.limit import Limit
+from taskq.limits.declared import Declared, each_of
 from taskq.options import (
     CallOptions,
     Executor,
@@ -78,7 +78,7 @@ _UNCOLLECTABLE = frozenset(
 )
 
 
-def refuse_uncollectable(name: str, options: Mapping[str, Any], limits: Sequence[Limit]) -> None:
+def refuse_uncollectable(name: str, options: Mapping[str, Any], limits: Sequence[Declared]) -> None:
     """Raises ConfigError for options that make no sense for one run with the items of many calls."""
     if not isinstance(options["collect"], Collect):
         raise ConfigError(f"{name}(): collect={options['collect']!r}: give Collect(size=..., wait=...)")
@@ -86,7 +86,7 @@ def refuse_uncollectable(name: str, options: Mapping[str, Any], limits: Sequence
         raise ConfigError(f"{name}(): collect= decides when its items run together, so {option}= has no place there")
     if options.get("delivery") == "at_most_once":
         raise ConfigError(f"{name}(): a run with many items that may not be repeated would lose them all")
-    if any(limit.key is not None for limit in limits):
+    if any(limit.key is not None for limit in each_of(limits)):
         raise ConfigError(f"{name}(): a run with many items has no single key: give limits without key=")
 
 

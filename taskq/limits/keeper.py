@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 
 from taskq.errors import BrokerError, ConfigError
 from taskq.limits.line import Answer, Asked, answer, read, written
-from taskq.limits.rates import Rate
+from taskq.limits.rates import Rate, State
 from taskq.sharing import Sharing
 from taskq.store import Store
 
@@ -46,11 +46,18 @@ class Keeper:
 
     async def add(self, rate: Rate, key: str, cost: float) -> None:
         """Count so much more, or less, than was granted."""
+        await self._count(rate, key, lambda granted, now: rate.take(granted, now, cost))
+
+    async def give_back(self, rate: Rate, key: str, moment: float, cost: float) -> None:
+        """Count what was granted for this moment no more: nobody has used it."""
+        await self._count(rate, key, lambda granted, now: rate.give_back(granted, moment, now, cost))
+
+    async def _count(self, rate: Rate, key: str, count: Callable[[State, float], State]) -> None:
         swapped = False
         while not swapped:
             entry = await self.store.get(key)
             line = read(entry.value)
-            line.granted = rate.take(line.granted, entry.now, cost)
+            line.granted = count(line.granted, entry.now)
             ttl = max(0.0, line.ends(rate) - entry.now) + KEPT
             swapped = await self.store.swap(key, entry.value, written(line), ttl=ttl)
 
@@ -60,6 +67,10 @@ class Keeper:
         if taken:
             self.places[member] = (key, n)
         return taken
+
+    async def has_room(self, key: str, n: int) -> bool:
+        """Whether one of ``n`` places is free now."""
+        return len((await self.store.get(key)).members) < n
 
     async def free(self, receipt: str) -> None:
         """Give up the places of this holder; what cannot be freed now lapses by itself."""
@@ -92,10 +103,11 @@ class Keeper:
         while True:
             entry = await self.store.get(key)
             line = read(entry.value)
+            before = written(line)
             answers = answer(rate, line, entry.now, asked)
             new = written(line)
             ttl = line.ends(rate) - entry.now + KEPT
-            if new == entry.value or await self.store.swap(key, entry.value, new, ttl=ttl):
+            if new == before or await self.store.swap(key, entry.value, new, ttl=ttl):
                 return answers
             step *= 2
             await asyncio.sleep(random.random() * step)  # noqa: S311 - it spreads, and hides nothing

@@ -1,22 +1,29 @@
 """``RateLimit`` and ``Concurrency``: what may be said of a task, and entered inside a handler."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal, TypeGuard, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
 from taskq.codec import Codec
 from taskq.errors import ConfigError
-from taskq.limits.holding import Both, Holding, Permit, Place, leave, remember
+from taskq.limits.holding import Granted, Holding, Refused
+from taskq.limits.permit import Permit, Place
 from taskq.limits.rates import Bucket, Leaky, Rate, Window
+from taskq.limits.several import Both, Either, leave, remember
 from taskq.retryafter import RetryAfter
 
 Kind = Literal["window", "bucket", "leaky", "points"]
 Key = tuple[str, ...] | Callable[..., str | int] | None
 """Names of arguments, or a function called with all of them by name; None: one count for all calls."""
+
+T = TypeVar("T")
+
+WAIT = 5.0
+"""Seconds for a turn or a place, where nothing else is said."""
 
 _LONGEST = 200
 
@@ -77,7 +84,7 @@ class RateLimit(Struct, frozen=True):
         kind = f"retries:{self.kind}" if self.retries else self.kind
         return f"limit:{self.name or name}:{kind}:{self.seconds:g}:{text}"
 
-    def of(self, *values: Any, cost: float = 1.0, wait: float = 5.0) -> Permit:
+    def of(self, *values: Any, cost: float = 1.0, wait: float = WAIT) -> Permit:
         """What ``async with`` enters: the count of these key values, waiting up to ``wait`` seconds for its turn.
 
         Raises LimitExceeded on entering when that is later; a handler that lets it pass runs again later, uncounted.
@@ -90,14 +97,35 @@ class RateLimit(Struct, frozen=True):
         """Grant nothing for so many seconds, until this moment, or as a ``Retry-After`` header says."""
         await self.of().pause(retry_after)
 
-    async def __aenter__(self) -> None:
-        remember(await self.of().__aenter__())
+    @property
+    def wait(self) -> float:
+        """Seconds that entering it waits, without ``of()``."""
+        return WAIT
+
+    async def soon(self) -> float | None:
+        """In how many seconds its turn comes, None where nobody knows; nothing is taken."""
+        return await self.of().soon()
+
+    async def claim(self, patience: float) -> Granted["RateLimit"] | Refused:
+        """Take it if its turn comes within so many seconds. For ``&`` and ``|``."""
+        claimed = await self.of().claim(patience)
+        return claimed if isinstance(claimed, Refused) else Granted(self, claimed.held, claimed.wait)
+
+    async def enter(self) -> Granted["RateLimit"]:
+        """Take it, and return when it counts; raises LimitExceeded. For ``&`` and ``|``."""
+        return Granted(self, (await self.of().enter()).held)
+
+    async def __aenter__(self) -> "RateLimit":
+        return remember(await self.enter())
 
     async def __aexit__(self, *error: Any) -> None:
-        await leave(*error)
+        await leave()
 
-    def __and__(self, other: Holding) -> Both:
+    def __and__(self, other: Holding[object]) -> Both:
         return Both([self, other])
+
+    def __or__(self, other: Holding[T]) -> "Either[RateLimit | T]":
+        return Either([self, other])
 
 
 class Concurrency(Struct, frozen=True):
@@ -125,85 +153,42 @@ class Concurrency(Struct, frozen=True):
         """Where its places are."""
         return f"limit:{self.name or name}:places:{text}"
 
-    def of(self, *values: Any, wait: float = 5.0) -> Place:
+    def of(self, *values: Any, wait: float = WAIT) -> Place:
         """What ``async with`` enters: a place among those of these key values, waiting up to ``wait`` seconds for it.
 
         Raises LimitExceeded on entering when none is free; a handler that lets it pass runs again later, uncounted.
         """
         return Place(self.store_key(named(self.name), text_of(values, Codec())), self.n, wait)
 
-    async def __aenter__(self) -> None:
-        remember(await self.of().__aenter__())
+    @property
+    def wait(self) -> float:
+        """Seconds that entering it waits, without ``of()``."""
+        return WAIT
+
+    async def soon(self) -> float | None:
+        """In how many seconds its turn comes, None where nobody knows; nothing is taken."""
+        return await self.of().soon()
+
+    async def claim(self, patience: float) -> Granted["Concurrency"] | Refused:
+        """Take it if its turn comes within so many seconds. For ``&`` and ``|``."""
+        claimed = await self.of().claim(patience)
+        return claimed if isinstance(claimed, Refused) else Granted(self, claimed.held, claimed.wait)
+
+    async def enter(self) -> Granted["Concurrency"]:
+        """Take it, and return when it counts; raises LimitExceeded. For ``&`` and ``|``."""
+        return Granted(self, (await self.of().enter()).held)
+
+    async def __aenter__(self) -> "Concurrency":
+        return remember(await self.enter())
 
     async def __aexit__(self, *error: Any) -> None:
-        await leave(*error)
+        await leave()
 
-    def __and__(self, other: Holding) -> Both:
+    def __and__(self, other: Holding[object]) -> Both:
         return Both([self, other])
 
-
-Limit = RateLimit | Concurrency
-
-
-def waits(limit: Limit) -> TypeGuard[Concurrency]:
-    """Whether jobs wait for it in the queue, as one group, without being delivered."""
-    return isinstance(limit, Concurrency) and limit.overlap == "wait"
-
-
-def check_limits(value: object) -> tuple[Limit, ...]:
-    """The limits of a task, the slowest first; raises ConfigError for what cannot be one's.
-
-    A grant of one is lost when the next one refuses, and the slowest refuses most.
-    """
-    given = tuple(cast("Sequence[object]", value)) if isinstance(value, Sequence) else (value,)
-    limits = [limit for limit in given if isinstance(limit, RateLimit | Concurrency)]
-    if len(limits) < len(given):
-        raise ConfigError(f"limits={value!r}: give a list of RateLimit and Concurrency")
-    if sum(map(waits, limits)) > 1:
-        raise ConfigError(
-            "limits: a job waits in the queue for one Concurrency at most; give the other overlap='skip', or enter it "
-            "in the handler with `async with`"
-        )
-    return tuple(sorted(limits, key=_slowness, reverse=True))
-
-
-class Limits(Struct, frozen=True):
-    """A task's limits, and where in the Store each of them counts a call."""
-
-    limits: Sequence[Limit]
-    store_key: Callable[[Limit, tuple[Any, ...], dict[str, Any]], str]
-    """Raises ConfigError when it cannot be said."""
-
-
-def _slowness(limit: Limit) -> float:
-    return limit.seconds / limit.n if isinstance(limit, RateLimit) else 0.0
-
-
-def check_arguments(limits: Sequence[Limit], task: str, names: Sequence[str] | frozenset[str]) -> None:
-    """Raises ConfigError for a key made of what the task does not take."""
-    for limit in limits:
-        for name in () if limit.key is None or callable(limit.key) else limit.key:
-            if name not in names:
-                known = ", ".join(sorted(names)) or "it has none"
-                raise ConfigError(f"task {task}: a limit's key is made of {name!r}, none of its arguments ({known})")
-
-
-def key_text(limit: Limit, task: str, arguments: Mapping[str, Any], codec: Codec) -> str:
-    """The text of a call's key; ``arguments`` include the defaults. Raises ConfigError when a key function fails."""
-    if limit.key is None:
-        return ""
-    if not callable(limit.key):
-        return text_of([arguments[name] for name in limit.key], codec)
-    try:
-        found: object = limit.key(**arguments)
-    except Exception as error:
-        raise ConfigError(
-            f"task {task}: the key function of a limit raised {type(error).__name__}: {error}; it is called with all "
-            f"arguments by name ({', '.join(arguments)})"
-        ) from error
-    if type(found) not in (str, int):
-        raise ConfigError(f"task {task}: the key function of a limit answered {found!r}; give text or a number")
-    return text_of([found], codec)
+    def __or__(self, other: Holding[T]) -> "Either[Concurrency | T]":
+        return Either([self, other])
 
 
 def text_of(values: Sequence[Any], codec: Codec) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from taskq.limits.rates import Rate, State
 
@@ -24,6 +25,8 @@ class Asked(Struct, frozen=True):
     """Whether it takes a place in the line when it is refused."""
     its_turn: bool = False
     """Whether it has stood in the line."""
+    looks: bool = False
+    """Whether it only wants to know: nothing is granted, and no place in the line taken."""
 
 
 class Answer(Struct, frozen=True):
@@ -31,6 +34,8 @@ class Answer(Struct, frozen=True):
 
     granted: bool
     wait: float
+    moment: float | None = None
+    """When it was granted, by the server's clock, if it was."""
 
 
 class Line(Struct, array_like=True):
@@ -60,7 +65,7 @@ def written(line: Line) -> bytes:
 
 def answer(rate: Rate, line: Line, now: float, asked: Sequence[Asked]) -> list[Answer]:
     """Answer everybody in turn, and change the line accordingly."""
-    return [_answer(rate, line, now, one) for one in asked]
+    return [_answer(rate, replace(line) if one.looks else line, now, one) for one in asked]
 
 
 def _answer(rate: Rate, line: Line, now: float, asked: Asked) -> Answer:
@@ -69,7 +74,7 @@ def _answer(rate: Rate, line: Line, now: float, asked: Asked) -> Answer:
     behind = asked.lines_up and not asked.its_turn and line.last > now
     if not behind and moment - now <= asked.patience:
         line.granted = rate.take(line.granted, moment, asked.cost)
-        return Answer(True, moment - now)
+        return Answer(True, moment - now, moment)
     if asked.lines_up:
         if line.last <= now:
             line.line = line.granted

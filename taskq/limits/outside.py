@@ -3,23 +3,26 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
 
 from taskq.errors import BrokerError
 from taskq.limits.holding import Holding
 from taskq.limits.keeper import Keeper, holder, keeping
 from taskq.store import Store
 
+T = TypeVar("T")
+
 
 @asynccontextmanager
-async def holding(store: Store, lease: float, limit: Holding) -> AsyncGenerator[None]:
+async def holding(store: Store, lease: float, limit: Holding[T]) -> AsyncGenerator[T]:
     """Enter a limit; a place is renewed meanwhile, and is free a lease after the death of this process."""
     keeper = Keeper(store, lease)
     token = keeping.set(keeper)
     try:
-        async with limit:
+        async with limit as granted:
             renewing = asyncio.get_running_loop().create_task(_renew(keeper))
             try:
-                yield
+                yield granted
             finally:
                 renewing.cancel()
                 await asyncio.wait({renewing})

@@ -2,7 +2,8 @@
 
 A state is a tuple of numbers, ``()`` when nothing was granted lately. ``next`` says when so many more may be granted,
 ``take`` grants them then, ``ends`` says from when on the state says no more than ``()`` does. Grants may lie in the
-future, and each is no earlier than the one before.
+future, and each is no earlier than the one before. ``give_back`` takes one back that was not used,
+and never more than that.
 """
 
 from math import floor
@@ -30,6 +31,7 @@ class Rate(Protocol):
 
     def next(self, state: State, now: float, cost: float) -> float: ...
     def take(self, state: State, moment: float, cost: float) -> State: ...
+    def give_back(self, state: State, moment: float, now: float, cost: float) -> State: ...
     def ends(self, state: State) -> float: ...
 
 
@@ -48,6 +50,11 @@ class Leaky(Struct, frozen=True):
 
     def take(self, state: State, moment: float, cost: float) -> State:
         return (max(moment, *state) + cost * self.interval,) if state else (moment + cost * self.interval,)
+
+    def give_back(self, state: State, moment: float, now: float, cost: float) -> State:
+        # What has drained since cannot be given back: others may have been granted in its stead.
+        left = max(0.0, cost * self.interval - max(0.0, now - moment))
+        return (state[0] - left,) if state else state
 
     def ends(self, state: State) -> float:
         return state[0] if state else 0.0
@@ -72,6 +79,9 @@ class Bucket(Struct, frozen=True):
     def take(self, state: State, moment: float, cost: float) -> State:
         period = self._period(moment)
         return (period, state[1] + cost) if state and state[0] == period else (period, cost)
+
+    def give_back(self, state: State, moment: float, now: float, cost: float) -> State:  # noqa: ARG002
+        return (state[0], max(0.0, state[1] - cost)) if state and state[0] == self._period(moment) else state
 
     def ends(self, state: State) -> float:
         return (state[0] + 1) * self.per if state else 0.0
@@ -103,6 +113,11 @@ class Window(Struct, frozen=True):
         part = self._part(moment)
         counting[part] = counting.get(part, 0.0) + cost
         return (moment, *(number for pair in counting.items() for number in pair))
+
+    def give_back(self, state: State, moment: float, now: float, cost: float) -> State:  # noqa: ARG002
+        own = self._part(moment)
+        parts = zip(state[1::2], state[2::2], strict=True)
+        return (*state[:1], *(number for part, count in parts for number in (part, count - cost * (part == own))))
 
     def ends(self, state: State) -> float:
         return (state[-2] + PARTS + 1) * self.per / PARTS if state else 0.0

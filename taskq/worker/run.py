@@ -14,7 +14,7 @@ from taskq.broker import Transactions
 from taskq.codec import Codec
 from taskq.context import Current
 from taskq.job import Delivery
-from taskq.limits.limit import Limits
+from taskq.limits.declared import Limits
 from taskq.means import Means
 from taskq.middleware import Handler
 from taskq.outcome import Decision, Interrupted, Outcome, Policy, decide

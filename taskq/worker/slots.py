@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from taskq.events import Events, JobStarted
 from taskq.job import Delivery
-from taskq.limits.limit import Limits
+from taskq.limits.declared import Limits
 from taskq.outcome import Decision, Interrupted, Outcome, Raised
 from taskq.worker.admission import Admission
 from taskq.worker.deadlines import Deadlines

@@ -9,7 +9,7 @@ import pytest
 from taskq import App, Concurrency, RateLimit
 from taskq.codec import Codec
 from taskq.errors import ConfigError
-from taskq.limits.limit import check_limits, key_text
+from taskq.limits.declared import check_limits, key_text
 
 pytestmark = pytest.mark.anyio
 

@@ -116,15 +116,15 @@ def test_everybody_in_the_line_is_refused_once_and_granted_in_turn(rate: Rate, m
 def test_who_comes_later_does_not_pass_the_line() -> None:
     rate, line = Leaky(1, 10.0), Line()
     first, second = answer(rate, line, 0.0, [Asked(lines_up=True), Asked(lines_up=True)])
-    assert (first, second) == (Answer(True, 0.0), Answer(False, 10.0))
+    assert (first, second) == (Answer(True, 0.0, 0.0), Answer(False, 10.0))
     assert answer(rate, line, 9.5, [Asked(lines_up=True, patience=1.0)]) == [Answer(False, 10.5)]
-    assert answer(rate, line, 10.0, [Asked(lines_up=True, its_turn=True)]) == [Answer(True, 0.0)]
+    assert answer(rate, line, 10.0, [Asked(lines_up=True, its_turn=True)]) == [Answer(True, 0.0, 10.0)]
 
 
 def test_who_waits_where_it_stands_goes_before_the_line() -> None:
     rate, line = Leaky(1, 10.0), Line()
     answer(rate, line, 0.0, [Asked(lines_up=True), Asked(lines_up=True)])
-    assert answer(rate, line, 1.0, [Asked(patience=10.0)]) == [Answer(True, 9.0)]
+    assert answer(rate, line, 1.0, [Asked(patience=10.0)]) == [Answer(True, 9.0, 10.0)]
     assert answer(rate, line, 10.0, [Asked(lines_up=True, its_turn=True)]) == [Answer(False, 10.0)]
 
 
@@ -132,7 +132,40 @@ def test_a_pause_grants_nothing_and_moves_the_line() -> None:
     rate, line = Window(5, 1.0), Line(paused=30.0)
     assert answer(rate, line, 0.0, [Asked(patience=29.0)]) == [Answer(False, 30.0)]
     assert answer(rate, line, 0.0, [Asked(lines_up=True)]) == [Answer(False, 30.0)]
-    assert answer(rate, line, 30.0, [Asked(lines_up=True, its_turn=True)]) == [Answer(True, 0.0)]
+    assert answer(rate, line, 30.0, [Asked(lines_up=True, its_turn=True)]) == [Answer(True, 0.0, 30.0)]
+
+
+def test_who_only_looks_is_told_its_turn_and_changes_nothing() -> None:
+    rate, line = Leaky(1, 10.0), Line()
+    before = written(line)
+    assert answer(rate, line, 0.0, [Asked(lines_up=True, looks=True)] * 2) == [Answer(True, 0.0, 0.0)] * 2
+    assert written(line) == before
+    answer(rate, line, 0.0, [Asked(lines_up=True), Asked(lines_up=True)])
+    before = written(line)
+    assert answer(rate, line, 0.0, [Asked(lines_up=True, looks=True)] * 2) == [Answer(False, 20.0)] * 2
+    assert written(line) == before
+
+
+@given(rates, st.lists(st.tuples(st.floats(0, 2), st.integers(1, 5), st.booleans(), st.floats(0, 2)), max_size=80))
+def test_what_was_given_back_unused_is_granted_again_and_the_rate_holds(
+    rate: Rate, asks: list[tuple[float, int, bool, float]]
+) -> None:
+    grants: list[tuple[float, float]] = []
+    state: State = ()
+    now = EPOCH
+    for step, cost, unused, later in asks:
+        now += step * span(rate)
+        cost = min(cost, int(rate.most))
+        moment = rate.next(state, now, cost)
+        before, state = state, rate.take(state, moment, cost)
+        if not unused:
+            grants.append((moment, cost))
+            continue
+        now += later * span(rate)
+        state = rate.give_back(state, moment, now, cost)
+        if not later and not isinstance(rate, Window):
+            assert rate.next(state, now, cost) <= max(rate.next(before, now, cost), moment) + 1e-3
+    assert not over(rate, grants)
 
 
 def test_a_crowd_of_late_turns_is_not_granted_at_once() -> None:

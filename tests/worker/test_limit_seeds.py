@@ -35,6 +35,8 @@ LEASE = 5.0
 SLOW = 0.02
 """Seconds that a call takes at most, each way."""
 N, PER = 3, 2.0
+EITHER = {"one": 1, "two": 2}
+"""Alternatives, and what each grants in that time."""
 
 LONG = "TASKQ_TEST_LONG" in os.environ
 SEEDS: Sequence[int] = (
@@ -122,17 +124,25 @@ class World:
     def app(self, process: Process) -> App:
         app = App("memory://", lease=LEASE, slots=5, keep=0)
         often = Retry.fixed(1000, 0.5)
-        gpu = Concurrency(2, name="gpu")
+        gpu, spare = Concurrency(2, name="gpu"), Concurrency(1, name="spare")
 
         @app.task(name="call", limits=RateLimit(N, per=PER, key=("key",)), retry=often, max_losses=1000)
         async def call(key: str) -> None:
             self.begins(process, key)
             self.fails()
 
+        one, two = (RateLimit(n, per=PER, name=name) for name, n in EITHER.items())
+
+        @app.task(name="either", limits=one | two, retry=often, max_losses=1000)
+        async def call_either() -> None:
+            self.begins(process, "one" if one in current().granted else "two")
+            self.fails()
+
         @app.task(name="train", retry=often, max_losses=1000)
         async def train(seconds: float) -> None:
-            async with gpu.of(wait=3):
-                await self.holding(process, "gpu", 2, seconds)
+            place = gpu.of(wait=3)
+            async with place | spare.of(wait=3) as granted:
+                await self.holding(process, *(("gpu", 2) if granted is place else ("spare", 1)), seconds)
 
         @app.task(name="send", limits=Concurrency(1, key=("key",)), retry=often, max_losses=1000)
         async def send(key: str, seconds: float) -> None:
@@ -194,6 +204,7 @@ class World:
         seconds = self.chance.random() * self.chance.choice([0.5, 2 * LEASE])
         for _ in range(3):
             await app.find_task("call").defer(key)
+            await app.find_task("either").defer()
         await app.find_task("once").defer(key, seconds)
         await app.find_task("send").defer(key, seconds / 4)
         if self.chance.random() < 0.4:
@@ -254,10 +265,11 @@ class World:
         if not self.acknowledged <= self.counted.keys():
             self.offences.append(f"lost: {sorted(self.acknowledged - self.counted.keys())}")
         for key, moments in self.began.items():
-            for first, last in zip(moments, moments[N:], strict=False):
+            n = EITHER.get(key, N)
+            for first, last in zip(moments, moments[n:], strict=False):
                 # A grant is dated when its key is read; then come the answer, the swap and the answer to that.
                 if last - first < PER - 3 * SLOW:
-                    self.offences.append(f"{N + 1} calls of {key} within {last - first:.3f} s at {first:.2f}")
+                    self.offences.append(f"{n + 1} calls of {key} within {last - first:.3f} s at {first:.2f}")
 
 
 def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:

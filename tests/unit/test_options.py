@@ -81,7 +81,7 @@ def test_conflicting_options_are_refused(given: dict[str, Any], says: str) -> No
         ({"id": "x"}, r"id belongs to a single call: use task\.options"),
         ({"tx": object()}, r"tx belongs to a single call: use task\.options"),
         ({"attempts": 3}, r"attempts belongs to a single call: use retry=Retry\(n\)"),
-        ({"limits": "10/s"}, "give a list of RateLimit and Concurrency"),
+        ({"limits": "10/s"}, "is no limit of a task: give RateLimit and Concurrency"),
         ({"limits": [Concurrency(1), Concurrency(2)]}, "waits in the queue for one Concurrency at most"),
         ({"executor": "thread"}, "coroutines run in the loop, sync functions in a thread or process"),
         ({"on_outage": "lose"}, "choose 'spool' or 'raise' or 'drop'"),

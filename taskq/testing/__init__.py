@@ -8,6 +8,7 @@ from taskq.testing.clock import VirtualClock
 from taskq.testing.idempotence import Finding, NotIdempotent, check_idempotent
 from taskq.testing.observers import Files, Observer, Requests, Rows
 from taskq.testing.run import Deferred, Worked, assert_deferred, deferred, on_memory, run_until_idle
+from taskq.testing.upcoming import upcoming
 
 __all__ = [
     "Deferred",
@@ -24,4 +25,5 @@ __all__ = [
     "deferred",
     "on_memory",
     "run_until_idle",
+    "upcoming",
 ]

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,7 @@ from taskq.errors import InvalidSchedule, UnknownTask
 from taskq.events import JobFinished
 from taskq.job import JobRef
 from taskq.retry import Retry
-from taskq.testing import VirtualClock, run_until_idle
+from taskq.testing import VirtualClock, run_until_idle, upcoming
 from taskq.worker.ticker import HELP_AFTER, Ticker
 from taskq.worker.worker import Worker
 
@@ -368,6 +368,29 @@ async def test_a_worker_that_slept_over_a_tick_does_not_fire_it_again(
                     await clock.advance(minutes=30)
         assert ends == ["returned", "discarded"]
         assert len(ran) == 1
+
+
+# In tests
+
+
+async def test_a_test_can_ask_when_a_schedule_is_due_without_a_broker() -> None:
+    app = App("redis://nowhere.invalid", schedules=[{"task": "report", "name": "weekly", "when": "0 9 * * MON"}])
+
+    @app.schedule("30 2 * * *", name="nightly", tz="Europe/Berlin")
+    @app.task(name="report")
+    async def report() -> None: ...
+
+    before = datetime(2026, 3, 28, tzinfo=BERLIN)
+    assert upcoming(app, "nightly", 3, after=before) == [
+        datetime(2026, 3, 28, 2, 30, tzinfo=BERLIN),
+        datetime(2026, 3, 29, 3, 0, tzinfo=BERLIN),
+        datetime(2026, 3, 30, 2, 30, tzinfo=BERLIN),
+    ]
+    assert all(moment > datetime.now(UTC) for moment in upcoming(app, "weekly"))
+    with pytest.raises(InvalidSchedule, match="known: nightly, weekly"):
+        upcoming(app, "weakly")
+    with pytest.raises(InvalidSchedule, match="no time zone"):
+        upcoming(app, "weekly", after=datetime(2026, 1, 1))  # noqa: DTZ001 - that is what is refused
 
 
 # Bad input

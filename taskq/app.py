@@ -40,6 +40,7 @@ from taskq.events import Events
 from taskq.explain import Explanation, explain
 from taskq.flow import Batch, BatchOptions, BatchReport, FlowHandle
 from taskq.flow.draft import callback, draft
+from taskq.flow.given import complete
 from taskq.flow.start import start
 from taskq.handle import JobHandle
 from taskq.job import Enqueued, Job, JobRef
@@ -356,6 +357,10 @@ class App:
         if found and hints is not None:
             await hints.publish(CANCEL, ref.id)
         return found
+
+    async def complete(self, ref: JobRef, value: object) -> bool:
+        """Let a job end as if it had returned this, as :meth:`JobHandle.complete` does; False when it has ended."""
+        return await complete(self.store, self.admin, self.cancel, ref, self.codec.encode(value))
 
     async def cancel_many(self, refs: Sequence[JobRef]) -> None:
         """Ask for jobs to be cancelled; those that run hear of it when their leases are extended."""

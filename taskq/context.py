@@ -16,11 +16,11 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, overload
 
 from msgspec import Struct
 
-from taskq.errors import ConfigError, HandedBack, MissingCapability
+from taskq.errors import ConfigError, HandedBack, MissingCapability, Snooze
 from taskq.job import Delivery, Job
 from taskq.ledger.iteration import Iteration, Source
 from taskq.ledger.notes import Notes, Progress
@@ -39,6 +39,9 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 _log = logging.getLogger("taskq.job")
+
+_OUTSIDE = "taskq.outside"
+"""Under which it is noted since when a job waits for somebody."""
 
 running: ContextVar["Current"] = ContextVar("taskq.running")
 
@@ -270,6 +273,22 @@ class Current(Struct, eq=False):
         if every is not None and every < 1:
             raise ConfigError(f"every={every!r}: give a whole number of items of at least 1, or None")
         return Iteration(self._notes(), self._means.codec, name, key)
+
+    async def outside(self, timeout: float | timedelta) -> NoReturn:
+        """Wait for somebody outside, who ends the job with ``handle.complete(value)``: put off, it holds nothing.
+
+        Raises TimeoutError when nobody has for so many seconds since its first run came here.
+        """
+        notes = self._notes()
+        since = await notes.mark(_OUTSIDE, float)
+        if since is None:
+            since = self.delivery.now
+            await notes.set_mark(_OUTSIDE, self._means.codec.encode(since))
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        left = since + seconds - self.delivery.now
+        if left <= 0:
+            raise TimeoutError(f"nobody has completed job {self.id} within {seconds:g} s")
+        raise Snooze(left, "it waits for somebody outside")
 
     async def step(self, name: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """What ``await function(*args)`` returned, in this run or an earlier one of this job: it is called once.

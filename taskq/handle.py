@@ -37,6 +37,7 @@ class Desk(Protocol):
     async def lookup(self, ref: JobRef) -> Record | None: ...
     async def progress(self, ref: JobRef) -> Progress | None: ...
     async def cancel(self, ref: JobRef) -> bool: ...
+    async def complete(self, ref: JobRef, value: object) -> bool: ...
     def run_sync(self, function: Callable[..., Any], *args: Any) -> Any: ...
 
 
@@ -136,6 +137,15 @@ class JobHandle(Generic[R]):
     async def progress(self) -> Progress | None:
         """What the job said last of how far it is; None when it said nothing, or has ended."""
         return await self._desk.progress(self.ref)
+
+    async def complete(self, value: R) -> bool:
+        """Let the job end as if its handler had returned this, without it: a step that waits for somebody, or failed.
+
+        What follows it goes on. One that runs is cancelled, a dead letter is revived for it; what has been returned by
+        then counts. False when there is no such job any more. Raises Conflict for a dead letter whose unique key
+        another job holds.
+        """
+        return await self._desk.complete(self.ref, value)
 
     async def cancel(self) -> bool:
         """Ask for the job to be cancelled: a waiting one never runs, a running one is cancelled within about a second.

@@ -11,6 +11,7 @@ from taskq.cli.batch import batch
 from taskq.cli.bench import bench
 from taskq.cli.cancel import cancel
 from taskq.cli.check import check
+from taskq.cli.complete import complete
 from taskq.cli.config import config
 from taskq.cli.dead import dead
 from taskq.cli.defer import defer
@@ -63,6 +64,7 @@ COMMANDS = (
     logs_command,
     batch,
     cancel,
+    complete,
     dead,
     pause,
     resume,
@@ -89,6 +91,7 @@ ELSEWHERE = {
     **dict.fromkeys(("enqueue", "send", "push", "call"), "defer"),
     **dict.fromkeys(("run", "start"), "worker"),
     **dict.fromkeys(("delete", "revoke", "abort"), "cancel"),
+    **dict.fromkeys(("skip", "resolve", "approve"), "complete"),
     **dict.fromkeys(("beat", "cron", "scheduler"), "schedules"),
     "inspect": "workers",
 }

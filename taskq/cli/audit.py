@@ -53,7 +53,7 @@ async def noted(app: App, verb: str, *what: str, by: str, details: str = "") -> 
 @url_option
 @json_option
 def audit(since: float, about: str, url: str | None, as_json: bool) -> None:
-    """Tell who did what by hand: paused, resumed, ran, removed, cancelled, revived, purged.
+    """Tell who did what by hand: paused, resumed, ran, removed, cancelled, completed, revived, purged.
 
     Noted before it is done, and for 90 days.
     """

@@ -11,6 +11,7 @@
     stages     the making of a batch, which may wait in a spool
     start      a chain or gather into jobs
     batch      a batch in its producer's hands, and in those of who waits for it
+    given      a job ends with what somebody else gives
     handle     a chain or gather that was deferred
 """
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from taskq.broker import Backend
+from taskq.flow.given import take_back
 from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
 from taskq.flow.members import RESUMED, Membership, Rest, all_of
 from taskq.job import Ack, DeadLetter, Job, JobRef
@@ -133,6 +134,7 @@ class Effects:
             settled = [(run, decision) for run, decision in decided if run.settled]
             marked = [(run, decision) for run, decision in settled if needs_mark(decision, run.delivery)]
             await all_of(forget(store, decision, run.delivery) for run, decision in marked)
+            await all_of(take_back(store, run.delivery.job) for run, _ in settled if run.given)
 
     async def _decided_once(self, run: Run, decision: Decision) -> Decision:
         decision = await self._counting(run, decision)
@@ -185,6 +187,7 @@ def is_remembered(run: Run, decision: Decision) -> bool:
     current = run.current
     return (
         run.started is None
+        or run.given
         or current is None
         or current.notes is not None
         # Dead letters are counted.

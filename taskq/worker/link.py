@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from taskq.brokers import Site
 from taskq.errors import MissingCapability
 from taskq.events import Events, LeaseLost
-from taskq.job import Delivery, Lease
+from taskq.flow.given import given
+from taskq.flow.members import all_of
+from taskq.job import Lease
 from taskq.limits.keeper import Keeper
-from taskq.outcome import Cancelled, Decision, Interrupted, Outcome
-from taskq.report import LastSeen
+from taskq.outcome import Cancelled, Decision, Interrupted, Lost, Outcome, Poisonous, Returned
 from taskq.worker.admission import Admission
 from taskq.worker.claims import outclaimed
 from taskq.worker.contact import Contact
@@ -145,11 +146,21 @@ class Link:
             await self._witness.begin(run)
         return decided
 
-    async def last_seen(self, deliveries: Sequence[Delivery]) -> Sequence[LastSeen | None]:
-        """What is known of the workers that died under these."""
-        if self.backend.store is None:
-            return [None] * len(deliveries)
-        return await last_seen(self.backend.store, deliveries)
+    async def learn(self, ended: Sequence[tuple[Run, Outcome]]) -> Sequence[Outcome]:
+        """These outcomes with what others have left for them: who died under the job, or what it is to return."""
+        store = self.backend.store
+        if store is None:
+            return [outcome for _, outcome in ended]
+        dead = [run.delivery for run, outcome in ended if isinstance(outcome, Poisonous | Lost)]
+        others = [run.delivery.job for run, outcome in ended if not isinstance(outcome, Poisonous | Lost)]
+        seen = iter(await last_seen(store, dead))
+        values = iter(await all_of(given(store, job) for job in others))
+        return [
+            replace(outcome, worker=next(seen))
+            if isinstance(outcome, Poisonous | Lost)
+            else _given(run, outcome, next(values))
+            for run, outcome in ended
+        ]
 
     def _running(self) -> Sequence[Run]:
         return [run for pool in self.pools for run in list(pool.slots.running.values())]
@@ -182,3 +193,8 @@ class Link:
     def _cancel(self, runs: Sequence[Run], outcome: Outcome) -> None:
         for pool in self.pools:
             pool.slots.cancel([run for run in runs if run.delivery.receipt in pool.held], outcome)
+
+
+def _given(run: Run, outcome: Outcome, value: bytes | None) -> Outcome:
+    run.given = value is not None
+    return outcome if value is None else Returned(value)

@@ -61,7 +61,7 @@ class Pool:
             forget=link.forget,
             extend=link.leases.extend_now,
             settled=self._release,
-            last_seen=link.last_seen,
+            learn=link.learn,
         )
         self.slots = Slots(
             options.slots,

@@ -80,6 +80,8 @@ class Run(Struct, eq=False):
     """Its end was accepted, by its own transaction or by the broker."""
     remembered: bool = False
     """Something is known of the job beyond its row, to be forgotten when it is settled: a mark, notes."""
+    given: bool = False
+    """It ends with what somebody else gave."""
     started: float | None = None
     timeouts: Timeouts | None = None
     look_at: float = inf

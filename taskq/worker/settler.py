@@ -7,15 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import anyio
-from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
 from taskq.flow.members import Rest
-from taskq.job import Delivery, Nack
-from taskq.outcome import Decision, Lost, Outcome, Poisonous, Raised, Undecodable
-from taskq.report import LastSeen
+from taskq.job import Nack
+from taskq.outcome import Cancelled, Decision, Lost, Outcome, Poisonous, Raised, Undecodable
 from taskq.worker.contact import Contact
 from taskq.worker.effects import Left, is_remembered, only_leaves
 from taskq.worker.gathering import Gathering
@@ -40,7 +38,7 @@ class Settler:
         forget: Callable[[Sequence[Decided]], Awaitable[None]],
         extend: Callable[[], Awaitable[None]],
         settled: Callable[[Sequence[Run]], None],
-        last_seen: Callable[[Sequence[Delivery]], Awaitable[Sequence[LastSeen | None]]],
+        learn: Callable[[Sequence[tuple[Run, Outcome]]], Awaitable[Sequence[Outcome]]],
     ) -> None:
         self._broker = backend.broker
         self._store = backend.store
@@ -58,14 +56,14 @@ class Settler:
         """Extends all leases and drops those that were lost: done before settling after every loss of contact."""
         self._settled = settled
         """Told of runs that are not held any more."""
-        self._last_seen = last_seen
-        """What is known of the workers that died under these."""
+        self._learn = learn
+        """What others have left for these: the workers that died under them, or who ends them with a value."""
         most = backend.broker.traits.max_batch
         self.leaving: Sequence[Decided] = ()
         """They leave their batches now, and are settled next."""
         self.settling: Sequence[Decided] = ()
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
-        self._bereaved: Gathering[tuple[Run, Poisonous | Lost]] = Gathering(most)
+        self._unlearned: Gathering[tuple[Run, Outcome]] = Gathering(most)
         """To be decided when that is known."""
         self._traced: Gathering[Decided] = Gathering(most)
         """Before these are settled, what follows from them is to be done."""
@@ -82,8 +80,8 @@ class Settler:
             self._events.emit(SettlementRefused(**job_fields(run)))
             self._settled([run])
             return
-        if run.started is None and isinstance(outcome, Poisonous | Lost):
-            self._bereaved.add((run, outcome))
+        if isinstance(outcome, Cancelled) or (run.started is None and isinstance(outcome, Poisonous | Lost)):
+            self._unlearned.add((run, outcome))
         else:
             self._conclude(run, outcome)
 
@@ -112,20 +110,29 @@ class Settler:
             async with anyio.create_task_group() as following:
                 following.start_soon(self._traced.run, self._follow)
                 async with anyio.create_task_group() as first:
-                    first.start_soon(self._bereaved.run, self._decide_bereaved)
+                    first.start_soon(self._unlearned.run, self._conclude_learned)
                     first.start_soon(self._let_all_go)
                 self._traced.close()
             self._pending.close()
 
     def close(self) -> None:
         """End :meth:`run` once all is settled."""
-        self._bereaved.close()
+        self._unlearned.close()
         self._leaving.close()
 
-    async def _decide_bereaved(self, bereaved: Sequence[tuple[Run, Poisonous | Lost]]) -> None:
-        seen = await self._last_seen([run.delivery for run, _ in bereaved])
-        for (run, outcome), worker in zip(bereaved, seen, strict=True):
-            self._conclude(run, replace(outcome, worker=worker))
+    async def _conclude_learned(self, unlearned: Sequence[tuple[Run, Outcome]]) -> None:
+        try:
+            outcomes = await self._learn(unlearned)
+        except BrokerUnavailable as error:
+            self._contact.fail(error)
+            self._unlearned.put_back(unlearned)
+            await self._try_again()
+            return
+        except BrokerRejected as error:
+            _log.error("what others have left for %d jobs could not be read: %s", len(unlearned), error)
+            outcomes = [outcome for _, outcome in unlearned]
+        for (run, _), outcome in zip(unlearned, outcomes, strict=True):
+            self._conclude(run, outcome)
 
     async def _let_all_go(self) -> None:
         async with anyio.create_task_group() as finishing:

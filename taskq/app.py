@@ -130,6 +130,7 @@ class App:
         self.prepare = self._deferring.prepare
         self.send = self._deferring.send
         self.collect = self._deferring.collect
+        self.refuse_transaction = self._deferring.refuse_transaction
         recipe = Recipe(self.registry.tasks, self.settings, self.codec, layers, on_dead, redact, self.prepare)
         self._working = Working(recipe, self._lives, self.events, self.schedules.static)
         self._contexts: dict[asyncio.AbstractEventLoop, AbstractAsyncContextManager[Live]] = {}

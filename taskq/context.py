@@ -22,11 +22,10 @@ from msgspec import Struct
 
 from taskq.errors import ConfigError, HandedBack, MissingCapability, Snooze
 from taskq.job import Delivery, Job
-from taskq.ledger.iteration import Iteration, Source
+from taskq.ledger.iteration import Iteration, Pace, Source
 from taskq.ledger.notes import Notes, Progress
 from taskq.ledger.once import KEPT, Effect, Once, OnUnknown
 from taskq.ledger.values import remembered, returned_type
-from taskq.ledger.window import Window
 from taskq.means import Means
 from taskq.ownbatch import OwnBatch
 from taskq.sequel import FLOW, plan_of
@@ -221,9 +220,10 @@ class Current(Struct, eq=False):
 
         An item is done when the next one is asked for. That is written down every five seconds and when the run ends;
         after a kill, what was done since is done again. ``every=1`` writes before each next item. A worker that shuts
-        down hands the job back between two items, uncounted. Two iterations of one job need names.
+        down hands the job back between two items, uncounted, and the log warns of an item that takes longer than the
+        grace. Two iterations of one job need names.
         """
-        return self._iteration(name, key, every).items(source, every, self._pause)
+        return self._iteration(name, key, every).items(source)
 
     @overload
     async def each(
@@ -266,13 +266,13 @@ class Current(Struct, eq=False):
         """
         if type(window) is not int or window < 1:
             raise ConfigError(f"window={window!r}: give how many items are in progress at once, at least 1")
-        iteration = self._iteration(name, key, every)
-        await iteration.each(source, Window(window, handle, self._is_to_leave), every, self._pause)
+        await self._iteration(name, key, every).each(source, handle, window)
 
     def _iteration(self, name: str, key: Callable[[Any], Any] | None, every: int | None) -> Iteration:
         if every is not None and every < 1:
             raise ConfigError(f"every={every!r}: give a whole number of items of at least 1, or None")
-        return Iteration(self._notes(), self._means.codec, name, key)
+        pace = Pace(every, self._means.grace, self.logger, self._is_to_leave, self._pause)
+        return Iteration(self._notes(), self._means.codec, name, key, pace)
 
     async def outside(self, timeout: float | timedelta) -> NoReturn:
         """Wait for somebody outside, who ends the job with ``handle.complete(value)``: put off, it holds nothing.

@@ -78,14 +78,21 @@ class Deferring:
         collector = live.collector
         if collector is None:
             raise MissingCapability(f"task {item.window.task}: what it collects needs a store")
-        if self._open_transaction(live)[0] is not None:
-            raise ConfigError(f"task {item.window.task}: what is collected takes part in no transaction")
+        self.refuse_transaction(f"task {item.window.task}: what is collected")
         try:
             return await collector.add(item)
         except BrokerUnavailable as error:
             if not self._outages.drops(item.window):
                 raise
             return self._outages.drop(item.window, error)
+
+    def refuse_transaction(self, what: str) -> None:
+        """Raises ConfigError inside of a transaction, whose end would not be that of what is done here."""
+        if self._open_transaction(self._lives.here())[0] is not None:
+            raise ConfigError(
+                f"{what} takes part in no transaction, and would be there without it: do it after the commit, or defer "
+                "a task in the transaction that does it"
+            )
 
     async def each(
         self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], spread: Spread | None

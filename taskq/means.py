@@ -1,6 +1,7 @@
 """What a run may use besides its arguments, and why it may not."""
 
 import asyncio
+from math import inf
 
 from msgspec import Struct, field
 
@@ -19,6 +20,8 @@ class Means(Struct, frozen=True):
     store: Store | None = None
     transactions: Transactions | None = None
     codec: Codec = field(default_factory=Codec)
+    grace: float = inf
+    """Seconds that a run has when its worker drains."""
     resumes: bool = True
     """Whether the job runs again when a run of it was cut off."""
     in_transaction: bool = False

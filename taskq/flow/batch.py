@@ -99,8 +99,10 @@ class Batch:
     async def __aenter__(self) -> Self:
         """Begin it, or go on where a producer has died.
 
-        Raises ConfigError for a batch in itself, BatchSealed for one in a batch that takes no more members.
+        Raises ConfigError for a batch in itself and inside of a transaction, BatchSealed for one in a batch that takes
+        no more members.
         """
+        self._host.refuse_transaction(f"batch {self.id}")
         plans = {
             event: replace(plan, next=tuple([replace(s, job=await self._host.prepare(s.job)) for s in plan.next]))
             for event, plan in self._draft.plans.items()
@@ -136,6 +138,7 @@ class Batch:
         making = self._making
         if making is None:
             raise BatchSealed(f"batch {self.id}: members are added inside of `async with app.batch(…)`")
+        self._host.refuse_transaction(f"batch {self.id}")
         stream = str(next(self._streams)) if key is None else check_key(key)
         added, number, part = 0, 0, list[Job]()
         errors: dict[int, TaskqError] = {}

@@ -33,6 +33,10 @@ class Host(Desk, Protocol):
 
     @property
     def spool(self) -> Spool | None: ...
+    def refuse_transaction(self, what: str) -> None:
+        """Raises ConfigError inside of a transaction, in which this has no part."""
+        ...
+
     @property
     def store(self) -> Store: ...
     async def prepare(self, job: Job) -> Job:
@@ -97,6 +101,7 @@ async def start(host: Host, flow: Call[R] | Chain[R] | Gather[R]) -> FlowHandle[
 
 
 async def _start_gather(host: Host, chain: Chain[R], gather: Gather[Any]) -> FlowHandle[R]:
+    host.refuse_transaction("a gather")
     for member in gather.members:
         refuse_member(member)
     firsts = [await prepare_all(host, member.start()) for member in gather.members]
@@ -110,7 +115,9 @@ async def _start_gather(host: Host, chain: Chain[R], gather: Gather[Any]) -> Flo
     if not plan.next and plan.failed is None:
         # Nobody waits for all of them but the caller, who can ask each.
         members = Membership(host.store, host.sending.broker)
-        await members.enqueue([_alone(job) for chunk in chunks for job in chunk])
+        answers = await members.enqueue([_alone(job) for chunk in chunks for job in chunk])
+        if errors := [answer.error for answer in answers if answer.error is not None]:
+            raise errors[0]
     else:
         await _open_and_seal(host, name, chunks, plan, [line[-1] for line in lines])
     each = [

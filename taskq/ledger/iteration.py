@@ -1,5 +1,7 @@
 """Going through many items in one job, so that the next run goes on behind the last one that was done."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
@@ -19,8 +21,6 @@ Items = Iterable[T] | AsyncIterable[T]
 Source = Items[T] | Callable[[Any], Items[T]]
 """Items, always the same in the same order; or a function from the last cursor (None at first) to those behind it."""
 
-Pause = Callable[[], Awaitable[None]]
-
 
 class Mark(Struct, frozen=True, omit_defaults=True):
     """How far an iteration is."""
@@ -31,40 +31,71 @@ class Mark(Struct, frozen=True, omit_defaults=True):
     finished: bool = False
 
 
+class Pace(Struct, frozen=True):
+    """How a run goes through its items."""
+
+    every: int | None
+    """So many are done when that is written down before the next one; None: by time."""
+    grace: float
+    """Seconds that an item may take, so that a worker which drains need not cut it off."""
+    logger: logging.LoggerAdapter[logging.Logger]
+    is_to_leave: Callable[[], bool]
+    """Whether the run is to go on as another one."""
+    pause: Callable[[], Awaitable[None]]
+    """Awaited between items; raises when the run is to leave."""
+
+
 class Iteration:
     """What one iteration goes by."""
 
-    def __init__(self, notes: Notes, codec: Codec, name: str, key: Callable[[Any], object] | None) -> None:
+    def __init__(self, notes: Notes, codec: Codec, name: str, key: Callable[[Any], object] | None, pace: Pace) -> None:
         notes.reserve(f"iteration {name}")
         self._notes = notes
         self._codec = codec
         self._name = name
         self._key = key
+        self._pace = pace
         self._kind: Any = Any
         """What the source says of its cursor's type."""
         self._mark = Mark()
+        self._told = False
 
-    async def items(
-        self, source: Source[T], every: int | None, pause: Callable[[], Awaitable[None]]
-    ) -> AsyncGenerator[T]:
-        """The items not yet done. When one is asked for, the one before is done.
-
-        ``every`` so many items what is done is written down before the next is given; otherwise by time. ``pause`` is
-        awaited between items.
-        """
+    async def items(self, source: Source[T]) -> AsyncGenerator[T]:
+        """The items not yet done. When one is asked for, the one before is done."""
         if await self._begin(source):
             async for item in self._behind(source):
+                began = self._now()
                 yield item
-                await self._pass(item, every)
-                await pause()
+                self._tell_if_slow(began)
+                await self._pass(item)
+                await self._pace.pause()
             await self._finish()
 
-    async def each(self, source: Source[T], window: Window, every: int | None, pause: Pause) -> None:
-        """Let the items not yet done pass through a window. One is done when it and all before it have returned."""
+    async def each(self, source: Source[T], handle: Callable[[T], Awaitable[object]], size: int) -> None:
+        """Handle the items not yet done, so many at once. One is done when it has returned, and all before it have."""
+
+        async def timed(item: T) -> None:
+            began = self._now()
+            await handle(item)
+            self._tell_if_slow(began)
+
         if await self._begin(source):
-            await window.run(self._behind(source), lambda item: self._pass(item, every))
-            await pause()
+            await Window(size, timed, self._pace.is_to_leave).run(self._behind(source), self._pass)
+            await self._pace.pause()
             await self._finish()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _tell_if_slow(self, began: float) -> None:
+        took, grace = self._now() - began, self._pace.grace
+        if took > grace and not self._told:
+            self._told = True
+            self._pace.logger.warning(
+                "an item took %.0f s, longer than the grace of %.0f s: a worker that drains would cut it off",
+                took,
+                grace,
+            )
 
     async def _begin(self, source: Source[Any]) -> bool:
         """Read how far it is; False when it is at its end."""
@@ -75,10 +106,11 @@ class Iteration:
             self._kind = first_parameter_type(source)
         return not self._mark.finished
 
-    async def _pass(self, item: Any, every: int | None) -> None:
+    async def _pass(self, item: Any) -> None:
         """The next item is done."""
         cursor = b"null" if self._key is None else remembered(self._codec, self._key(item), self._kind, "a cursor")
         await self._set(Mark(self._mark.done + 1, msgspec.Raw(cursor)))
+        every = self._pace.every
         if every is not None and self._mark.done % every == 0:
             await self._notes.write()
 

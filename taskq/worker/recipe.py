@@ -184,6 +184,7 @@ class Recipe(Struct, frozen=True):
             limits=task.limits,
             prepare=self.prepare,
             codec=self.codec,
+            grace=self.settings.grace,
         )
 
     def follow_up(self, definition: Definition) -> FollowUp | None:

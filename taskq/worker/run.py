@@ -41,6 +41,8 @@ class Runnable(Struct, frozen=True):
     prepare: Prepare | None = None
     """What a job passes that the handler adds to its batch."""
     codec: Codec = field(default_factory=Codec)
+    grace: float = inf
+    """Seconds that a run has when its worker drains."""
 
     def means(self, store: Store | None, transactions: Transactions | None) -> Means:
         """What its runs may use of a backend that has these parts."""
@@ -49,6 +51,7 @@ class Runnable(Struct, frozen=True):
             store=store,
             transactions=transactions,
             codec=self.codec,
+            grace=self.grace,
             resumes=self.policy.guarantee == "at_least_once",
             in_transaction=self.transaction,
             prepare=self.prepare,

@@ -264,6 +264,25 @@ async def test_a_chain_takes_part_in_its_callers_transaction(url: str) -> None:
         assert await chain.result(SOON) == 1
 
 
+async def test_gathers_and_batches_are_refused_in_a_transaction_that_they_would_outlive() -> None:
+    app = calculator("memory://")
+    double = app.find_task("double")
+
+    async with app:
+        with app.transaction(object()):
+            with pytest.raises(ConfigError, match="a gather takes part in no transaction"):
+                await app.defer(gather(double.call(1), double.call(2)))
+            with pytest.raises(ConfigError, match="batch b takes part in no transaction"):
+                async with app.batch("b"):
+                    pass
+        async with app.batch("b") as batch:
+            with app.transaction(object()), pytest.raises(ConfigError, match="after the commit, or defer a task"):
+                await batch.add([double.call(1)])
+        status = await batch.status()
+        assert status is not None
+        assert status.total == 0
+
+
 async def test_time_is_over_for_the_whole_chain(url: str) -> None:
     app = calculator(url)
     async with app:

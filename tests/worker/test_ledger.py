@@ -459,6 +459,29 @@ async def test_what_is_done_is_written_every_few_seconds_and_no_oftener(clock: V
     assert 3 <= len(written) <= 1 + 20 // EVERY
 
 
+@pytest.mark.parametrize("window", [None, 2])
+async def test_items_that_take_longer_than_the_grace_are_told_of_once_a_run(
+    clock: VirtualClock, caplog: pytest.LogCaptureFixture, window: int | None
+) -> None:
+    app = App("memory://", grace=30)
+
+    @app.task
+    async def walk(seconds: float) -> None:
+        if window is None:
+            async for _ in current().iterate(range(3)):
+                await anyio.sleep(seconds)
+        else:
+            await current().each(range(3), lambda _: anyio.sleep(seconds), window=window)
+
+    async with app, app.working():
+        await walk.defer(29)
+        await clock.advance(300)
+        assert "the grace" not in caplog.text
+        await walk.defer(40)
+        await clock.advance(300)
+    assert caplog.text.count("an item took 40 s, longer than the grace of 30 s") == 1
+
+
 async def test_a_dead_letters_notes_stay_so_that_it_goes_on_when_it_is_revived() -> None:
     app = App("memory://")
     done: list[int] = []

@@ -209,6 +209,8 @@ async def test_a_full_spool_keeps_no_part_of_what_a_batch_adds_and_leaves_it_ope
                 await batch.add([note.call(0)])
                 with pytest.raises(SpoolFull):
                     await batch.add(note.call(n) for n in range(100))
+                with pytest.raises(SpoolFull):
+                    await app.defer(gather(*(note.call(n) for n in range(100))))
                 raise SpoolFull("so that it is not sealed")
         assert await arguments(app, 1) == [0]
         await handed_over(spool)

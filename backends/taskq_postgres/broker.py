@@ -1,17 +1,24 @@
 """The four verbs, each one statement; and the outcomes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from functools import partial
 from time import monotonic
 
 import anyio
 
 from taskq.broker import Traits
+from taskq.errors import BrokerError
 from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Nack, Settlement
-from taskq_postgres.lanes import Lanes
+from taskq_postgres.lanes import Connection, Lanes
 from taskq_postgres.marks import Marks
 from taskq_postgres.verbs import Fetched, Verbs
 from taskq_postgres.watcher import LOOK, Watcher
+from taskq_postgres.wishes import Wish
+
+_CLOSING = 1.0
+"""Seconds for taking back what was handed over: where that fails, leases end by themselves."""
 
 
 class PostgresBroker:
@@ -24,6 +31,7 @@ class PostgresBroker:
         self._watcher = watcher
         self._marks = Marks()
         self._returns: set[asyncio.Task[list[bool]]] = set()
+        watcher.wishes.pass_on = self._give_back
 
     @property
     def traits(self) -> Traits:
@@ -35,6 +43,9 @@ class PostgresBroker:
         if ahead:
             answers = await self._lanes.run(lambda connection: self._verbs.enqueue_ahead(connection, jobs))
             self._watcher.told()
+            if self._watcher.ear.hears:
+                # This process has been told, too, or handed the job.
+                return answers
         else:
             answers = await self._lanes.run(lambda connection: self._verbs.enqueue(connection, jobs, tells=False))
         queues = {job.queue for job, answer in zip(jobs, answers, strict=True) if answer.error is None}
@@ -44,26 +55,36 @@ class PostgresBroker:
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> list[Delivery]:
         if limit <= 0 or not queues:
             return []
-        if wait <= 0:
-            return (await self._fetch(queues, limit, lease)).deliveries
+        with self._watcher.wishes.waiting(queues, limit) as wish:
+            if wait <= 0:
+                if self._returns:
+                    # What was handed to a fetch that had ended is there for this one.
+                    await asyncio.wait(self._returns)
+                fetched = await self._fetch(queues, limit, lease, waits=False)
+                return fetched.deliveries + wish.take(limit - len(fetched.deliveries))
+            return await self._wait(wish, queues, limit, lease, wait)
+
+    async def _wait(self, wish: Wish, queues: Sequence[str], limit: int, lease: float, wait: float) -> list[Delivery]:
         loop = asyncio.get_running_loop()
         until, roused = loop.time() + wait, self._watcher.roused
 
         def over() -> bool:
             return loop.time() >= until or self._watcher.closed or self._watcher.roused != roused
 
-        # The wish comes first, so that nothing is missed that is told between a look and the wait.
-        with self._watcher.wishing(queues) as wish:
-            while True:
-                wish.clear()
-                fetched = await self._fetch(queues, limit, lease)
-                if fetched.deliveries or over():
-                    return fetched.deliveries
-                pause = LOOK if fetched.pause is None else min(LOOK, max(fetched.pause, 0.001))
-                with anyio.move_on_after(min(until - loop.time(), pause)):
-                    await wish.wait()
-                if over():
-                    return []
+        # The wish was there first, so that nothing is missed that is told between a look and the wait.
+        while True:
+            wish.look()
+            fetched = await self._fetch(queues, limit, lease, waits=True)
+            taken = fetched.deliveries + wish.take(limit - len(fetched.deliveries))
+            if taken or over():
+                return taken
+            pause = LOOK if fetched.pause is None else min(LOOK, max(fetched.pause, 0.001))
+            with anyio.move_on_after(min(until - loop.time(), pause)):
+                await wish.told()
+            if taken := wish.take(limit):
+                return taken
+            if over():
+                return []
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         settled = await self._lanes.run(lambda connection: self._verbs.settle(connection, settlements, tells=False))
@@ -83,18 +104,34 @@ class PostgresBroker:
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await self._lanes.run(lambda connection: self._verbs.extend(connection, receipts, lease))
 
-    async def _fetch(self, queues: Sequence[str], limit: int, lease: float) -> Fetched:
+    async def close(self) -> None:
+        """End the fetches that wait; what was handed to nobody is given back, as far as the server can be reached."""
+        self._watcher.ear.closed = True
+        self._watcher.rouse()
+        # These end in this turn, or with the call that is under way.
+        await asyncio.sleep(0)
+        await self._lanes.settled()
+        with anyio.move_on_after(_CLOSING), suppress(BrokerError):
+            for queues in self._watcher.ear.served():
+                self._give_back((await self._fetch(queues, 0, LOOK, waits=False)).deliveries)
+        if self._returns:
+            await asyncio.wait(self._returns, timeout=_CLOSING)
+
+    async def _fetch(self, queues: Sequence[str], limit: int, lease: float, *, waits: bool) -> Fetched:
         marks, begun = self._marks.given(), monotonic()
-        fetched = await self._lanes.run(
-            lambda connection: self._verbs.fetch(connection, queues, limit, lease, marks), abandoned=self._give_back
-        )
+
+        def fetch(connection: Connection) -> Awaitable[Fetched]:
+            ask = partial(self._verbs.fetch, connection, queues, limit, lease, marks)
+            return self._watcher.ear.ask(queues, ask, waits=waits)
+
+        fetched = await self._lanes.run(fetch, abandoned=lambda fetched: self._give_back(fetched.deliveries))
         self._marks.heard(marks, fetched.passed, fetched.marks, monotonic() - begun)
         return fetched
 
-    def _give_back(self, fetched: Fetched) -> None:
+    def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Undo leases that never reached their caller: no end, no loss."""
-        if fetched.deliveries and not self._watcher.closed:
-            nacks = [Nack(delivery.receipt, 0.0, counted=False) for delivery in fetched.deliveries]
+        if deliveries and not self._watcher.closed:
+            nacks = [Nack(delivery.receipt, 0.0, counted=False) for delivery in deliveries]
             task = asyncio.get_running_loop().create_task(self.settle(nacks))
             self._returns.add(task)
             task.add_done_callback(self._returned)

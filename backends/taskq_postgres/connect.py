@@ -91,6 +91,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
     watcher = Watcher(sql, queries.channel(chosen.schema), lanes, listening)
     watcher.start()
 
+    broker = PostgresBroker(traits, verbs, lanes, watcher)
     beside = Beside(partial(Lanes, address.shown, opener, 1))
 
     @asynccontextmanager
@@ -105,7 +106,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
 
     try:
         yield Backend(
-            broker=PostgresBroker(traits, verbs, lanes, watcher),
+            broker=broker,
             extender=extender,
             results=PostgresResults(verbs, lanes, watcher),
             # Without a listener nobody would hear them.
@@ -125,6 +126,8 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
         )
     finally:
         with CancelScope(shield=True):
+            # First of all: jobs may be on their way.
+            await broker.close()
             await watcher.close()
             await lanes.close()
             await lent.close()

@@ -115,6 +115,11 @@ class Lanes:
         self._free += 1
         self._call_next()
 
+    async def settled(self) -> None:
+        """Return when what is under way has ended."""
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
     async def close(self) -> None:
         """What is under way ends; later calls raise BrokerUnavailable."""
         self._closed = True
@@ -122,8 +127,7 @@ class Lanes:
             if not turn.done():
                 turn.set_result(None)
                 self._free -= 1
-        if self._under_way:
-            await asyncio.wait(self._under_way)
+        await self.settled()
         while self._idle:
             connection = self._idle.pop()
             try:

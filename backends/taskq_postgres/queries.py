@@ -22,6 +22,7 @@ class Queries(Struct, frozen=True):
     health: str
     key: str
     list_jobs: str
+    live: str
     notify: str
     outcomes: str
     purge: str

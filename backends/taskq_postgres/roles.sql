@@ -43,6 +43,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}_
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}_work;
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA {schema} TO {role}_work;
 GRANT SELECT ON {schema}.migrations TO {role}_enqueue;
-GRANT EXECUTE ON ROUTINE {schema}.enqueue, {schema}.enqueue_ahead TO {role}_enqueue;
+GRANT EXECUTE ON ROUTINE {schema}.enqueue, {schema}.enqueue_ahead, {schema}.hand TO {role}_enqueue;
 
 COMMIT;

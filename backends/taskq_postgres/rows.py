@@ -206,6 +206,34 @@ def deliveries_of(rows: Sequence[asyncpg.Record], token: int) -> list[Delivery]:
     ]
 
 
+class Handed(Struct, frozen=True, array_like=True):
+    """A job that was leased when it was added, as ``hand`` writes it."""
+
+    queue: str
+    id: str
+    task: str
+    body: bytes
+    token: int
+    now: float
+    queues: tuple[str, ...]
+    """That the fetch waited for."""
+
+    @property
+    def delivery(self) -> Delivery:
+        return Delivery(
+            job=Job(id=self.id, task=self.task, body=self.body, queue=self.queue),
+            attempt=1,
+            losses=0,
+            fence=1,
+            receipt=_head(self.queue, False, self.token) + self.id,
+            now=self.now,
+            due=self.now,
+        )
+
+
+read_handed = json.Decoder(Handed).decode
+
+
 def record_of(row: asyncpg.Record) -> Record:
     """What an operator sees: what is due is ready, whether or not a fetch has found it so."""
     stored, due = row["state"], row["due"]

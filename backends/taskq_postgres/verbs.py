@@ -25,6 +25,20 @@ class Asked(Protocol):
         ...
 
 
+class Offer(Struct, frozen=True):
+    """A job may be handed to a fetch, later and by a message."""
+
+    listener: int
+    """Who hears for it."""
+    heard: int | None
+    """The token of the last job that came so."""
+    waits: bool
+    """If there is none now. Otherwise only what was handed over unheard is asked for."""
+
+
+NO_OFFER = (None, None, False)
+
+
 class Fetched(Struct, frozen=True):
     """What a fetch brought."""
 
@@ -35,6 +49,8 @@ class Fetched(Struct, frozen=True):
     """Entries of the lines that were read in vain, when they were many."""
     marks: str | None = None
     """Where to enter the lines next time."""
+    handed: int | None = None
+    """The deliveries are no more than one that was handed over before, by this token; it may be over."""
 
 
 class Verbs(Struct, frozen=True):
@@ -80,16 +96,24 @@ class Verbs(Struct, frozen=True):
         return answers
 
     async def fetch(
-        self, connection: Connection, queues: Sequence[str], limit: int, lease: float, marks: str | None
+        self,
+        connection: Connection,
+        queues: Sequence[str],
+        limit: int,
+        lease: float,
+        marks: str | None,
+        offer: Offer | None = None,
     ) -> Fetched:
         token = new_token()
-        rows = await connection.fetch(self.sql.fetch, queues, limit, lease, token, marks)
+        offered = NO_OFFER if offer is None else (offer.listener, offer.heard, offer.waits)
+        rows = await connection.fetch(self.sql.fetch, queues, limit, lease, token, marks, *offered)
         if not rows or rows[-1]["id"] is not None:
             return Fetched(deliveries_of(rows, token))
         last = rows.pop()
-        due: float | None = last["due"]
+        due, handed = last["due"], last["handed"]
         pause = None if due is None else due - last["now"]
-        return Fetched(deliveries_of(rows, token), pause, last["passed"], last["next_marks"])
+        deliveries = deliveries_of(rows, token if handed is None else handed)
+        return Fetched(deliveries, pause, last["passed"] or 0, last["next_marks"], handed)
 
     async def settle(
         self, connection: Asked, settlements: Sequence[Settlement], *, tells: bool

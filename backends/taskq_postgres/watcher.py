@@ -15,9 +15,11 @@ from msgspec import DecodeError, json
 
 from taskq.broker import Hint
 from taskq.errors import BrokerError
+from taskq_postgres.ear import Ear
 from taskq_postgres.faults import DRIVER_ERRORS
 from taskq_postgres.lanes import Connection, Lanes
 from taskq_postgres.queries import Queries
+from taskq_postgres.wishes import Wishes
 
 Ref = tuple[str, str]
 
@@ -42,7 +44,9 @@ class Watcher:
         self._channel = channel
         self._lanes = lanes
         self._open = listening
-        self._wishes: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self.wishes = Wishes()
+        """The fetches that wait."""
+        self.ear = Ear(sql, channel, self.wishes.hand)
         self._awaited: dict[Ref, set[asyncio.Future[bytes | None]]] = {}
         self._subscriptions: dict[str, set[asyncio.Queue[Hint | None]]] = defaultdict(set)
         self._news: dict[str, None] = {}
@@ -65,7 +69,7 @@ class Watcher:
         self.closed = True
         if self._flusher is not None:
             await asyncio.wait({self._flusher}, timeout=_LAST_WORDS)
-        self._wake_all()
+        self.wishes.tell_all()
         for futures in self._awaited.values():
             for future in futures:
                 _resolve(future, None)
@@ -77,20 +81,6 @@ class Watcher:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # Waiting
-
-    @contextmanager
-    def wishing(self, queues: Sequence[str]) -> Generator[asyncio.Event]:
-        """An event that is set when one of the queues may have something."""
-        event = asyncio.Event()
-        for queue in queues:
-            self._wishes[queue].add(event)
-        try:
-            yield event
-        finally:
-            for queue in queues:
-                self._wishes[queue].discard(event)
-                if not self._wishes[queue]:
-                    del self._wishes[queue]
 
     @contextmanager
     def awaiting(self, ref: Ref) -> Generator[asyncio.Future[bytes | None]]:
@@ -138,13 +128,12 @@ class Watcher:
     def rouse(self) -> None:
         """End the fetches that wait."""
         self.roused += 1
-        self._wake_all()
+        self.wishes.tell_all()
 
     def wake(self, queues: Iterable[str], *, others: bool = True) -> None:
-        """A fetch of these queues may find something."""
+        """A fetch of these queues may find something, in this process and in others."""
         for queue in queues:
-            for event in self._wishes.get(queue, ()):
-                event.set()
+            self.wishes.tell(queue)
             if others:
                 self._tell(f"q{queue}")
 
@@ -197,12 +186,17 @@ class Watcher:
                 self._look()
                 while not lost.is_set() and await self._answers(connection):
                     pause = 0.05
+                    if not self.ear.hears:
+                        await self.ear.listen(connection)
+                        # Those who wait already may be handed jobs from now on.
+                        self.wishes.tell_all()
                     with anyio.move_on_after(_PROBE):
                         await lost.wait()
             except DRIVER_ERRORS:
                 # The fetches look for themselves meanwhile, and say what is wrong.
                 pass
             finally:
+                self.ear.hears = False
                 if connection is not None:
                     connection.terminate()
             await asyncio.sleep(pause)
@@ -234,13 +228,8 @@ class Watcher:
             self._heard.set()
 
     def _look(self) -> None:
-        self._wake_all()
+        self.wishes.tell_all()
         self._looking.set()
-
-    def _wake_all(self) -> None:
-        for events in self._wishes.values():
-            for event in events:
-                event.set()
 
     async def _look_for_outcomes(self) -> None:
         """One look for all that is awaited: when something ended somewhere, and each second."""

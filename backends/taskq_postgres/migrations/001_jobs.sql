@@ -96,3 +96,23 @@ CREATE TABLE {schema}.lapsed (
   queue text COLLATE "C" NOT NULL,
   jobs  bigint NOT NULL
 );
+
+-- Fetches that wait, so that whoever adds a job may lease it to one of them and send it along: see hand. It is not logged:
+-- a crash of the server ends those who wait, too.
+CREATE UNLOGGED TABLE {schema}.waits (
+  ear     bigint NOT NULL,                  -- who waits: a secret, as it names its channel
+  lines   text[] COLLATE "C" NOT NULL,      -- the queues
+  seconds float8 NOT NULL,                  -- for which a job is leased
+  token   bigint,                           -- for that lease, once; NULL: nothing may be handed over
+  until   float8 NOT NULL,                  -- who has not looked since then may hang
+  handed  bigint,                           -- the last token that was used
+  queue   text COLLATE "C",                 -- and the job that was handed over with it
+  id      text COLLATE "C",
+  PRIMARY KEY (ear, lines)
+) WITH (
+  fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+  autovacuum_vacuum_cost_delay = 0
+);
+
+-- What an open transaction keeps of waits that are over lies before the live ones.
+CREATE INDEX waits_until ON {schema}.waits (until);

@@ -228,6 +228,72 @@ BEGIN
 END
 $$;
 
+-- The advisory lock by which a session that listens says that it lives. Everybody may see who holds which; whom jobs are
+-- sent to cannot be found out by it.
+CREATE FUNCTION {schema}.life(ear bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+  SELECT ('x' || encode(substr(sha256(ear::text::bytea), 1, 8), 'hex'))::bit(64)::bigint
+$$;
+
+-- Add a plain job, leased to a fetch that waits: who is to be sent which message when this is committed. NULL if there is
+-- none, or something stands before the job, or its id is known; then nothing has been added.
+CREATE FUNCTION {schema}.hand(line text, name text, called text, content bytea, OUT ear bigint, OUT message text)
+LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off AS $$
+DECLARE
+  -- Says also that this is no standby, where the rest could not even be planned.
+  seq CONSTANT bigint := nextval('{schema}.arrivals');
+  moment CONSTANT float8 := extract(epoch FROM clock_timestamp());
+  wish {schema}.waits;
+  life bigint;
+  said text;
+BEGIN
+  IF octet_length(content) > 5000 THEN
+    -- It would not fit into a message.
+    RETURN;
+  END IF;
+  LOOP
+    SELECT * INTO wish FROM {schema}.waits AS w
+    WHERE w.until > moment AND w.token IS NOT NULL AND line = ANY (w.lines)
+    ORDER BY w.until LIMIT 1 FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+      RETURN;
+    END IF;
+    life := {schema}.life(wish.ear);
+    EXIT WHEN NOT pg_try_advisory_lock(life);
+    -- Nobody holds it who listens. Nor must this session, or another that adds a job would take it for one.
+    PERFORM pg_advisory_unlock(life);
+    UPDATE {schema}.waits AS w SET token = NULL WHERE w.ear = wish.ear AND w.lines = wish.lines;
+  END LOOP;
+  said := json_build_array(
+    line, name, called, replace(encode(content, 'base64'), E'\n', ''), wish.token, moment, wish.lines
+  );
+  IF octet_length(said) > 7900 OR pg_notification_queue_usage() >= 0.5 OR EXISTS (
+    SELECT FROM {schema}.jobs AS j
+    WHERE j.queue = line AND j.state = 'ready' AND (j.held_until IS NULL OR j.held_until <= moment)
+  ) OR EXISTS (
+    SELECT FROM {schema}.jobs AS j WHERE j.queue = line AND j.state IN ('later', 'leased') AND j.due <= moment
+  ) THEN
+    RETURN;
+  END IF;
+  INSERT INTO {schema}.jobs (seq, due, token, fence, state, queue, id, task, body)
+  VALUES (seq, moment + wish.seconds, wish.token, 1, 'leased', line, name, called, content)
+  ON CONFLICT DO NOTHING;
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+  IF EXISTS (SELECT FROM {schema}.ended AS e WHERE e.queue = line AND e.id = name) THEN
+    DELETE FROM {schema}.jobs AS j WHERE j.queue = line AND j.id = name;
+    RETURN;
+  END IF;
+  UPDATE {schema}.waits AS w SET token = NULL, handed = wish.token, queue = line, id = name
+  WHERE w.ear = wish.ear AND w.lines = wish.lines;
+  ear := wish.ear;
+  message := said;
+END
+$$;
+
 -- As enqueue, in two transactions of its own: one that others see at once, and one that waits for the disk.
 --
 -- What follows from the first stands behind it in the log: nobody's claim of these jobs can last without them. And NOTIFY
@@ -237,7 +303,24 @@ CREATE PROCEDURE {schema}.enqueue_ahead(
   expiries float8[], uniques text[], conflicts text[], key_untils text[], key_seconds float8[], grps text[],
   group_limits integer[], rests text[], OUT places integer[], OUT holders text[], OUT in_conflict boolean[]
 ) LANGUAGE plpgsql AS $$
+DECLARE
+  handed record;
 BEGIN
+  IF cardinality(ids) = 1 AND num_nonnulls(
+    priorities, delays, run_ats, expiries, uniques, conflicts, key_untils, key_seconds, grps, group_limits, rests
+  ) = 0 THEN
+    SELECT * INTO handed FROM {schema}.hand(queues[1], ids[1], tasks[1], bodies[1]);
+    IF handed.ear IS NOT NULL THEN
+      -- Whoever is told begins at once, and a claim waits for the disk: see fetch.
+      IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+      END IF;
+      COMMIT;
+      PERFORM set_config('synchronous_commit', 'off', true);
+      PERFORM pg_notify('{channel}_' || to_hex(handed.ear), handed.message);
+      RETURN;
+    END IF;
+  END IF;
   PERFORM set_config('synchronous_commit', 'off', true);
   SELECT array_agg(place), array_agg(holder), array_agg(conflict) INTO places, holders, in_conflict
   FROM {schema}.enqueue(

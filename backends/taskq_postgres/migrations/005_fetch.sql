@@ -114,6 +114,46 @@ CREATE FUNCTION {schema}.marked(
   HAVING count(*) <= 16
 $$;
 
+-- A fetch has found nothing: let one job be handed to it, if it waits. heard: the last token it knows to be used. Another
+-- one that was used meanwhile is returned with its job, whose message may have been lost.
+CREATE FUNCTION {schema}.wait(
+  listener bigint, queues text[], lease float8, proof bigint, heard bigint, waits boolean, moment float8,
+  OUT unheard {schema}.waits
+) LANGUAGE plpgsql AS $$
+DECLARE
+  fresh CONSTANT float8 := moment + 1.5;
+BEGIN
+  SELECT * INTO unheard FROM {schema}.waits AS w WHERE w.ear = listener AND w.lines = queues;
+  IF unheard.ear IS NULL THEN
+    IF waits THEN
+      INSERT INTO {schema}.waits (ear, lines, seconds, token, until, handed)
+      VALUES (listener, queues, lease, proof, moment + 4, heard) ON CONFLICT DO NOTHING;
+    END IF;
+  ELSIF unheard.handed IS DISTINCT FROM heard THEN
+    RETURN;
+  ELSIF (unheard.token IS NOT NULL) <> waits OR (waits AND (unheard.until < fresh OR unheard.seconds <> lease)) THEN
+    -- Every few seconds, while nothing happens. Whoever holds the row hands a job over, and may wait for one of this fetch's.
+    IF waits THEN
+      PERFORM FROM {schema}.waits AS w WHERE w.ear = listener AND w.lines = queues FOR UPDATE SKIP LOCKED;
+      IF NOT FOUND THEN
+        unheard := NULL;
+        RETURN;
+      END IF;
+    END IF;
+    UPDATE {schema}.waits AS w
+    SET seconds = lease, token = CASE WHEN waits THEN proof END,
+      until = CASE WHEN w.until < fresh THEN moment + 4 ELSE w.until END
+    WHERE w.ear = listener AND w.lines = queues AND w.handed IS NOT DISTINCT FROM heard;
+    IF NOT FOUND THEN
+      -- Just now.
+      SELECT * INTO unheard FROM {schema}.waits AS w WHERE w.ear = listener AND w.lines = queues;
+      RETURN;
+    END IF;
+  END IF;
+  unheard := NULL;
+END
+$$;
+
 -- Lease up to so many due jobs of the queues, in the order given; proof is the random part of their receipts.
 --
 -- Returns a row for each in the order of delivery. When there are none, one row without an id: its due is the moment at
@@ -123,11 +163,17 @@ $$;
 -- that is older. When there were many the last row has no id, and says how many, and where the lines may be entered
 -- next time: those are the marks that a fetch may be given. What a slow transaction adds before a mark, or another
 -- process puts there, is found by the next fetch without marks.
-CREATE FUNCTION {schema}.fetch(queues text[], wanted integer, lease float8, proof bigint, marks jsonb DEFAULT NULL)
+--
+-- With a listener one may be handed to this fetch later, if there are none now and it waits: see wait. One that was handed
+-- over unheard is returned with the rest, and the last row has its token.
+CREATE FUNCTION {schema}.fetch(
+  queues text[], wanted integer, lease float8, proof bigint, marks jsonb DEFAULT NULL, listener bigint DEFAULT NULL,
+  heard bigint DEFAULT NULL, waits boolean DEFAULT false
+)
 RETURNS TABLE (
   queue text, id text, task text, body bytea, priority integer, uniq text, grp text, group_limit integer, rest text,
   due float8, attempt integer, losses integer, fence bigint, expires_at float8, cancelled boolean, error bytea,
-  now float8, passed bigint, next_marks text
+  now float8, passed bigint, next_marks text, handed bigint
 ) LANGUAGE plpgsql
 -- A plan that was made while the table was small must not stay when it has grown. What is switched off counts as very
 -- costly before PostgreSQL 18, and what is costly is compiled, which takes longer than all the rest; and arrays would be planned for at each call.
@@ -153,6 +199,7 @@ DECLARE
   reached float8;
   oldest float8;
   first record;
+  unheard {schema}.waits;
   next jsonb := coalesce(marks, '{}');
   entries bigint := {schema}.entries_read();
 BEGIN
@@ -230,7 +277,7 @@ BEGIN
         j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, front.since, j.attempt, j.losses,
         j.fence, j.expires_at, j.cancelled, j.error,
         -- What came to stand in line since the clock was read is due all the same.
-        greatest(moment, front.since), NULL::bigint, NULL;
+        greatest(moment, front.since), NULL::bigint, NULL, NULL::bigint;
       missing := missing - taken;
       FOREACH name IN ARRAY served LOOP
         PERFORM {schema}.take_turn(line, name);
@@ -250,6 +297,28 @@ BEGIN
       ));
     END IF;
   END LOOP;
+  IF listener IS NOT NULL AND missing < wanted THEN
+    -- Whoever holds the row may wait for one of these jobs.
+    UPDATE {schema}.waits SET token = NULL WHERE ctid = (
+      SELECT ctid FROM {schema}.waits AS w WHERE w.ear = listener AND w.lines = queues AND w.token IS NOT NULL
+      FOR UPDATE SKIP LOCKED
+    );
+  ELSIF listener IS NOT NULL THEN
+    -- Among many entries that are over nobody is to look for what stands before a job.
+    unheard := {schema}.wait(
+      listener, queues, lease, proof, heard, waits AND marks IS NULL AND coalesce(passed, 0) <= 2000, moment
+    );
+    IF unheard.handed IS NOT NULL THEN
+      RETURN QUERY
+      UPDATE {schema}.jobs AS j SET due = moment + lease
+      WHERE j.queue = unheard.queue AND j.id = unheard.id AND j.token = unheard.handed
+        AND j.state = 'leased' AND j.due > moment
+      RETURNING
+        j.queue, j.id, j.task, j.body, j.priority, j.uniq, j.grp, j.group_limit, j.rest, moment, j.attempt, j.losses,
+        j.fence, j.expires_at, j.cancelled, j.error, moment, NULL::bigint, NULL, NULL::bigint;
+      handed := unheard.handed;
+    END IF;
+  END IF;
   now := moment;
   IF missing = wanted OR marks IS NOT NULL OR passed > 2000 THEN
     next_marks := next::text;

@@ -111,6 +111,7 @@ BEGIN
   ));
   GET DIAGNOSTICS removed = ROW_COUNT;
   total := total + removed;
+  DELETE FROM {schema}.waits WHERE until < moment - 60;
   FOR lapsed IN
     SELECT key FROM (
       (SELECT key FROM {schema}.keys WHERE until <= moment LIMIT portion)

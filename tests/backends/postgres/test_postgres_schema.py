@@ -138,7 +138,7 @@ class TestPlans:
     ) -> None:
         await _fill(direct, schema)
         # With marks: what is above the priority they know, what of it is behind its position, and what is below.
-        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, marks)
+        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, marks, None, None, False)
         fronts = [plan for plan in plans if "found" in plan and "'ready'" in plan]
         assert len(fronts) == (1 if marks is None else 3)
         for front in fronts:
@@ -159,9 +159,9 @@ class TestPlans:
         await migrate.apply(direct, schema)
         statement = await direct.prepare(queries.load(schema).fetch)
         for _ in range(10):
-            await statement.fetch(["q1"], 100, 30.0, 1, None)
+            await statement.fetch(["q1"], 100, 30.0, 1, None, None, None, False)
         await _fill(direct, schema)
-        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, None)
+        plans = await _plans(direct, queries.load(schema).fetch, ["q1"], 100, 30.0, 1, None, None, None, False)
         assert not [plan for plan in plans if "Seq Scan" in plan]
 
     async def test_a_receipt_leads_straight_to_its_row(

@@ -227,7 +227,7 @@ def test_help_documents_the_exit_codes(shell: Shell) -> None:
         (["worker", "shop.py:"], 2, "there is no module 'shop.py'"),
         (["worker", "./shop.py"], 2, "names no app: write MODULE:app"),
         (["worker", "shop", "--slots", "0"], 2, "0 is not in the range x>=1"),
-        (["worker", "shop", "--queues", "a,,b"], 2, "queue name ''"),
+        (["worker", "shop", "--queues", "a,,b"], 2, "'' fits no queue"),
         (["worker"], 2, "Missing argument 'MODULE:app'"),
         (["stats", "--url", "nosuch://host"], 2, "no backend answers to nosuch://"),
         (["stats", "--url", "sqlite:////no/such/directory/queue.db"], 1, "the file cannot be opened"),

@@ -320,7 +320,7 @@ class App:
 
     def limited(self, limit: Holding[R]) -> AbstractAsyncContextManager[R]:
         """Enter a limit outside of a job: ``async with app.limited(smtp.of("example.org")):``."""
-        return holding(self.store, self.settings.lease, limit)
+        return holding(self.store, self.settings.lease, self.events, limit)
 
     # Looking and operating
 

@@ -153,6 +153,38 @@ class MemoryGrown(Event, frozen=True, kw_only=True):
     """Bytes of it now."""
 
 
+class LimitEvent(Event, frozen=True, kw_only=True):
+    """Something that happened at a limit."""
+
+    limit: str
+    """Its name; that of the task where it has none. Its keys count together."""
+
+
+class LimitGranted(LimitEvent, frozen=True, kw_only=True):
+    """A limit let a run or a handler go on."""
+
+    wait: float
+    """Seconds it was waited for, in the slot."""
+
+
+class LimitRefused(LimitEvent, frozen=True, kw_only=True):
+    """A limit sent a job into its line, or a handler had waited long enough."""
+
+    after: float
+    """Seconds until it is worth another try."""
+
+
+class PlaceLeft(LimitEvent, frozen=True, kw_only=True):
+    """A place of a Concurrency is free again."""
+
+    held: float
+    """Seconds it was held."""
+
+
+class PlaceLost(LimitEvent, frozen=True, kw_only=True):
+    """A holder was cut off for longer than a lease, and somebody else has its place; its run is being cancelled."""
+
+
 class BrokerLost(Event, frozen=True, kw_only=True):
     """The broker stopped answering; the worker backs off and keeps trying."""
 

@@ -39,6 +39,8 @@ class Refused(Struct, frozen=True):
     reason: str
     after: float
     """Seconds after which it is worth another try."""
+    key: str | None = None
+    """Of the one limit that it was."""
 
 
 @runtime_checkable

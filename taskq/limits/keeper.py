@@ -2,11 +2,14 @@
 
 import asyncio
 import random
+import re
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 
 from taskq.errors import BrokerError, ConfigError
+from taskq.events import Events, LimitGranted, LimitRefused, PlaceLeft, PlaceLost
 from taskq.limits.line import Answer, Asked, answer, read, written
 from taskq.limits.rates import Rate, State
 from taskq.sharing import Sharing
@@ -19,20 +22,32 @@ _STEP = 0.001
 """Seconds, doubled with each swap lost to another process: they then meet less often than once in two swaps."""
 
 
+_KEY = re.compile(r"limit:(.*?):(?:retries:)?(?:window|bucket|leaky|points|places):")
+
+
 class Keeper:
     """Asks about the same key share a ``get`` and a ``swap``."""
 
-    def __init__(self, store: Store, lease: float) -> None:
+    def __init__(self, store: Store, lease: float, events: Events | None = None) -> None:
         self.store = store
+        self._events = events or Events()
         self.lease = lease
         """Seconds after which the place of a dead holder is free again."""
         self.places: dict[str, tuple[str, int]] = {}
         """Those held now: member to key and ceiling. A member begins with its holder's receipt."""
+        self._since: dict[str, float] = {}
         self._sharing = Sharing(self._answer)
 
     async def ask(self, rate: Rate, key: str, asked: Asked) -> Answer:
         """What a rate limit's key answers now; what it grants is granted."""
-        return await self._sharing.ask((key, rate), asked)
+        answered = await self._sharing.ask((key, rate), asked)
+        if answered.granted and not asked.looks and LimitGranted in self._events.listeners:
+            self._events.emit(LimitGranted(limit=name_of(key), wait=answered.wait))
+        return answered
+
+    def refuse(self, key: str, after: float) -> None:
+        """Tell that somebody had to go without."""
+        self._events.emit(LimitRefused(limit=name_of(key), after=after))
 
     async def pause(self, rate: Rate, key: str, until: float | None, seconds: float) -> None:
         """Grant nothing before this moment of the server's clock, or for so many seconds."""
@@ -68,16 +83,29 @@ class Keeper:
             self.places[member] = (key, n)
         return taken
 
+    def took(self, key: str, member: str, wait: float) -> None:
+        """Tell that a place was taken, after so many seconds."""
+        self._since[member] = time.monotonic()
+        self._events.emit(LimitGranted(limit=name_of(key), wait=wait))
+
+    async def leave(self, key: str, member: str) -> None:
+        """Give up a place; what cannot be freed now lapses by itself."""
+        self.places.pop(member, None)
+        since = self._since.pop(member, None)
+        if since is not None:
+            self._events.emit(PlaceLeft(limit=name_of(key), held=time.monotonic() - since))
+        with suppress(BrokerError):
+            await self.store.discard(key, [member])
+
     async def has_room(self, key: str, n: int) -> bool:
         """Whether one of ``n`` places is free now."""
         return len((await self.store.get(key)).members) < n
 
     async def free(self, receipt: str) -> None:
-        """Give up the places of this holder; what cannot be freed now lapses by itself."""
-        for member in [member for member in self.places if holder(member) == receipt]:
-            key, _ = self.places.pop(member)
-            with suppress(BrokerError):
-                await self.store.discard(key, [member])
+        """Give up the places of this holder."""
+        for member, (key, _) in [*self.places.items()]:
+            if holder(member) == receipt:
+                await self.leave(key, member)
 
     async def renew(self, store: Store, receipts: Collection[str]) -> Collection[str]:
         """Renew the places of those who hold these receipts, and answer who of them has lost one to somebody else.
@@ -95,6 +123,7 @@ class Keeper:
                 await store.discard(key, [member])
             elif not held:
                 lost.add(receipt)
+                self._events.emit(PlaceLost(limit=name_of(key)))
         return lost
 
     async def _answer(self, named: tuple[str, Rate], asked: Sequence[Asked]) -> Sequence[Answer]:
@@ -111,6 +140,12 @@ class Keeper:
                 return answers
             step *= 2
             await asyncio.sleep(random.random() * step)  # noqa: S311 - it spreads, and hides nothing
+
+
+def name_of(key: str) -> str:
+    """Of the limit, or of the task that it belongs to, whose key this is."""
+    found = _KEY.match(key)
+    return key if found is None else found[1]
 
 
 def holder(member: str) -> str:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from taskq.errors import BrokerError
+from taskq.events import Events
 from taskq.limits.holding import Holding
 from taskq.limits.keeper import Keeper, holder, keeping
 from taskq.store import Store
@@ -14,9 +15,9 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def holding(store: Store, lease: float, limit: Holding[T]) -> AsyncGenerator[T]:
+async def holding(store: Store, lease: float, events: Events, limit: Holding[T]) -> AsyncGenerator[T]:
     """Enter a limit; a place is renewed meanwhile, and is free a lease after the death of this process."""
-    keeper = Keeper(store, lease)
+    keeper = Keeper(store, lease, events)
     token = keeping.set(keeper)
     try:
         async with limit as granted:

@@ -2,12 +2,11 @@
 
 import asyncio
 import os
-from contextlib import suppress
 from math import inf
 from typing import Any, Self, TypeVar
 
 from taskq.context import running
-from taskq.errors import BrokerError, ConfigError, LimitExceeded
+from taskq.errors import ConfigError, LimitExceeded
 from taskq.limits.holding import CAP, FIRST, Granted, Holding, Refused
 from taskq.limits.keeper import keeper
 from taskq.limits.line import Answer, Asked
@@ -41,7 +40,7 @@ class Permit:
         if answer.granted:
             self._moment = answer.moment
             return Granted(self, [self], answer.wait)
-        return Refused(f"{self._key}: its turn comes in {answer.wait:.3g} s", answer.wait)
+        return Refused(f"{self._key}: its turn comes in {answer.wait:.3g} s", answer.wait, self._key)
 
     async def _ask(self, asked: Asked) -> Answer:
         return await keeper().ask(self._rate, self._key, asked) if self._rate.most < inf else Answer(True, 0.0)
@@ -50,6 +49,7 @@ class Permit:
         """Wait for its turn; raises LimitExceeded."""
         claimed = await self.claim(self.wait)
         if isinstance(claimed, Refused):
+            keeper().refuse(self._key, claimed.after)
             raise LimitExceeded(claimed.reason, claimed.after)
         if claimed.wait > 0:
             await asyncio.sleep(claimed.wait)
@@ -102,6 +102,7 @@ class Place:
         current = running.get(None)
         holder = os.urandom(8).hex() if current is None else current.delivery.receipt
         self._member = f"{holder}/{os.urandom(8).hex()}"
+        self._asked_at: float | None = None
 
     async def soon(self) -> float | None:
         """0 when a place is free; nobody knows when one frees."""
@@ -109,9 +110,12 @@ class Place:
 
     async def claim(self, patience: float) -> Granted["Place"] | Refused:  # noqa: ARG002 - nobody knows when
         """Take one, if one is free now."""
-        if await keeper().take(self._key, self._member, self._n):
+        keeps, now = keeper(), asyncio.get_running_loop().time()
+        self._asked_at = now if self._asked_at is None else self._asked_at
+        if await keeps.take(self._key, self._member, self._n):
+            keeps.took(self._key, self._member, now - self._asked_at)
             return Granted(self, [self])
-        return Refused(f"{self._key}: its {self._n} places are taken", FIRST)
+        return Refused(f"{self._key}: its {self._n} places are taken", FIRST, self._key)
 
     def __and__(self, other: Holding[object]) -> Both:
         return Both([self, other])
@@ -126,6 +130,7 @@ class Place:
         while isinstance(claimed := await self.claim(0.0), Refused):
             left = until - loop.time()
             if left <= 0:
+                keeper().refuse(self._key, claimed.after)
                 raise LimitExceeded(claimed.reason, max(1.0, self.wait))
             await asyncio.sleep(min(pause, left))
             pause = min(CAP, pause * 1.5)
@@ -133,11 +138,7 @@ class Place:
 
     async def leave(self) -> None:
         """Free it."""
-        keeps = keeper()
-        keeps.places.pop(self._member, None)
-        # What cannot be freed now lapses by itself.
-        with suppress(BrokerError):
-            await keeps.store.discard(self._key, [self._member])
+        await keeper().leave(self._key, self._member)
 
     undo = leave
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from taskq.errors import ConfigError, LimitExceeded
 from taskq.limits.holding import CAP, FIRST, Granted, Held, Holding, Refused
+from taskq.limits.keeper import keeper
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -138,6 +139,9 @@ class Either(Generic[T]):
             waited = loop.time() - began
             worth = sorted([one for one in claimed if one[1].after <= one[0].wait - waited], key=_after)
             if not worth:
+                for _, refused in claimed:
+                    if refused.key is not None:
+                        keeper().refuse(refused.key, refused.after)
                 reasons = "; ".join(refused.reason for _, refused in claimed)
                 raise LimitExceeded(reasons, max(1.0, min(map(_after, claimed))))
             (part, refused), *others = worth

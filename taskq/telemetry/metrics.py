@@ -22,8 +22,13 @@ from taskq.events import (
     JobStarted,
     JobVetoed,
     LeaseLost,
+    LimitEvent,
+    LimitGranted,
+    LimitRefused,
     LoopStalled,
     MemoryGrown,
+    PlaceLeft,
+    PlaceLost,
     SettlementRefused,
 )
 from taskq.worker.memory import memory_of
@@ -52,6 +57,11 @@ NAMES = {
         "Messages that a companion knew for one too many",
     ),
     "taskq.settlements.refused": ("{job}", "Ends that came too late: the job had been fetched again"),
+    "taskq.limit.granted": ("{grant}", "Runs and handlers that a limit let go on"),
+    "taskq.limit.wait": ("s", "How long these had waited for it in their slots"),
+    "taskq.limit.refused": ("{refusal}", "Jobs that a limit sent back into the queue, and handlers it made give up"),
+    "taskq.limit.hold": ("s", "How long a place of a Concurrency was held"),
+    "taskq.limit.lost": ("{place}", "Places of which somebody else had taken hold"),
     "taskq.fetch.jobs": ("{job}", "Jobs of one fetch"),
     "taskq.fetch.empty": ("{fetch}", "Fetches that found nothing"),
     "taskq.settle.jobs": ("{job}", "Settlements of one call"),
@@ -83,6 +93,11 @@ class Metrics:
         self._run = self._histogram("taskq.job.run", SECONDS)
         self._memory = self._histogram("taskq.job.memory", BYTES)
         self._settle = self._histogram("taskq.settle.duration", SECONDS)
+        self._limit_wait = self._histogram("taskq.limit.wait", SECONDS)
+        self._limit_hold = self._histogram("taskq.limit.hold", SECONDS)
+        self._limit_granted = self._counter("taskq.limit.granted")
+        self._limit_refused = self._counter("taskq.limit.refused")
+        self._limit_lost = self._counter("taskq.limit.lost")
         self._fetched = self._histogram("taskq.fetch.jobs", JOBS)
         self._settled = self._histogram("taskq.settle.jobs", JOBS)
         self._finished = self._counter("taskq.jobs.finished")
@@ -118,6 +133,10 @@ class Metrics:
         events.subscribe(JobRepeated, lambda event: self._repeated.add(1, _job(event)))
         events.subscribe(LeaseLost, lambda event: self._lost.add(1, _job(event)))
         events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
+        events.subscribe(LimitGranted, self._on_granted)
+        events.subscribe(LimitRefused, lambda event: self._limit_refused.add(1, _limit(event)))
+        events.subscribe(PlaceLeft, lambda event: self._limit_hold.record(event.held, _limit(event)))
+        events.subscribe(PlaceLost, lambda event: self._limit_lost.add(1, _limit(event)))
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))
         events.subscribe(LoopStalled, lambda event: self._stalls.add(1, {"taskq.task": event.task or ""}))
         events.subscribe(MemoryGrown, lambda _: self._growths.add(1))
@@ -165,6 +184,10 @@ class Metrics:
         if event.peak:
             self._memory.record(event.peak, _job(event))
 
+    def _on_granted(self, event: LimitGranted) -> None:
+        self._limit_granted.add(1, _limit(event))
+        self._limit_wait.record(event.wait, _limit(event))
+
     def _on_fetched(self, event: JobsFetched) -> None:
         self._fetched.record(event.jobs)
         if not event.jobs:
@@ -193,6 +216,10 @@ class Metrics:
 
 def _job(event: JobEvent) -> Attributes:
     return {"messaging.destination.name": event.queue, "taskq.task": event.task}
+
+
+def _limit(event: LimitEvent) -> Attributes:
+    return {"taskq.limit": event.limit}
 
 
 def _queue(name: str) -> Attributes:

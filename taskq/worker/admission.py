@@ -128,6 +128,7 @@ class Admission:
         key = asking.key_of(limit)
         answer = await self._keeper.ask(limit.rate, key, asking.asked(limit))
         if not answer.granted:
+            self._keeper.refuse(key, answer.wait)
             return Limited(answer.wait, key)
         if answer.moment is not None:
             taken.append((limit, answer.moment))
@@ -139,10 +140,12 @@ class Admission:
         own = f"/{run.delivery.job.id}"
         member = run.delivery.receipt + own
         if await self._keeper.take(key, member, limit.n):
+            self._keeper.took(key, member, 0.0)
             return True
         # What this job's earlier delivery left behind would make it skip itself.
         stale = [held for held in (await self._keeper.store.get(key)).members if held.endswith(own)]
         if not stale:
+            self._keeper.refuse(key, inf)
             return False
         await self._keeper.store.discard(key, stale)
         return await self._keeper.take(key, member, limit.n)

@@ -71,7 +71,7 @@ class Link:
         self.contact = Contact(events, site.name)
         self.effects = Effects(backend, options.lease)
         self._undertaker = undertaker_of(own, events, options.dead)
-        self.keeper = None if backend.store is None else Keeper(backend.store, options.lease)
+        self.keeper = None if backend.store is None else Keeper(backend.store, options.lease, events)
         self.admission = None if self.keeper is None else Admission(self.keeper)
         self.pools: list[Holder] = []
         self._witness = None if backend.store is None else Witness(backend.store, worker, self._running)

@@ -15,7 +15,7 @@ import pytest
 from taskq import App, Concurrency, RateLimit, Snooze, current
 from taskq.connect import connect
 from taskq.errors import ConfigError, JobDiscarded, LimitExceeded
-from taskq.events import JobAgain, JobFinished
+from taskq.events import JobAgain, JobFinished, LimitGranted, LimitRefused, PlaceLeft, PlaceLost
 from taskq.limits.keeper import Keeper
 from taskq.retry import Retry
 from taskq.store import Store
@@ -348,6 +348,7 @@ async def test_who_lost_its_place_does_not_go_on_beside_the_new_holder(clock: Vi
     app = App("memory://", lease=30)
     gpu = Concurrency(1, name="gpu")
     ends: list[str] = []
+    lost = heard(app, PlaceLost)
 
     @app.task
     async def train() -> None:
@@ -369,6 +370,7 @@ async def test_who_lost_its_place_does_not_go_on_beside_the_new_holder(clock: Vi
             assert await app.backend.store.add("limit:gpu:places:", ["another"], ttl=1000, ceiling=1)
             await clock.advance(15)
             assert ends == ["cancelled"]
+            assert lost == [PlaceLost(limit="gpu")]
             assert (await app.backend.store.get("limit:gpu:places:")).members == {"another"}
 
 
@@ -407,6 +409,42 @@ async def test_a_job_that_blocks_the_loop_keeps_its_place(tmp_path: Path) -> Non
         await asyncio.to_thread(thread.join)
     assert taken
     assert not any(taken)
+
+
+async def test_it_is_told_what_limits_grant_refuse_and_hold(clock: VirtualClock) -> None:
+    app = App("memory://")
+    granted, refused, left = heard(app, LimitGranted), heard(app, LimitRefused), heard(app, PlaceLeft)
+    gpu = Concurrency(1, name="gpu: the large one")
+
+    @app.task(name="call", limits=RateLimit(2, per=10))
+    async def call() -> None: ...
+
+    @app.task(retry=Retry(1, snoozes=0))
+    async def train(seconds: float) -> None:
+        async with gpu.of("a", wait=5):
+            await anyio.sleep(seconds)
+
+    async with app, app.working():
+        await app.defer_many(call.call() for _ in range(3))
+        await clock.advance(1)
+        assert Counter(event.limit for event in granted) == {"call": 2}
+        assert [event.limit for event in refused] == ["call"]
+        assert 9 < refused[0].after < 11
+        await clock.advance(20)
+        granted.clear()
+        refused.clear()
+        await train.defer(4)
+        await clock.advance()
+        await train.defer(60)
+        await clock.advance(5)
+        await train.defer(0)
+        await clock.advance(100)
+        async with app.limited(gpu.of("a")):
+            pass
+    assert [event.limit for event in granted] == ["gpu: the large one"] * 3
+    assert [round(event.wait) for event in granted] == [0, 4, 0]
+    assert [event.limit for event in refused] == ["gpu: the large one"]
+    assert len(left) == 3
 
 
 async def test_a_servers_retry_after_is_obeyed_by_all(clock: VirtualClock) -> None:

@@ -29,8 +29,12 @@ from taskq.events import (
     JobsSpooled,
     JobVetoed,
     LeaseLost,
+    LimitGranted,
+    LimitRefused,
     LoopStalled,
     MemoryGrown,
+    PlaceLeft,
+    PlaceLost,
     SettlementRefused,
 )
 from taskq.telemetry import OpenTelemetry
@@ -175,6 +179,10 @@ async def page_of_a_day() -> str:
                 JobsSpooled(jobs=3),
                 JobsRecovered(jobs=2, refused=1),
                 DeadLettersDropped(queue="mail", jobs=1, size=100),
+                LimitGranted(limit="api", wait=0.5),
+                LimitRefused(limit="api", after=30.0),
+                PlaceLeft(limit="smtp", held=2.0),
+                PlaceLost(limit="smtp"),
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),
                 LoopStalled(seconds=3.0, id="1", task="send", stack=""),
@@ -211,6 +219,9 @@ async def test_prometheus_reads_what_happened() -> None:
     assert found["taskq_memory_bytes",] > 1 << 20
     assert found["taskq_memory_growths_total",] == 1.0
     assert found["taskq_slots",] == 100.0
+    assert found["taskq_limit_granted_total", "api"] == found["taskq_limit_refused_total", "api"] == 1.0
+    assert (found["taskq_limit_wait_seconds_sum", "api"], found["taskq_limit_hold_seconds_sum", "smtp"]) == (0.5, 2.0)
+    assert found["taskq_limit_lost_total", "smtp"] == 1.0
     assert found["taskq_fetch_jobs_sum",] == 6.0
     assert found["taskq_settle_jobs_sum",] == 6.0
     assert found["taskq_queue_jobs", "later", "later"] == 1.0

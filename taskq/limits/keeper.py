@@ -49,13 +49,13 @@ class Keeper:
         """Tell that somebody had to go without."""
         self._events.emit(LimitRefused(limit=name_of(key), after=after))
 
-    async def pause(self, rate: Rate, key: str, until: float | None, seconds: float) -> None:
-        """Grant nothing before this moment of the server's clock, or for so many seconds."""
+    async def pause(self, rate: Rate, key: str, until: float | None, seconds: float, recover: float) -> None:
+        """Grant nothing before this moment of the server's clock, or for so many seconds; then more and more."""
         swapped = False
         while not swapped:
             entry = await self.store.get(key)
             line = read(entry.value)
-            line.paused = max(line.paused, entry.now + seconds if until is None else until)
+            line.pause(entry.now, entry.now + seconds if until is None else until, recover)
             ttl = line.ends(rate) - entry.now + KEPT
             swapped = ttl <= KEPT or await self.store.swap(key, entry.value, written(line), ttl=ttl)
 

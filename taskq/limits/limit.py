@@ -47,6 +47,8 @@ class RateLimit(Struct, frozen=True):
     name: str | None = None
     retries: bool = False
     """First attempts pass, and are not counted."""
+    recover: float | timedelta | None = None
+    """Seconds in which it grows back to ``n``, when each :meth:`pause` is to halve it, too."""
 
     def __post_init__(self) -> None:
         per, drains = self.seconds, self.kind in ("leaky", "points")
@@ -58,6 +60,10 @@ class RateLimit(Struct, frozen=True):
             raise ConfigError(f"RateLimit(kind={self.kind!r}): choose 'window', 'bucket', 'leaky' or 'points'")
         if self.burst is not None and not (drains and _number(self.burst) and self.burst >= 1):
             raise ConfigError(f"RateLimit(burst={self.burst!r}): a number of at least 1, for kinds leaky and points")
+        if self.recover is not None and not (_number(self._recovers) and 0 < self._recovers < 1e9):
+            raise ConfigError(f"RateLimit(recover={self.recover!r}): give seconds above 0, or a timedelta")
+        if self.recover is not None and self.rate.most < 2:
+            raise ConfigError("RateLimit(recover=): one at a time cannot be halved: say RateLimit(10, per=10 * per)")
         if type(self.retries) is not bool:
             raise ConfigError(f"RateLimit(retries={self.retries!r}): True for a budget of retries")
         check_key(self.key)
@@ -67,6 +73,10 @@ class RateLimit(Struct, frozen=True):
     def seconds(self) -> float:
         """``per``, in seconds."""
         return self.per.total_seconds() if isinstance(self.per, timedelta) else self.per
+
+    @property
+    def _recovers(self) -> float:
+        return self.recover.total_seconds() if isinstance(self.recover, timedelta) else self.recover or 0.0
 
     @property
     def rate(self) -> Rate:
@@ -91,7 +101,8 @@ class RateLimit(Struct, frozen=True):
         """
         if self.retries:
             raise ConfigError("a budget of retries is for limits= of a task: enter a limit without retries=True")
-        return Permit(self.rate, self.store_key(named(self.name), text_of(values, Codec())), cost, wait)
+        key = self.store_key(named(self.name), text_of(values, Codec()))
+        return Permit(self.rate, key, cost=cost, wait=wait, recover=self._recovers)
 
     async def pause(self, retry_after: RetryAfter) -> None:
         """Grant nothing for so many seconds, until this moment, or as a ``Retry-After`` header says."""

@@ -14,6 +14,9 @@ from msgspec.structs import replace
 
 from taskq.limits.rates import Rate, State
 
+_LEAST = 0.01
+"""The share that is always granted."""
+
 
 class Asked(Struct, frozen=True):
     """What somebody wants of a limit."""
@@ -47,10 +50,27 @@ class Line(Struct, array_like=True):
     """When the last one in the line has its turn."""
     paused: float = 0.0
     """Nothing is granted before this moment."""
+    slowed: float = 0.0
+    """Less is granted before this moment, but more and more."""
+    recover: float = 0.0
+    """Seconds from nothing to all of it."""
 
     def ends(self, rate: Rate) -> float:
         """From when on nothing of this matters."""
-        return max(rate.ends(self.granted), rate.ends(self.line), self.last, self.paused)
+        return max(rate.ends(self.granted), rate.ends(self.line), self.last, self.paused, self.slowed)
+
+    def share(self, moment: float) -> float:
+        """The part of its rate that is granted at this moment."""
+        return 1.0 if moment >= self.slowed else max(_LEAST, 1.0 - (self.slowed - moment) / self.recover)
+
+    def pause(self, now: float, until: float, recover: float) -> None:
+        """Grant nothing before ``until``, and with ``recover`` half of what it was from then on, and more and more."""
+        resumes = max(self.paused, until)
+        if recover and resumes > now:
+            # Many are told at the same time that it was too much: that is once.
+            share = self.share(self.paused) if self.paused > now else self.share(now) / 2
+            self.slowed, self.recover = resumes + (1.0 - share) * recover, recover
+        self.paused = resumes
 
 
 def read(value: bytes | None) -> Line:
@@ -70,15 +90,17 @@ def answer(rate: Rate, line: Line, now: float, asked: Sequence[Asked]) -> list[A
 
 def _answer(rate: Rate, line: Line, now: float, asked: Asked) -> Answer:
     first = max(now, line.paused)
-    moment = rate.next(line.granted, first, asked.cost)
+    # What counts for more slows a rate as a smaller number would.
+    cost = min(rate.most, asked.cost / line.share(first))
+    moment = rate.next(line.granted, first, cost)
     behind = asked.lines_up and not asked.its_turn and line.last > now
     if not behind and moment - now <= asked.patience:
-        line.granted = rate.take(line.granted, moment, asked.cost)
+        line.granted = rate.take(line.granted, moment, cost)
         return Answer(True, moment - now, moment)
     if asked.lines_up:
         if line.last <= now:
             line.line = line.granted
-        moment = max(moment, rate.next(line.line, first, asked.cost))
-        line.line = rate.take(line.line, moment, asked.cost)
+        moment = max(moment, rate.next(line.line, first, cost))
+        line.line = rate.take(line.line, moment, cost)
         line.last = moment
     return Answer(False, moment - now)

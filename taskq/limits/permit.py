@@ -20,13 +20,14 @@ T = TypeVar("T")
 class Permit:
     """To begin once. Entering waits up to ``wait`` seconds for its turn, and raises LimitExceeded if that is later."""
 
-    def __init__(self, rate: Rate, key: str, cost: float, wait: float) -> None:
+    def __init__(self, rate: Rate, key: str, *, cost: float, wait: float, recover: float) -> None:
         if not 0 <= cost <= rate.most:
             raise ConfigError(f"cost={cost!r}: this limit grants at most {rate.most:g} at once")
         self._rate = rate
         self._key = key
         self._cost = cost
         self.wait = wait
+        self._recover = recover
         self._moment: float | None = None
         """When it was granted, by the server's clock."""
 
@@ -86,7 +87,7 @@ class Permit:
     async def pause(self, retry_after: RetryAfter) -> None:
         """Grant nothing for so many seconds, until this moment, or as a ``Retry-After`` header says."""
         seconds, until = _parsed(retry_after)
-        await keeper().pause(self._rate, self._key, until, seconds)
+        await keeper().pause(self._rate, self._key, until, seconds, self._recover)
 
 
 class Place:

@@ -32,6 +32,9 @@ pytestmark = pytest.mark.anyio
         ({"n": 1, "key": ()}, "a tuple of argument names, or a function"),
         ({"n": 1, "name": ""}, "text of 1 to 100 characters"),
         ({"n": 1, "retries": 5}, "True for a budget of retries"),
+        ({"n": 10, "recover": 0}, "seconds above 0"),
+        ({"n": 10, "recover": "soon"}, "seconds above 0"),
+        ({"n": 1, "recover": 60}, "one at a time cannot be halved: say RateLimit"),
     ],
 )
 def test_a_rate_that_makes_no_sense_is_refused(given: dict[str, Any], says: str) -> None:

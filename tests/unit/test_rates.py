@@ -168,6 +168,30 @@ def test_what_was_given_back_unused_is_granted_again_and_the_rate_holds(
     assert not over(rate, grants)
 
 
+def granted_in_a_second(rate: Rate, line: Line, now: float) -> int:
+    return sum(one.granted for one in answer(rate, line, now, [Asked()] * 20))
+
+
+def test_a_pause_halves_a_rate_that_is_to_recover_and_it_grows_back() -> None:
+    rate, line = Window(10, 1.0), Line()
+    line.pause(0.0, 20.0, 100.0)
+    assert granted_in_a_second(rate, line, 19.9) == 0
+    # Others who are told meanwhile tell nothing new, but how long.
+    line.pause(5.0, 10.0, 100.0)
+    line.pause(5.0, 30.0, 100.0)
+    assert [granted_in_a_second(rate, line, now) for now in (30.0, 55.0, 79.0, 81.0, 90.0)] == [5, 7, 9, 10, 10]
+    assert read(written(line)).ends(rate) < 92
+
+
+def test_a_rate_that_is_paused_again_and_again_is_slow_but_never_none() -> None:
+    rate, line = Window(10, 1.0), Line()
+    grants: list[int] = []
+    for now in range(0, 100, 10):
+        line.pause(now, now + 5, 10_000.0)
+        grants.append(granted_in_a_second(rate, line, now + 5))
+    assert grants == [5, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
 def test_a_crowd_of_late_turns_is_not_granted_at_once() -> None:
     """All workers were away for a minute: the turns of that minute come together, and the rate holds all the same."""
     rate, line = Window(10, 1.0), Line()

@@ -203,6 +203,13 @@ class StoreContract:
         await store.discard(key, ["a", "b"])
         assert await rival.add(key, ["a", "b", "c"])
         assert (await rival.get(key)).members == frozenset("c")
+        many, short = [str(n) for n in range(1500)], [f"-{n}" for n in range(20)]
+        await store.add(key, many)
+        await store.add(key, short, ttl=60)
+        for parts in (many[:20], many[10:40], [*many[40:], "unknown", *short]):
+            await store.discard(key, parts)
+        assert await rival.add(key, [*many, *short, "unknown"])
+        assert (await rival.get(key)).members == {"c", "unknown"}
 
     async def test_c_k4_a_discarded_member_takes_no_place(self, store: Store, key: str) -> None:
         await store.swap(key, None, b"open")

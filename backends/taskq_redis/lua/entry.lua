@@ -1,7 +1,8 @@
 -- Stands before each script of the store: one key, as it is now, and what remains of it afterwards.
 --
 -- KEYS, all under one hash tag:
---   held     hash  v → the value, u → the moment the whole key ends
+--   held     hash  v → the value, u → the moment the whole key ends, d → how often many members were discarded at once,
+--                  who would never have lapsed, d1 … → who that was, packed: they cannot come back either
 --   members  zset  member by the moment it lapses, +inf for never
 --   gone     zset  discarded member by the moment it would have lapsed: until then it cannot come back
 -- Moments and durations are whole microseconds of this server's clock.

@@ -4,7 +4,10 @@
 local ttl, ceiling, members = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
 lapse()
 local ends = ttl == '' and '+inf' or now + tonumber(ttl)
-local adding, fresh, seen = {}, 0, {}
+local adding, fresh, passed = {}, 0, {}
+for number = 1, tonumber(redis.call('HGET', held_key, 'd') or 0) do
+  for _, member in ipairs(cmsgpack.unpack(redis.call('HGET', held_key, 'd' .. number))) do passed[member] = true end
+end
 -- So many fit on Lua's stack.
 for first = 1, #members, 1000 do
   local last = math.min(first + 999, #members)
@@ -13,8 +16,8 @@ for first = 1, #members, 1000 do
   local part = {}
   for i = 1, last - first + 1 do
     local member = members[first + i - 1]
-    if not seen[member] and not gone[i] then
-      seen[member] = true
+    if not passed[member] and not gone[i] then
+      passed[member] = true
       part[#part + 1], part[#part + 2] = ends, member
       if not there[i] then fresh = fresh + 1 end
     end

@@ -309,6 +309,9 @@ class Backend(Struct, frozen=True, kw_only=True):
     store: Store | None = None
     open_store: Callable[[], AbstractAsyncContextManager[Store]] | None = None
     """Opens a handle of the store of its own, to be used from another thread's event loop."""
+    store_ahead: Store | None = None
+    """The same store, where what was discarded may be lost until this backend has confirmed something later, be it a
+    settlement: for what is told right before one, and need not wait for the disk by itself."""
     transactions: Transactions | None = None
     admin: Admin | None = None
     doctor: Doctor | None = None

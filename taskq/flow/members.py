@@ -69,8 +69,10 @@ class Rest(Struct, frozen=True, gc=False):
 class Membership:
     """The batches of one backend."""
 
-    def __init__(self, store: Store, broker: Broker) -> None:
+    def __init__(self, store: Store, broker: Broker, ahead: Store | None = None) -> None:
         self._store = store
+        self._ahead = ahead or store
+        """Those who are settled next are discarded here."""
         self._broker = broker
         self.progress = Progress(store, self._call_back)
         self._clean: dict[str, float] = {}
@@ -178,10 +180,12 @@ class Membership:
         """Members leave their batches; the callbacks of those that are over are enqueued before this returns."""
         await self.finish(await self.step_out(leaves, due=due, fetched=fetched))
 
-    async def step_out(self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf) -> Sequence[Rest]:
+    async def step_out(
+        self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf, ahead: bool = False
+    ) -> Sequence[Rest]:
         """Members leave their chunks; answers of which there is more to do, which is :meth:`finish`.
 
-        ``due`` and ``fetched``: when the last of them was, by the backend's clock.
+        ``due`` and ``fetched``: when the last of them was, by the backend's clock. ``ahead``: they are settled next.
         """
         await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
         chunks = _by_chunk([leave.place for leave in leaves])
@@ -191,7 +195,8 @@ class Membership:
         batches = dict.fromkeys(batch for batch, _ in chunks) if anyone else ()
         asked = [batch for batch in batches if due >= self._clean.get(batch, 0.0)]
         counts = [self._store.discard(failed_key(batch), ()) for batch in asked]
-        left = [self._count(batch, chunk, names) for (batch, chunk), names in chunks.items()]
+        store = self._ahead if ahead else self._store
+        left = [_count(store, batch, chunk, names) for (batch, chunk), names in chunks.items()]
         lefts = await all_of([*counts, *left])
         failed, lefts = dict(zip(asked, lefts[: len(asked)], strict=True)), lefts[len(asked) :]
         await all_of(self._revived(batch, leaves, number) for batch, number in failed.items() if number)
@@ -224,9 +229,6 @@ class Membership:
     async def _was_overtaken(self, leave: Leave) -> bool:
         place = leave.place
         return leave.fence > 0 and await has_died_after(self._store, ref_of(place.batch, place.member), leave.fence)
-
-    async def _count(self, id: str, chunk: str, members: Sequence[str]) -> int:
-        return await self._store.discard(chunk_key(id, chunk), members) if chunk else 0
 
     async def _close(self, id: str, chunk: str, members: Sequence[str]) -> None:
         """A chunk is empty, or a member that is in none has ended: it leaves the batch's own key."""
@@ -328,6 +330,10 @@ def ref_of(batch: str, member: str) -> JobRef:
     """Where the job of a member is to be found."""
     name, _, queue = member.partition("@")
     return JobRef(queue, f"{batch}.{name}")
+
+
+async def _count(store: Store, id: str, chunk: str, members: Sequence[str]) -> int:
+    return await store.discard(chunk_key(id, chunk), members) if chunk else 0
 
 
 def _refused(job: Job, error: TaskqError) -> Death:

@@ -47,7 +47,9 @@ class Effects:
         """Seconds after which a job that is held may have been given to another worker."""
         self._broker = backend.broker
         self._store = backend.store
-        self._members = None if backend.store is None else Membership(backend.store, backend.broker)
+        self._members = (
+            None if backend.store is None else Membership(backend.store, backend.broker, backend.store_ahead)
+        )
 
     async def find(self, run: Run) -> Decision | None:
         """What was decided about this job in an earlier delivery that came to its end but not to its settlement."""
@@ -103,7 +105,7 @@ class Effects:
         if min(run.held_since for run, _ in decided) < sure_since:
             unsure = [one for one in decided if one[0].held_since < sure_since]
             decided = [one for one in decided if one[0].held_since >= sure_since]
-        rest = () if self._members is None else await self._step_out(self._members, decided)
+        rest = () if self._members is None else await self._step_out(self._members, decided, ahead=True)
         if not rest:
             return Left(decided, unsure)
         last = {(one.batch, member) for one in rest for member in one.members}
@@ -115,13 +117,15 @@ class Effects:
         if self._members is not None:
             await self._members.finish(rest)
 
-    async def _step_out(self, members: Membership, decided: Sequence[Decided]) -> Sequence[Rest]:
+    async def _step_out(
+        self, members: Membership, decided: Sequence[Decided], *, ahead: bool = False
+    ) -> Sequence[Rest]:
         leaves = [decision.leaves for _, decision in decided if decision.leaves]
         if not leaves:
             return ()
         deliveries = [run.delivery for run, _ in decided]
         due, fetched = max(map(_due, deliveries)), max(map(_now, deliveries))
-        return await members.step_out(leaves, due=due, fetched=fetched)
+        return await members.step_out(leaves, due=due, fetched=fetched, ahead=ahead)
 
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job.

@@ -30,6 +30,7 @@ from taskq.deferring import Deferring
 from taskq.definition import Definition
 from taskq.depends import Provider, Scoped
 from taskq.errors import (
+    BrokerUnavailable,
     ConfigError,
     EncodeError,
     InvalidSchedule,
@@ -303,8 +304,12 @@ class App:
         return await self._deferring.many(calls, spread, self)
 
     async def in_its_burst(self, job: Job, debounce: Debounce) -> Job:
-        """The job as a debounced call enqueues it."""
-        return await in_its_burst(job, debounce, self.store)
+        """The job as a debounced call enqueues it; while the Store is out of reach as one whose burst has no end."""
+        try:
+            return await in_its_burst(job, debounce, self.store)
+        except BrokerUnavailable:
+            # What becomes of it is for the enqueue to say: a spool may take it.
+            return job
 
     async def run_inline(self, call: Call[R], *, retries: bool = False) -> R:
         """Run a call here and now, as workers run it: through all middleware, over the wire, within its time-outs.

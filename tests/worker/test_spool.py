@@ -9,7 +9,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from taskq import App, BatchReport, Collect, gather
+from taskq import App, BatchReport, Collect, Debounce, gather
 from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, SpoolFull
 from taskq.events import JobDropped, JobsRecovered, JobsSpooled
 from taskq.job import Job
@@ -259,6 +259,20 @@ async def test_unique_keys_count_when_the_broker_is_back(tap: Tap, spool: str) -
         assert await arguments(app, 1) == [0]
         await handed_over(spool)
         assert len(await deferred(app)) == 1
+
+
+async def test_of_a_burst_the_last_call_is_left_when_the_broker_is_back(tap: Tap, spool: str) -> None:
+    app = App("memory://", spool=spool)
+
+    @app.task(debounce=Debounce(60, at_most=600), unique="one")
+    async def note(n: int) -> None: ...
+
+    async with app:
+        with outage(tap):
+            for n in range(3):
+                await note.defer(n)
+        await handed_over(spool)
+        assert await arguments(app, 1) == [2]
 
 
 async def test_what_an_earlier_process_left_arrives_first(spool: str) -> None:

@@ -366,7 +366,7 @@ class App:
 
     async def complete(self, ref: JobRef, value: object) -> bool:
         """Let a job end as if it had returned this, as :meth:`JobHandle.complete` does; False when it has ended."""
-        return await complete(self.store, self.admin, self.cancel, ref, self.codec.encode(value))
+        return await complete(self, ref, self.codec.encode(value), lease=self.settings.lease)
 
     async def cancel_many(self, refs: Sequence[JobRef]) -> None:
         """Ask for jobs to be cancelled; those that run hear of it when their leases are extended."""

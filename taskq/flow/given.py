@@ -6,37 +6,45 @@ hangs on the job's end comes about as ever, and jobs that nobody cancels pay not
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from taskq.broker import Admin
 from taskq.errors import Conflict
+from taskq.flow.record import PENDING
 from taskq.job import Job, JobRef
 from taskq.store import Store
 
-KEPT = 86_400.0
-"""Seconds that a value waits for its job."""
-_PATIENCE = 10.0
-"""Seconds for a run to hear that it is to end: one that does not counts by what it comes to."""
+
+class Host(Protocol):
+    """What completing needs of an app."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def admin(self) -> Admin: ...
+    async def cancel(self, ref: JobRef) -> bool:
+        """Ask for a job to be cancelled."""
+        ...
 
 
-async def complete(
-    store: Store, admin: Admin, cancel: Callable[[JobRef], Awaitable[bool]], ref: JobRef, value: bytes
-) -> bool:
+async def complete(host: Host, ref: JobRef, value: bytes, *, lease: float) -> bool:
     """Let a job that waits, runs, or is a dead letter end as if it had returned this; False when there is none.
 
+    Waits for two leases at most for a run to hear that it is to end: one that does not counts by what it comes to.
     Raises Conflict for a dead letter whose unique key another job holds by now.
     """
+    store, admin = host.store, host.admin
     record = await admin.lookup(ref)
     if record is None:
         return False
     await _write(store, ref, value)
     loop = asyncio.get_running_loop()
-    until, pause = loop.time() + _PATIENCE, 0.02
+    until, pause = loop.time() + 2 * lease, 0.02
     while record is not None and loop.time() < until:
         if record.state == "dead" and await admin.revive([ref]) == ["conflict"]:
             await take_back(store, ref)
             raise Conflict(f"job {ref.id}: another job holds its unique key by now: purge it, or wait", ref.id)
-        await cancel(ref)
+        await host.cancel(ref)
         before, record = record.state, await admin.lookup(ref)
         if record is not None and (record.state == "ready" or before == record.state == "later"):
             return True
@@ -62,7 +70,7 @@ async def take_back(store: Store, job: Job | JobRef) -> None:
 
 async def _write(store: Store, ref: JobRef, value: bytes) -> None:
     before: bytes | None = None
-    while not await store.swap(_key(ref), before, value, ttl=KEPT):
+    while not await store.swap(_key(ref), before, value, ttl=PENDING):
         before = await given(store, ref)
 
 

@@ -20,6 +20,7 @@ from taskq import App, BatchReport, Death, Retry, current, gather
 from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
 from taskq.errors import BatchSealed
+from taskq.handle import JobHandle
 from taskq.job import Ack, DeadLetter, Delivery, Enqueued, Job, JobRef, Lease, Settlement
 from taskq.report import read_outcome
 from taskq.store import Entry, Store
@@ -148,7 +149,8 @@ class World:
         self.leased: dict[str, str] = {}
         self.tasks: dict[str, str] = {}
         """The task of every job that was ever enqueued."""
-        self.chains = 0
+        self.chains: list[str] = []
+        """By their heads."""
         self.gathers: list[int] = []
         """How many members each has."""
         self.zombies: list[asyncio.Task[None]] = []
@@ -214,6 +216,12 @@ def declare(app: App, world: World, process: Process) -> None:
     @task(name="keep", retry=Retry.fixed(2, 0.01), keep=PATIENCE, max_losses=UNLUCKY)
     async def keep(fails: float) -> int:
         return await work(fails)
+
+    @task(name="ask", retry=1, max_losses=UNLUCKY)
+    async def ask(patience: float) -> int:
+        world.note_run(process)
+        await process.step()
+        await current().outside(patience)
 
     @task(name="link", retry=1, max_losses=UNLUCKY)
     async def link(_before: int, fails: float = 0.1) -> int:
@@ -313,16 +321,27 @@ async def defer_all(app: App, world: World) -> None:
     """Chains, gathers and producers of batches, as the seed has it."""
     find, chance = app.find_task, world.chance
     work, keep, link, total = map(find, ["work", "keep", "link", "total"])
-    world.chains = chance.randrange(1, 4)
-    for number in range(world.chains):
+    for number in range(chance.randrange(1, 4)):
         chain = keep.options(id=f"chain{number}").call(0.1).then(link).then(link)
         await app.defer(chain.on_failure(find("death")))
+        world.chains.append(f"chain{number}")
+    for number in range(chance.randrange(3)):
+        chain = find("ask").options(id=f"ask{number}").call(PATIENCE / 6).then(link).then(link)
+        asked = await app.defer(chain.on_failure(find("death")))
+        world.chains.append(f"ask{number}")
+        world.zombies.append(asyncio.get_running_loop().create_task(answer(asked.jobs[0], chance.uniform(0, 20))))
     for number in range(chance.randrange(1, 3)):
         heads = [keep.options(id=f"gather{number}.{n}").call(0.05) for n in range(chance.randrange(1, 6))]
         world.gathers.append(len(heads) + 1)
         await app.defer(gather(*heads, work.call(0.02).then(link)).then(total).on_failure(find("death")))
     for number in range(chance.randrange(1, 3)):
         await find("produce").options(id=f"produce{number}").defer(f"batch{number}", chance.randrange(1 << 30))
+
+
+async def answer(job: JobHandle[int], after: float) -> None:
+    """Somebody outside, who lives."""
+    await asyncio.sleep(after)
+    await job.complete(7)
 
 
 async def keep_alive(world: World) -> None:
@@ -342,8 +361,8 @@ async def judge(app: App, world: World) -> None:
     """What must hold in the end, whatever happened on the way."""
     for name, size in world.sizes.items():
         await judge_batch(app, world, name, size)
-    for number in range(world.chains):
-        judge_chain(world, f"chain{number}")
+    for head in world.chains:
+        judge_chain(world, head)
     for number, size in enumerate(world.gathers):
         await judge_gather(world, app, f"gather{number}.0.all", size)
 

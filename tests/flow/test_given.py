@@ -5,7 +5,7 @@ import pytest
 
 from taskq import App, BatchReport, Retry, current
 from taskq.errors import Conflict, JobCancelled
-from taskq.flow.given import complete, given
+from taskq.flow.given import given
 from taskq.job import JobRef, Nack
 from taskq.testing import run_until_idle
 from tests.worker.moves import SOON
@@ -121,10 +121,12 @@ async def test_a_job_that_is_cancelled_and_given_nothing_is_cancelled(in_memory:
             await job.result(SOON)
 
 
-async def test_a_job_put_off_by_a_run_that_has_not_heard_is_brought_back(in_memory: Office) -> None:
+async def test_a_job_put_off_by_a_run_that_has_not_heard_is_brought_back(
+    in_memory: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with in_memory.app:
         job = await in_memory.approve.defer("tea")
-        broker, store, admin = in_memory.app.backend.broker, in_memory.app.store, in_memory.app.admin
+        broker, admin = in_memory.app.backend.broker, in_memory.app.admin
         (delivery,) = await broker.fetch(["default"], 1, lease=30, wait=5)
         asked = 0
 
@@ -136,7 +138,8 @@ async def test_a_job_put_off_by_a_run_that_has_not_heard_is_brought_back(in_memo
                 await broker.settle([Nack(delivery.receipt, 3600, counted=False)])
             return found
 
-        assert await complete(store, admin, cancel, job.ref, b"true")
+        monkeypatch.setattr(in_memory.app, "cancel", cancel)
+        assert await job.complete(value=True)
         assert asked == 2
         await run_until_idle(in_memory.app)
         assert await job.result(SOON) is True

@@ -27,10 +27,14 @@ def by_option(command: F) -> F:
         envvar="TASKQ_BY",
         show_envvar=True,
         default=_operator,
-        callback=lambda _context, _option, by: check_by(by),
+        callback=_checked,
         metavar="NAME",
         help=told,
     )(command)
+
+
+def _checked(_context: click.Context, _option: click.Parameter, by: str) -> str:
+    return check_by(by)
 
 
 def _operator() -> str:

@@ -45,8 +45,8 @@ class Turn(Struct, frozen=True, order=True):
 
     wait: float
     """Seconds; inf where nobody knows."""
-    others: bool = False
-    """Whether the run has stood in no line for it: a turn that was waited for is not left unused."""
+    comes_new: bool = True
+    """False: the run has stood in the line for it, and a turn that was waited for is not left unused."""
 
 
 class Admission:
@@ -64,7 +64,7 @@ class Admission:
         refused: Outcome | None = None
         try:
             ways = [asking.needs(way) for way in limits.ways]
-            if len(ways) > 1 or len(ways[0]) > 1:
+            if len(ways) > 1 or sum(isinstance(limit, RateLimit) for limit in ways[0]) > 1:
                 ways = await self._by_turn(asking, ways)
             for way in ways:
                 refused = await self._take(asking, way)
@@ -86,23 +86,26 @@ class Admission:
         await self._keeper.free(run.delivery.receipt)
 
     async def _by_turn(self, asking: Asking, ways: Sequence[tuple[Limit, ...]]) -> list[tuple[Limit, ...]]:
-        """The ways, the one whose turn comes first before the others, and of each the limit that lets it wait longest
-        before the others: that has the line it is to stand in. Nothing is taken.
+        """The ways, the one whose turn comes first before the others; nothing is taken.
+
+        Of each the rate that lets it wait longest comes first, as it is to stand in that line, and places last, as they
+        are looked at when its turn has come.
         """
         turns = {limit: await self._turn(asking, limit) for limit in dict.fromkeys(chain.from_iterable(ways))}
-        longest_first = [tuple(sorted(way, key=turns.__getitem__, reverse=True)) for way in ways]
-        return sorted(longest_first, key=lambda way: turns[way[0]] if way else Turn(0.0))
+        last_first = [sorted(way, key=lambda limit: (isinstance(limit, RateLimit), turns[limit])) for way in ways]
+        in_order = sorted(last_first, key=lambda way: max(turns[limit] for limit in way))
+        return [tuple(reversed(way)) for way in in_order]
 
     async def _turn(self, asking: Asking, limit: Limit) -> Turn:
         key = asking.key_of(limit)
         match limit:
             case RateLimit():
                 if limit.n == inf:
-                    return Turn(0.0, others=True)
+                    return Turn(0.0)
                 asked = asking.asked(limit, looks=True)
                 return Turn((await self._keeper.ask(limit.rate, key, asked)).wait, not asked.its_turn)
             case Concurrency():
-                return Turn(0.0 if await self._keeper.has_room(key, limit.n) else inf, others=True)
+                return Turn(0.0 if await self._keeper.has_room(key, limit.n) else inf)
 
     async def _take(self, asking: Asking, way: Sequence[Limit]) -> Outcome | None:
         """Take all of these, or nothing but a place in a line."""

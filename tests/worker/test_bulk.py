@@ -1,6 +1,7 @@
 """Many defers at once take part in whatever a single one would."""
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
@@ -146,6 +147,22 @@ async def test_calls_may_be_read_from_the_transaction_they_are_deferred_in(url: 
         await parent.defer()
         await app.run_worker(max_jobs=1)
         assert len(await deferred(app)) == 2_103
+
+
+async def test_each_call_of_a_bulk_may_have_a_moment_of_its_own(url: str) -> None:
+    app = App(url)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    moments = [tomorrow, tomorrow + timedelta(hours=1), tomorrow]
+
+    @app.task
+    async def remind(number: int) -> None: ...
+
+    async with app:
+        await app.defer_many(
+            remind.options(run_at=moment).call(number) for number, moment in zip(range(3), moments, strict=True)
+        )
+        found = {job.arguments["number"]: job.record.due for job in await deferred(app)}
+        assert [found[number] for number in range(3)] == [pytest.approx(moment.timestamp()) for moment in moments]
 
 
 @pytest.mark.parametrize("how", ["many", "each", "batch"])

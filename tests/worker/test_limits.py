@@ -214,6 +214,23 @@ async def test_what_may_not_overlap_is_skipped_when_its_turn_comes(url: str) -> 
     assert Counter(event.end for event in finished) == {"returned": 3, "discarded": 1}
 
 
+async def test_a_place_is_looked_at_when_the_turn_of_the_rates_has_come(clock: VirtualClock) -> None:
+    app = App("memory://")
+    began: list[float] = []
+
+    @app.task(limits=[RateLimit(1, per=10), RateLimit(2, per=60), Concurrency(1, overlap="skip")])
+    async def send(seconds: float) -> None:
+        began.append(clock.time())
+        await anyio.sleep(seconds)
+
+    async with app, app.working():
+        await send.defer(8)
+        await clock.advance(1)
+        await send.defer(0)
+        await clock.advance(20)
+    assert len(began) == 2
+
+
 @pytest.mark.usefixtures("clock")
 async def test_as_03_two_workers_race_on_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskq.opening.connect", one_memory())

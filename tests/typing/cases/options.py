@@ -37,6 +37,20 @@ async def send(to: str) -> int:
     return len(to)
 
 
+key_a, key_b, smtp = RateLimit(5, name="a"), RateLimit(9, name="b"), Concurrency(2, name="smtp", overlap="skip")
+
+
+@app.task(limits=(key_a & smtp) | key_b)
+async def either() -> None:
+    async with key_a | key_b as key:
+        assert_type(key, RateLimit)
+    async with key_a | smtp as granted:
+        assert_type(granted, RateLimit | Concurrency)
+    async with app.limited(key_a.of(cost=3) | key_b.of(cost=5)) as permit:
+        await permit.settle(2)
+    app.task(limits=key_a | 5)  # E
+
+
 async def options_of_a_call() -> None:
     variant = send.options(delay=timedelta(hours=2), unique="welcome:42", priority=3, headers={"a": "b"})
     assert_type(await variant.defer("a@example.org"), JobHandle[int])

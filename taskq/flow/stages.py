@@ -72,6 +72,8 @@ class Making:
         """The chunks that an earlier producer has begun, and how many members each has; None: nobody has looked."""
         self._record = Record()
         self._total = 0
+        self._counted: set[str] = set()
+        """The chunks that this producer has added to that."""
         self._sealed = False
 
     def has_begun(self, chunk: str) -> bool:
@@ -93,9 +95,21 @@ class Making:
             except BrokerUnavailable:
                 # What was done of it is done again, and counts once.
                 pass
+        if isinstance(stage, Opening):
+            self._record = stage.record
+        elif isinstance(stage, Chunk) and not self.has_begun(stage.name):
+            # Its producer is to know, who does not hear of what is refused later.
+            self._count(stage)
         await spool.keep(msgspec.msgpack.encode(stage))
         self._keeps = True
         return {}
+
+    def _count(self, chunk: Chunk) -> None:
+        """Raises BatchFull for more members than the batch takes; one chunk counts once, however often it is tried."""
+        if chunk.name not in self._counted:
+            refuse_beyond(chunk.batch, self._record, self._total + len(chunk.jobs))
+            self._total += len(chunk.jobs)
+            self._counted.add(chunk.name)
 
     async def _do(self, stage: Stage) -> Mapping[str, TaskqError]:
         match stage:
@@ -138,8 +152,7 @@ class Making:
         if before not in (None, len(jobs)):
             raise changed(batch, f"in part {chunk.name} there were {before} then, and are {len(jobs)} now")
         if before is None:
-            refuse_beyond(batch, self._record, self._total + len(jobs))
-            self._total += len(jobs)
+            self._count(chunk)
         errors = await self._members.add(jobs, again=before is not None)
         if await self._members.is_cancelled(batch):
             if self._backend.admin is not None:

@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from taskq import App, BatchReport, Collect, Debounce, gather
-from taskq.errors import BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, SpoolFull
+from taskq.errors import BatchFull, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, SpoolFull
 from taskq.events import JobDropped, JobsRecovered, JobsSpooled
 from taskq.job import Job
 from taskq.spoolfile import Bounds, SpoolFile
@@ -203,12 +203,14 @@ async def test_a_full_spool_keeps_no_part_of_what_a_batch_adds_and_leaves_it_ope
     async def note(n: int) -> None: ...
 
     async with app:
-        batch = app.batch("b")
+        batch = app.batch("b", most=102)
         with outage(tap), suppress(SpoolFull):
             async with batch:
                 await batch.add([note.call(0)])
                 with pytest.raises(SpoolFull):
                     await batch.add(note.call(n) for n in range(100))
+                with pytest.raises(BatchFull):
+                    await batch.add(note.call(n) for n in range(3))
                 with pytest.raises(SpoolFull):
                     await app.defer(gather(*(note.call(n) for n in range(100))))
                 raise SpoolFull("so that it is not sealed")

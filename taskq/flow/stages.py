@@ -161,8 +161,10 @@ class Making:
         return errors
 
     async def _seal(self, id: str) -> None:
-        now = (await self._store.get(batch_key(id))).now
-        record = await change(self._store, id, lambda found: sealed_at(found, now))
+        entry = await self._store.get(batch_key(id))
+        record = read_record(entry.value)
+        if record is not None and not record.gathers:
+            await change(self._store, id, lambda found: sealed_at(found, entry.now))
         await self._members.seal(id)
         if record is not None and record.progress:
             await self._members.progress.look(id)

@@ -248,6 +248,8 @@ async def test_as_24_views_are_counted_once_a_reader_though_a_worker_dies_in_eac
     assert seen == set(views)
     # A primary key that a second update of a window would have met.
     assert updates >= deaths > 0
+    async with app:
+        assert not any(line.dead for line in await app.admin.stats([QUEUE]))
     print(f"{len(views)} views in {updates} updates, {deaths} workers died")  # noqa: T201 - for the report
 
 

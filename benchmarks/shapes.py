@@ -285,7 +285,8 @@ def main() -> None:
         "| dead rows beside an open transaction | run µs beside it |\n|---|---|---|---|---|---|---|---|"
     )
     with postgres(options=[*DURABLE, "full_page_writes=off"]) as server:
-        for shape in [SHAPES[number] for number in asked.shapes] or SHAPES:
+        numbers: list[int] = asked.shapes
+        for shape in [SHAPES[number] for number in numbers] or SHAPES:
             print(asyncio.run(measure(server.url, shape, asked.waiting, asked.jobs)), flush=True)
 
 

@@ -72,7 +72,7 @@ class Client:
 
     def events(self) -> list[tuple[str, Any]]:
         """The names and data of what has been streamed."""
-        found = []
+        found: list[tuple[str, Any]] = []
         for event in self.body.split("\n\n"):
             lines = dict(line.split(": ", 1) for line in event.split("\n") if not line.startswith(":") and line)
             if lines:

@@ -18,7 +18,7 @@ from taskq.worker.run import Decided, Run
 from tests.flow.simulation import simulate
 
 LONG = "TASKQ_TEST_LONG" in os.environ
-SEEDS = range(1000 if LONG else 16)
+SEEDS = range(1000 if LONG else 12)
 """The seeds under which all must hold."""
 DEADLY = range(1000 if LONG else 100)
 """Those of which one is to find each planted bug: one of the first, but which one changes with every call there is."""

@@ -156,8 +156,8 @@ class Current(Struct, eq=False):
 
     @property
     def granted(self) -> Sequence[object]:
-        """The limits of the task that let this run begin: of ``a | b`` the one that had room. ``key_a in
-        current().granted`` tells which it was."""
+        """The limits of the task that were asked and let this run begin: of ``a | b`` the one that had room.
+        ``key_a in current().granted`` tells which it was."""
         self._means.refuse_apart("which limit had room")
         return self._granted
 

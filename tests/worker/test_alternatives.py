@@ -243,15 +243,15 @@ async def test_a_place_or_a_fallback(url: str) -> None:
 
 
 async def test_either_is_entered_outside_of_jobs_too(url: str) -> None:
+    first_key, last_key = (RateLimit(1, per=86_400, name=name) for name in ("first", "last"))
     async with App(url) as app:
-        async with app.limited(PROXY | KEY_A) as first, app.limited(PROXY | KEY_A) as second:
-            assert (first, second) == (PROXY, KEY_A)
-        async with app.limited((KEY_B | KEY_A) & PROXY) as (key, proxy):
-            assert (key, proxy) == (KEY_B, PROXY)
-        with pytest.raises(
-            LimitExceeded, match=r"limit:b:.*its turn comes in .*; limit:proxy:places:: its 1 places are"
-        ):
-            async with app.limited(PROXY), app.limited(KEY_B), app.limited(KEY_B.of(wait=0) | PROXY.of(wait=0)):
+        async with app.limited(PROXY | first_key) as first, app.limited(PROXY | first_key) as second:
+            assert (first, second) == (PROXY, first_key)
+        async with app.limited((first_key | last_key) & PROXY) as (key, proxy):
+            assert (key, proxy) == (last_key, PROXY)
+        says = r"limit:last:.*its turn comes in .*; limit:proxy:places:: its 1 places are taken"
+        with pytest.raises(LimitExceeded, match=says):
+            async with app.limited(PROXY), app.limited(last_key | PROXY.of(wait=0)):
                 pass
 
 

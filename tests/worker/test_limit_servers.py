@@ -22,7 +22,7 @@ from anyio.abc import Process
 
 from taskq import App, Concurrency, RateLimit
 from taskq.connect import connect
-from taskq.errors import JobDiscarded
+from taskq.errors import JobDiscarded, LimitExceeded
 from taskq.events import JobAgain
 from taskq.handle import JobHandle
 from taskq.limits.keeper import Keeper
@@ -166,6 +166,54 @@ async def test_places_in_handlers_are_shared_between_workers(url: str) -> None:
 
     assert await work_off(apps_with(url, send), [(domain,) for domain in "ab" * 10]) == []
     assert most == {"a": 2, "b": 2}
+
+
+async def test_either_of_two_keys_grants_what_both_have_to_all_who_race_for_it(url: str) -> None:
+    keys = [RateLimit(n, per=86_400, name=name) for name, n in (("seven", 7), ("five", 5))]
+    granted: Counter[str | None] = Counter()
+
+    async def enter(app: App) -> None:
+        one, other = (key.of(wait=0) for key in keys)
+        try:
+            async with app.limited(one | other) as permit:
+                granted["seven" if permit is one else "five"] += 1
+        except LimitExceeded:
+            granted["none"] += 1
+
+    async with App(url) as first, App(url) as second:
+        await asyncio.gather(*(enter(app) for app in [first, second] * 10))
+    assert granted == {"seven": 7, "five": 5, "none": 8}
+
+
+HOLDER = """
+import asyncio, sys
+from taskq import App, Concurrency
+
+async def main():
+    async with App(sys.argv[1], lease=3) as app, app.limited(Concurrency(1, name="gpu")):
+        print("held", flush=True)
+        await asyncio.sleep(3600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not LONG, reason="waits for leases to end: make test-long")
+async def test_the_place_of_a_killed_holder_is_free_after_its_lease(url: str) -> None:
+    async with App(url, lease=3) as app:
+        holder = await anyio.open_process([sys.executable, "-c", HOLDER, url], cwd=ROOT, stderr=None)
+        async with holder:
+            assert holder.stdout is not None
+            await holder.stdout.receive()
+            # It is renewed as long as it lives.
+            with pytest.raises(LimitExceeded):
+                async with app.limited(Concurrency(1, name="gpu").of(wait=4)):
+                    pass
+            holder.kill()
+            await holder.wait()
+            since = time.monotonic()
+            async with app.limited(Concurrency(1, name="gpu").of(wait=SOON)):
+                print(f"a killed holder's place was free after {time.monotonic() - since:.1f} s of 3")  # noqa: T201 - for the report
 
 
 class Counting:

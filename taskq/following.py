@@ -37,7 +37,12 @@ def going_on(delivery: Delivery, plan: Plan, value: bytes | None, adds: tuple[Jo
     """The next of the chain is enqueued; behind the last one the batch is left."""
     if plan.next:
         return (begin(plan, value or b"null", follows=delivery.job.id),), None
-    return (), None if plan.place is None else Leave(plan.place, succeeded=True, adds=adds, fence=delivery.fence)
+    return (), leaving(delivery, plan, adds)
+
+
+def leaving(delivery: Delivery, plan: Plan, adds: tuple[Job, ...]) -> Leave | None:
+    """The batch is left by a job that returned, if it is in one."""
+    return None if plan.place is None else Leave(plan.place, succeeded=True, adds=adds, fence=delivery.fence)
 
 
 def breaking_off(delivery: Delivery, plan: Plan, settlement: Settlement, end: End, reason: str) -> Following:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from taskq.broker import Guarantee
 from taskq.errors import Discard, HandedBack, LimitExceeded, RetryIn, Signal, Snooze
-from taskq.following import FollowUp, breaking_off, death_of, going_on
+from taskq.following import FollowUp, breaking_off, death_of, going_on, leaving
 from taskq.job import Ack, DeadLetter, Delivery, Job, Nack, Settlement
 from taskq.report import (
     End,
@@ -157,6 +157,10 @@ def decide(
     outcome: Outcome, delivery: Delivery, policy: Policy, *, chance: float, plan: Plan | None = None
 ) -> Decision:
     """The one thing that happens to this delivery. ``chance`` in [0, 1) spreads retries; ``plan``: if it was read."""
+    if plan is not None and not plan.next and isinstance(outcome, Returned):
+        # A batch's members, nearly always.
+        leaves = leaving(delivery, plan, outcome.adds)
+        return Decision(_settled(delivery, policy, "returned", outcome.value), "returned", leaves=leaves)
     decision = _decide(outcome, delivery, policy, chance)
     if decision.end is None or FLOW not in delivery.job.headers:
         return decision
@@ -269,12 +273,16 @@ def _unknown(version: int | None, delivery: Delivery, policy: Policy) -> Decisio
 
 
 def _ack(delivery: Delivery, policy: Policy, end: End, *, value: bytes | None = None, reason: str = "") -> Decision:
+    return Decision(_settled(delivery, policy, end, value, reason), end, reason)
+
+
+def _settled(delivery: Delivery, policy: Policy, end: End, value: bytes | None, reason: str = "") -> Ack:
     if not policy.keep:
-        return Decision(Ack(delivery.receipt), end, reason)
+        return Ack(delivery.receipt)
     ended = Ended(end, msgspec.Raw(value or b"null"), reason, build=policy.build)
     if delivery.attempt > 1 or delivery.losses or delivery.error is not None:
         ended = _with_past(ended, delivery, history_of(delivery))
-    return Decision(Ack(delivery.receipt, msgspec.json.encode(ended), policy.keep), end, reason)
+    return Ack(delivery.receipt, msgspec.json.encode(ended), policy.keep)
 
 
 def _dead(

@@ -41,10 +41,18 @@ def needs_mark(decision: Decision, delivery: Delivery, *, outlived: bool = False
         return False
     if decision.effects or FOLLOWS in delivery.job.headers:
         return True
+    return decision.leaves is not None and (outlived or not leaves_by_membership(decision, delivery))
+
+
+def leaves_by_membership(decision: Decision, delivery: Delivery) -> bool:
+    """Whether its membership is all that decides this end, and leaving all that follows from it."""
     leaves = decision.leaves
-    if leaves is None:
-        return False
-    return not leaves.succeeded or leaves.place.collects or bool(leaves.adds) or delivery.losses > 0 or outlived
+    return (
+        leaves is not None
+        and leaves.succeeded
+        and not (leaves.adds or leaves.place.collects or delivery.losses or decision.effects)
+        and FOLLOWS not in delivery.job.headers
+    )
 
 
 async def find_mark(store: Store, delivery: Delivery) -> Decision | None:

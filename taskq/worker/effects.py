@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from taskq.broker import Backend
 from taskq.flow.given import take_back
-from taskq.flow.marks import decide_once, find_mark, forget, needs_mark
+from taskq.flow.marks import decide_once, find_mark, forget, leaves_by_membership, needs_mark
 from taskq.flow.members import RESUMED, Membership, Rest, all_of
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
@@ -201,7 +201,7 @@ def is_remembered(run: Run, decision: Decision) -> bool:
 
 def only_leaves(run: Run, decision: Decision) -> bool:
     """Whether all that follows is that a member leaves its batch, which it does once, however often it tries."""
-    return decision.leaves is not None and not run.remembered and not needs_mark(decision, run.delivery)
+    return not run.remembered and leaves_by_membership(decision, run.delivery)
 
 
 def _left(decided: Decided) -> tuple[str, str] | None:

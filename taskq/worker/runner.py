@@ -88,7 +88,7 @@ class Runner:
         if said:
             run.obeys, run.plan = True, plan_of(job)
             # Of all that is said, a place in a batch is said most often.
-            if said != _FLOWS or (run.plan is not None and run.plan.keeps):
+            if said is not _FLOWS or (run.plan is not None and run.plan.keeps):
                 run.policy, run.timeouts = _overridden(runnable, job, run.plan)
                 run.recalls = not _RECALLING.isdisjoint(said)
         refused = screen(delivery, run.policy)

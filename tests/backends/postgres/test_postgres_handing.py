@@ -12,6 +12,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 from taskq_postgres import broker, queries
+from taskq_postgres.faults import DRIVER_ERRORS
 from taskq_postgres.verbs import Verbs
 from taskq_postgres.wishes import Wish
 
@@ -156,12 +157,50 @@ async def test_an_id_that_is_known_is_not_handed_over_again(ground: Ground) -> N
     assert await ground.ask("SELECT count(*) FROM {schema}.ended") == 0
 
 
-async def test_who_is_gone_is_handed_nothing(ground: Ground) -> None:
-    async with ground.waiting() as taken:
-        await ground.ask("INSERT INTO {schema}.waits SELECT 1, ARRAY['q'], 60, 1, until - 1 FROM {schema}.waits")
-        await ground.add(a_job("q"))
-    assert names(taken()) == ["a"]
-    assert await ground.ask("SELECT token IS NULL AND handed IS NULL FROM {schema}.waits WHERE ear = 1")
+async def test_who_hangs_is_handed_one_job_which_comes_back_with_its_lease_and_who_is_gone_is_handed_nothing(
+    ground: Ground, postgres: Process
+) -> None:
+    ear = 1
+    waits = "INSERT INTO {schema}.waits VALUES ($1, ARRAY['q'], $2, 2, extract(epoch FROM clock_timestamp()) + $3)"
+    async with plain(postgres.url) as listener:
+        await listener.execute(queries.load(ground.schema).live, ear)
+        await ground.ask(waits, ear, SHORT, LONG)
+        await ground.add(a_job("q", "handed"))
+        await ground.add(a_job("q", "next"))
+        free = await ground.other.broker.fetch(["q"], 2, lease=LONG, wait=0)
+        assert names(free) == ["next"]
+        (back,) = await take(ground.other.broker, "q")
+        assert (names([back]), back.attempt, back.losses, back.fence) == (["handed"], 1, 1, 2)
+        await ack(ground.other.broker, *free, back)
+        await ground.ask("UPDATE {schema}.waits SET token = 3 WHERE ear = $1", ear)
+    lock = "SELECT pg_try_advisory_lock({schema}.life($1)) AND pg_advisory_unlock({schema}.life($1))"
+    await wait_until(lambda: ground.ask(lock, ear))
+    await ground.add(a_job("q", "gone"))
+    (got,) = await ground.other.broker.fetch(["q"], 1, lease=LONG, wait=0)
+    assert (names([got]), got.losses) == (["gone"], 0)
+    assert await ground.ask("SELECT token IS NULL AND handed = 2 FROM {schema}.waits WHERE ear = $1", ear)
+
+
+async def test_a_reply_that_is_lost_after_the_job_was_handed_over_leaves_a_call_that_may_be_repeated(
+    ground: Ground, postgres: Process
+) -> None:
+    async with (
+        proxied(postgres.port) as (proxy, port),
+        plain(f"postgresql://postgres@127.0.0.1:{port}/postgres") as adder,
+    ):
+        here = replace(ground, adder=adder)
+        # The statement is prepared by then, and what is cut is its answer.
+        await here.add(a_job("warm"))
+        async with ground.waiting() as taken:
+            proxy.cutting = True
+            with pytest.raises(DRIVER_ERRORS):
+                await here.add(a_job("q"))
+        (got,) = taken()
+        assert await handed(ground)
+        (answer,) = await ground.other.broker.enqueue([a_job("q")])
+        assert (answer.id, answer.added) == ("q-a", False)
+        assert (got.attempt, got.losses, got.fence) == (1, 0, 1)
+        await ack(ground.other.broker, got)
 
 
 async def test_who_has_not_looked_for_seconds_is_handed_nothing(ground: Ground) -> None:

@@ -7,6 +7,7 @@ that came late, grants nothing twice. While anybody may stand in the line, new o
 """
 
 from collections.abc import Sequence
+from math import inf
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +29,8 @@ class Asked(Struct, frozen=True):
     """Whether it takes a place in the line when it is refused."""
     its_turn: bool = False
     """Whether it has stood in the line."""
+    within: float = inf
+    """Seconds: a place in the line is taken only if its turn comes as soon; later another limit's would be sooner."""
     looks: bool = False
     """Whether it only wants to know: nothing is granted, and no place in the line taken."""
 
@@ -98,9 +101,9 @@ def _answer(rate: Rate, line: Line, now: float, asked: Asked) -> Answer:
         line.granted = rate.take(line.granted, moment, cost)
         return Answer(True, moment - now, moment)
     if asked.lines_up:
-        if line.last <= now:
-            line.line = line.granted
-        moment = max(moment, rate.next(line.line, first, cost))
-        line.line = rate.take(line.line, moment, cost)
-        line.last = moment
+        standing = line.granted if line.last <= now else line.line
+        moment = max(moment, rate.next(standing, first, cost))
+        if moment - now <= asked.within:
+            line.line = rate.take(standing, moment, cost)
+            line.last = moment
     return Answer(False, moment - now)

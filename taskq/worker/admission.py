@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from math import inf
 
 from msgspec import Struct
@@ -34,10 +34,10 @@ class Asking(Struct, frozen=True):
         first = self.run.delivery.attempt == 1
         return tuple(limit for limit in way if not (first and isinstance(limit, RateLimit) and limit.retries))
 
-    def asked(self, limit: RateLimit, *, looks: bool = False) -> Asked:
-        """What it asks of a rate."""
+    def asked(self, limit: RateLimit, *, within: float = inf, looks: bool = False) -> Asked:
+        """What it asks of a rate; ``within``: see there."""
         its_turn = history_of(self.run.delivery).turn == self.key_of(limit)
-        return Asked(1.0, PATIENCE, lines_up=True, its_turn=its_turn, looks=looks)
+        return Asked(1.0, PATIENCE, lines_up=True, its_turn=its_turn, within=within, looks=looks)
 
 
 class Turn(Struct, frozen=True, order=True):
@@ -47,6 +47,10 @@ class Turn(Struct, frozen=True, order=True):
     """Seconds; inf where nobody knows."""
     comes_new: bool = True
     """False: the run has stood in the line for it, and a turn that was waited for is not left unused."""
+
+
+class Overtaken(Struct, frozen=True):
+    """Others were granted what it had seen, and another way would begin sooner now; nothing was taken."""
 
 
 class Admission:
@@ -60,41 +64,56 @@ class Admission:
         current = run.current
         assert current is not None, "only what prepare() let pass is asked for"  # noqa: S101
         asking = Asking(run, lambda limit: limits.store_key(limit, *current.arguments))
-        way: Sequence[Limit] = ()
-        refused: Outcome | None = None
         try:
-            ways = [asking.needs(way) for way in limits.ways]
-            if len(ways) > 1 or sum(isinstance(limit, RateLimit) for limit in ways[0]) > 1:
-                ways = await self._by_turn(asking, ways)
-            for way in ways:
-                refused = await self._take(asking, way)
-                # Who has a place in one line takes none in another.
-                if refused is None or isinstance(refused, Limited):
-                    break
+            answer = await self._begin(asking, [asking.needs(way) for way in limits.ways])
         except ConfigError as error:
             return Undecodable(error)
         except BrokerError:
             # The settler waits for the broker, and tells.
             return Limited(PATIENCE)
-        if refused is None:
-            current.admit(way)
-        return refused
+        if not isinstance(answer, tuple):
+            return answer
+        current.admit(answer)
+        return None
 
     async def release(self, run: Run) -> None:
         """The run has ended, or did not begin, and its places are free."""
         await run.close()
         await self._keeper.free(run.delivery.receipt)
 
-    async def _by_turn(self, asking: Asking, ways: Sequence[tuple[Limit, ...]]) -> list[tuple[Limit, ...]]:
-        """The ways, the one whose turn comes first before the others; nothing is taken.
+    async def _begin(self, asking: Asking, ways: Sequence[tuple[Limit, ...]]) -> tuple[Limit, ...] | Outcome:
+        """The limits that let it begin, or what becomes of it instead."""
+        if len(ways) == 1 and sum(isinstance(limit, RateLimit) for limit in ways[0]) < 2:
+            refused = await self._take(asking, ways[0], inf)
+            assert not isinstance(refused, Overtaken), "there is no other way"  # noqa: S101
+            return ways[0] if refused is None else refused
+        while True:
+            # Each time round somebody else was granted something, or has taken a place in a line.
+            answer = await self._by_turn(asking, ways)
+            if not isinstance(answer, Overtaken):
+                return answer
+
+    async def _by_turn(
+        self, asking: Asking, ways: Sequence[tuple[Limit, ...]]
+    ) -> tuple[Limit, ...] | Outcome | Overtaken:
+        """Look at all, and take the way whose turn comes first, or the next one where a place of it is gone.
 
         Of each the rate that lets it wait longest comes first, as it is to stand in that line, and places last, as they
         are looked at when its turn has come.
         """
         turns = {limit: await self._turn(asking, limit) for limit in dict.fromkeys(chain.from_iterable(ways))}
-        last_first = [sorted(way, key=lambda limit: (isinstance(limit, RateLimit), turns[limit])) for way in ways]
-        in_order = sorted(last_first, key=lambda way: max(turns[limit] for limit in way))
-        return [tuple(reversed(way)) for way in in_order]
+        ranked = sorted([(max(turns[limit] for limit in way), at) for at, way in enumerate(ways)])
+        refused: Outcome | Overtaken | None = None
+        for (_, at), (after, _) in pairwise([*ranked, (Turn(inf), -1)]):
+            way = sorted(ways[at], key=lambda limit: (isinstance(limit, RateLimit), turns[limit]), reverse=True)
+            refused = await self._take(asking, way, after.wait + PATIENCE)
+            if refused is None:
+                return ways[at]
+            if isinstance(refused, Limited | Overtaken):
+                # Who has a place in one line takes none in another.
+                break
+        assert refused is not None, "there is a way"  # noqa: S101
+        return refused
 
     async def _turn(self, asking: Asking, limit: Limit) -> Turn:
         key = asking.key_of(limit)
@@ -107,13 +126,14 @@ class Admission:
             case Concurrency():
                 return Turn(0.0 if await self._keeper.has_room(key, limit.n) else inf)
 
-    async def _take(self, asking: Asking, way: Sequence[Limit]) -> Outcome | None:
-        """Take all of these, or nothing but a place in a line."""
+    async def _take(self, asking: Asking, way: Sequence[Limit], within: float) -> Outcome | Overtaken | None:
+        """Take all of these, or nothing but a place in a line; not even that if its turn comes after ``within``."""
         taken: list[tuple[RateLimit, float]] = []
+        refused: Outcome | Overtaken | None
         for limit in way:
             match limit:
                 case RateLimit():
-                    refused = await self._take_rate(asking, limit, taken)
+                    refused = await self._take_rate(asking, limit, within, taken)
                 case Concurrency():
                     held = await self._place(asking.run, limit, asking.key_of(limit))
                     refused = None if held else Raised(Discard(SKIPPED))
@@ -124,12 +144,14 @@ class Admission:
         return None
 
     async def _take_rate(
-        self, asking: Asking, limit: RateLimit, taken: list[tuple[RateLimit, float]]
-    ) -> Outcome | None:
+        self, asking: Asking, limit: RateLimit, within: float, taken: list[tuple[RateLimit, float]]
+    ) -> Limited | Overtaken | None:
         if limit.n == inf:
             return None
         key = asking.key_of(limit)
-        answer = await self._keeper.ask(limit.rate, key, asking.asked(limit))
+        answer = await self._keeper.ask(limit.rate, key, asking.asked(limit, within=within))
+        if not answer.granted and answer.wait > within:
+            return Overtaken()
         if not answer.granted:
             self._keeper.refuse(key, answer.wait)
             return Limited(answer.wait, key)

@@ -13,6 +13,9 @@ import pytest
 from taskq import App, Concurrency, RateLimit, Snooze, current
 from taskq.errors import ConfigError, JobDiscarded, LimitExceeded
 from taskq.events import JobAgain, JobFinished
+from taskq.limits.keeper import Keeper
+from taskq.limits.line import Answer, Asked
+from taskq.limits.rates import Rate
 from taskq.limits.several import Both
 from taskq.retry import Retry
 from taskq.testing import VirtualClock
@@ -114,6 +117,32 @@ async def test_a_task_is_counted_by_the_key_that_has_room_or_the_sooner_one(cloc
     assert most_within(began["b"], 10) == 2
     assert max(began["a"] + began["b"]) <= 500 * 1.03
     assert len(again) <= 2 * 250
+
+
+async def test_all_who_come_at_once_do_not_stand_in_the_line_of_the_first(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Keeper.ask
+
+    async def slow(keeper: Keeper, rate: Rate, key: str, asked: Asked) -> Answer:
+        # So all have looked before the first one asks, as on a server.
+        await anyio.sleep(0.01)
+        return await ask(keeper, rate, key, asked)
+
+    monkeypatch.setattr(Keeper, "ask", slow)
+    app = App("memory://", slots=100)
+    began: Began = defaultdict(list)
+
+    @app.task(limits=KEY_A | KEY_B)
+    async def call(_n: int) -> None:
+        began["a" if KEY_A in current().granted else "b"].append(clock.time())
+
+    async with app, app.working():
+        await app.defer_many(call.call(n) for n in range(100))
+        await clock.advance(minutes=10)
+    # Five in ten seconds.
+    assert (len(began["a"]), len(began["b"])) == (60, 40)
+    assert max(began["a"] + began["b"]) <= 195 * 1.03
 
 
 async def test_keys_pause_apart(clock: VirtualClock) -> None:

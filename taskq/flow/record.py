@@ -31,6 +31,8 @@ OPEN = "open"
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z][\w-]{0,59}", re.ASCII)
+_TOLD = re.compile(r"succeeded|finished|first_failure|progress-.*")
+"""Callbacks go by these names, and their chains by numbers behind them, as the members of a stream do."""
 
 
 class Terms(Struct, frozen=True, omit_defaults=True):
@@ -83,6 +85,8 @@ def check_key(key: object) -> str:
     """What a producer calls a stream of members; raises ConfigError."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise ConfigError(f"key {key!r}: use up to 60 letters, digits, '_' and '-', the first a letter")
+    if _TOLD.fullmatch(key):
+        raise ConfigError(f"key {key!r} is the name of a callback: choose another, as 'part-{key}'")
     return key
 
 

@@ -614,6 +614,9 @@ async def test_what_cannot_be_a_member_is_refused(office: Office) -> None:
                 await batch.add([replace(number.call(), commits=True)])
             with pytest.raises(ConfigError, match="key"):
                 await batch.add([], key="1")
+            for taken in ("finished", "progress-1000"):
+                with pytest.raises(ConfigError, match="callback"):
+                    await batch.add([], key=taken)
         for name in ("", "a b", "x" * 101):
             with pytest.raises(ConfigError, match="batch id"):
                 office.batch(name)

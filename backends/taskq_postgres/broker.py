@@ -112,8 +112,11 @@ class PostgresBroker:
         await asyncio.sleep(0)
         await self._lanes.settled()
         with anyio.move_on_after(_CLOSING), suppress(BrokerError):
-            for queues in self._watcher.ear.served():
+            served = self._watcher.ear.served()
+            for queues in served:
                 self._give_back((await self._fetch(queues, 0, LOOK, waits=False)).deliveries)
+            if served:
+                await self._lanes.run(self._watcher.ear.leave)
         if self._returns:
             await asyncio.wait(self._returns, timeout=_CLOSING)
 

@@ -41,6 +41,10 @@ class Ear:
         await connection.execute(self._sql.live, self._name)
         self.hears = True
 
+    async def leave(self, connection: Connection) -> None:
+        """Wait for nothing any more: once it is closed, and what was handed over for all that it served is found."""
+        await connection.execute(self._sql.leave, self._name)
+
     def served(self) -> list[Queues]:
         """The queues of each fetch that was offered."""
         return list(self._heard)

@@ -22,6 +22,7 @@ class Queries(Struct, frozen=True):
     find: str
     health: str
     key: str
+    leave: str
     list_jobs: str
     live: str
     notify: str

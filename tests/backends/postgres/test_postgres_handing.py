@@ -289,7 +289,9 @@ async def test_a_message_that_comes_after_the_look_brings_nothing_twice(
             assert await backend.broker.fetch(["q"], 1, lease=LONG, wait=0) == []
 
 
-async def test_a_backend_that_closes_gives_back_what_is_on_its_way(opened: Opener, ground: Ground) -> None:
+async def test_a_backend_that_closes_gives_back_what_is_coming_and_leaves_no_row(
+    opened: Opener, ground: Ground
+) -> None:
     for turns in range(5):
         async with AsyncExitStack() as stack:
             closing = await stack.enter_async_context(opened())
@@ -298,6 +300,7 @@ async def test_a_backend_that_closes_gives_back_what_is_on_its_way(opened: Opene
             for _ in range(turns):
                 await asyncio.sleep(0)
         await adding
+        assert await ground.ask("SELECT count(*) FROM {schema}.waits") == 0
         got = await take_one(ground.other.broker, "q")
         assert (names([got]), got.losses) == ([str(turns)], 0)
         await ack(ground.other.broker, got)

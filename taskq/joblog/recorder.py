@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +34,8 @@ class Capture:
         self, delivery: Delivery, limit: int, redact: Redact | None, changed: Callable[["Capture"], object]
     ) -> None:
         self.key = key_of(JobRef(delivery.job.queue, delivery.job.id))
-        self._since = delivery.now
+        self.since = delivery.now
+        """When the run began."""
         self.written: bytes | None = None
         """What its key holds, as far as this run knows."""
         self.overtaken = False
@@ -90,8 +91,8 @@ class Capture:
         """Take in what the key holds: lines of earlier runs, or of this one when the answer to a write was lost."""
         found = read(value)
         self.written = value
-        self.overtaken = found.since > self._since
-        if found.since < self._since:
+        self.overtaken = found.since > self.since
+        if found.since < self.since:
             self._earlier = found
 
     def value(self) -> bytes:
@@ -99,7 +100,7 @@ class Capture:
         with self._lock:
             self._told = False
             both = self._ring.following(self._earlier)
-            return msgspec.json.encode(Captured(list(both.lines), both.first, self._since, self._open))
+            return msgspec.json.encode(Captured(list(both.lines), both.first, self.since, self._open))
 
     def _tell(self) -> None:
         if not self._told:
@@ -162,14 +163,22 @@ class Recorder:
 
     async def write_all(self) -> None:
         """Write each that has something once: what it has to say meanwhile waits for the next time."""
-        changed = list(self._changed)
+        jobs: dict[str, list[Capture]] = {}
+        for capture in self._changed:
+            jobs.setdefault(capture.key, []).append(capture)
+        changed = list(jobs.values())
         for first in range(0, len(changed), AT_ONCE):
             answers = await asyncio.gather(*map(self._write, changed[first : first + AT_ONCE]), return_exceptions=True)
             for error in answers:
                 if error is not None:
                     raise error
 
-    async def _write(self, capture: Capture) -> None:
+    async def _write(self, runs: Sequence[Capture]) -> None:
+        """A job's, the earliest first: it would be overtaken otherwise, and its lines lost."""
+        for capture in sorted(runs, key=lambda run: run.since):
+            await self._write_one(capture)
+
+    async def _write_one(self, capture: Capture) -> None:
         self._changed.pop(capture, None)
         if capture.is_empty:
             return

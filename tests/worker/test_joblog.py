@@ -22,7 +22,7 @@ from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle
 from tests.worker.cpu import chat, wait_for
 from tests.worker.moves import SOON, a_delivery
-from tests.worker.tap import Tap
+from tests.worker.tap import Tap, TappedStore
 
 pytestmark = pytest.mark.anyio
 
@@ -217,6 +217,24 @@ async def test_a_run_that_was_overtaken_writes_no_more() -> None:
         assert found is not None
         assert [line.attempt for line in found.lines] == [1, 2, 2]
         assert runs[0].overtaken
+
+
+async def test_a_worker_that_ends_while_it_writes_keeps_the_lines_of_each_run_of_a_job(tap: Tap) -> None:
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        recorder = Recorder(TappedStore(tap, backend.store), None)
+        tap.swapping = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(recorder.run)
+            for attempt in (1, 2):
+                run = Capture(a_delivery("a", now=attempt, attempt=attempt), 1000, None, recorder.note)
+                run.add(0.0, "info", "", "said")
+                await anyio.wait_all_tasks_blocked()
+            tap.swapping.set()
+            tasks.cancel_scope.cancel()
+        found = await kept_lines(backend.store, JobRef("default", "a"))
+        assert found is not None
+        assert [line.attempt for line in found.lines] == [1, 2]
 
 
 def test_a_ring_holds_the_last_lines_and_counts_those_before() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -10,7 +10,9 @@ from typing import Any
 class Window:
     """Items that were given and are not passed: in progress, or done and behind one that is not."""
 
-    def __init__(self, size: int, handle: Callable[[Any], Awaitable[object]], leaving: Callable[[], bool]) -> None:
+    def __init__(
+        self, size: int, handle: Callable[[Any], Coroutine[Any, Any, None]], leaving: Callable[[], bool]
+    ) -> None:
         self._handle = handle
         self._leaving = leaving
         self._room = asyncio.Semaphore(size)
@@ -47,13 +49,10 @@ class Window:
             async for item in items:
                 if self._is_over():
                     break
-                self._ahead.append((item, self._begin(self._one(item))))
+                self._ahead.append((item, self._begin(self._handle(item))))
                 await self._room.acquire()
 
-    async def _one(self, item: Any) -> None:
-        await self._handle(item)
-
-    def _begin(self, work: Any) -> "asyncio.Task[None]":
+    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._stirred.set())
         return task

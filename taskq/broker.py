@@ -125,6 +125,19 @@ class Extender(Protocol):
         ...
 
 
+class DiscardAndSettle(Protocol):
+    """What a backend can do whose jobs and Store are in one database."""
+
+    async def __call__(
+        self, key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> Sequence[bool] | None:
+        """:meth:`~taskq.store.Store.discard` and :meth:`Broker.settle` as one: both happen or neither.
+
+        None when no member is left: they were discarded, and nothing was settled.
+        """
+        ...
+
+
 class Results(Protocol):
     """Every end leaves one encoded outcome for as long as its settlement said."""
 
@@ -309,9 +322,8 @@ class Backend(Struct, frozen=True, kw_only=True):
     store: Store | None = None
     open_store: Callable[[], AbstractAsyncContextManager[Store]] | None = None
     """Opens a handle of the store of its own, to be used from another thread's event loop."""
-    store_ahead: Store | None = None
-    """The same store, where what was discarded may be lost until this backend has confirmed something later, be it a
-    settlement: for what is told right before one, and need not wait for the disk by itself."""
+    discard_and_settle: DiscardAndSettle | None = None
+    """Spares those who leave a batch a call of their own, and the wait for it."""
     transactions: Transactions | None = None
     admin: Admin | None = None
     doctor: Doctor | None = None

@@ -68,8 +68,7 @@ class Sites:
             admin=EveryAdmin(admins, self.home) if admins else None,
             store=default.store,
             open_store=default.open_store,
-            # What is settled here is confirmed by another backend than what is discarded there.
-            store_ahead=None,
+            discard_and_settle=None,
             transactions=transactions,
         )
         return Site(name, own, backend)

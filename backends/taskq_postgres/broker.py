@@ -13,6 +13,7 @@ from taskq.errors import BrokerError
 from taskq.job import Ack, Delivery, Enqueued, Job, JobRef, Lease, Nack, Settlement
 from taskq_postgres.lanes import Connection, Lanes
 from taskq_postgres.marks import Marks
+from taskq_postgres.rows import Receipt
 from taskq_postgres.verbs import Fetched, Verbs
 from taskq_postgres.watcher import LOOK, Watcher
 from taskq_postgres.wishes import Wish
@@ -88,6 +89,19 @@ class PostgresBroker:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         settled = await self._lanes.run(lambda connection: self._verbs.settle(connection, settlements, tells=False))
+        return self._told(settlements, settled)
+
+    async def discard_and_settle(
+        self, key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> list[bool] | None:
+        """As :class:`~taskq.broker.DiscardAndSettle`."""
+        settled = await self._lanes.run(
+            lambda connection: self._verbs.discard_and_settle(connection, key, members, settlements)
+        )
+        return None if settled is None else self._told(settlements, settled)
+
+    def _told(self, settlements: Sequence[Settlement], settled: Sequence[Receipt | None]) -> list[bool]:
+        """Tell those who wait for what was settled."""
         queues: set[str] = set()
         for settlement, receipt in zip(settlements, settled, strict=True):
             if receipt is None:

@@ -113,7 +113,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             hints=None if listening is None else PostgresHints(address.shown, watcher),
             store=PostgresStore(sql, lanes),
             open_store=open_store,
-            store_ahead=PostgresStore(sql, lanes, ahead=True),
+            discard_and_settle=broker.discard_and_settle,
             transactions=PostgresTransactions(address.shown, traits, verbs, lent),
             admin=PostgresAdmin(sql, lanes, watcher),
             doctor=doctor(

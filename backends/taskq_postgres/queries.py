@@ -14,7 +14,7 @@ class Queries(Struct, frozen=True):
     cancel: str
     deployment: str
     discard: str
-    discard_ahead: str
+    discard_and_settle: str
     enqueue: str
     enqueue_ahead: str
     extend: str

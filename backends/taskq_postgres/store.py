@@ -10,11 +10,9 @@ from taskq_postgres.queries import Queries
 class PostgresStore:
     """Atomic because each call is one statement that holds its key's lock."""
 
-    def __init__(self, sql: Queries, lanes: Lanes, *, ahead: bool = False) -> None:
+    def __init__(self, sql: Queries, lanes: Lanes) -> None:
         self._sql = sql
         self._lanes = lanes
-        # One log carries all commits, in their order: with any later one this one is on disk, too.
-        self._discard = sql.discard_ahead if ahead else sql.discard
 
     async def get(self, key: str) -> Entry:
         async def look(connection: Connection) -> Entry:
@@ -33,5 +31,5 @@ class PostgresStore:
         return bool(await self._lanes.run(lambda connection: connection.fetchval(self._sql.add, *arguments)))
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
-        left: int = await self._lanes.run(lambda connection: connection.fetchval(self._discard, key, members))
+        left: int = await self._lanes.run(lambda connection: connection.fetchval(self._sql.discard, key, members))
         return left

@@ -119,32 +119,20 @@ class Verbs(Struct, frozen=True):
         self, connection: Asked, settlements: Sequence[Settlement], *, tells: bool
     ) -> list[Receipt | None]:
         """The receipt of each that was settled; None where it was void."""
-        # Rows are locked in one order, whoever comes; a receipt settles once, also within one call.
-        first: dict[Receipt, int] = {}
-        for number, receipt in enumerate(receipts_of(settlement.receipt for settlement in settlements)):
-            if receipt is not None:
-                first.setdefault(receipt, number)
-        answers: list[Receipt | None] = [None] * len(settlements)
-        if not first:
-            return answers
-        receipts = sorted(first)
-        chosen = [settlements[first[receipt]] for receipt in receipts]
-        plain = self.dedup_window == 0 and all(
-            isinstance(one, Ack) and (one.outcome is None or one.keep <= 0) for one in chosen
-        )
-        (row,) = await connection.fetch(
-            self.sql.settle,
-            *_columns(receipts),
-            *([None] * 4 if plain else _endings(chosen)),
-            _grouped(receipts),
-            self.dedup_window,
-            tells,
-        )
-        places: Sequence[int] = row["places"] or ()
-        for place in places:
-            receipt = receipts[place - 1]
-            answers[first[receipt]] = receipt
-        return answers
+        ends = Ends(settlements)
+        if not ends.receipts:
+            return [None] * len(settlements)
+        (row,) = await connection.fetch(self.sql.settle, *ends.arrays(self.dedup_window), tells)
+        return ends.settled(row["places"] or ())
+
+    async def discard_and_settle(
+        self, connection: Asked, key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> list[Receipt | None] | None:
+        """The same in one transaction with the discarding; None when no member is left, and nothing was settled."""
+        ends = Ends(settlements)
+        arrays = ends.arrays(self.dedup_window)
+        (row,) = await connection.fetch(self.sql.discard_and_settle, key, members, *arrays)
+        return None if row["places"] is None else ends.settled(row["places"])
 
     async def extend(self, connection: Connection, receipts: Sequence[str], lease: float) -> list[Lease]:
         said = receipts_of(receipts)
@@ -157,6 +145,35 @@ class Verbs(Struct, frozen=True):
             place: int = row["place"]
             held[known[place - 1]] = Lease.CANCELLED if row["cancelled"] else Lease.HELD
         return [Lease.LOST if receipt is None else held.get(receipt, Lease.LOST) for receipt in said]
+
+
+class Ends:
+    """Settlements as arrays: rows are locked in one order, whoever comes, and a receipt settles once in a call."""
+
+    def __init__(self, settlements: Sequence[Settlement]) -> None:
+        self._settlements = settlements
+        self._first: dict[Receipt, int] = {}
+        for number, receipt in enumerate(receipts_of(settlement.receipt for settlement in settlements)):
+            if receipt is not None:
+                self._first.setdefault(receipt, number)
+        self.receipts = sorted(self._first)
+
+    def arrays(self, dedup_window: float) -> tuple[object, ...]:
+        """What ``settle`` takes of them."""
+        chosen = [self._settlements[self._first[receipt]] for receipt in self.receipts]
+        plain = dedup_window == 0 and all(
+            isinstance(one, Ack) and (one.outcome is None or one.keep <= 0) for one in chosen
+        )
+        endings = [None] * 4 if plain else _endings(chosen)
+        return (*_columns(self.receipts), *endings, _grouped(self.receipts), dedup_window)
+
+    def settled(self, places: Sequence[int]) -> list[Receipt | None]:
+        """The receipt of each settlement, now that those in these places, from 1, were settled; None where not."""
+        answers: list[Receipt | None] = [None] * len(self._settlements)
+        for place in places:
+            receipt = self.receipts[place - 1]
+            answers[self._first[receipt]] = receipt
+        return answers
 
 
 def _columns(receipts: Sequence[Receipt]) -> tuple[list[str], list[str], list[int]]:

@@ -14,6 +14,7 @@ from taskq_sqlite import enqueue, fetch, settle
 from taskq_sqlite.lane import Lane, Step
 from taskq_sqlite.queries import Queries
 from taskq_sqlite.settle import Settled
+from taskq_sqlite.store import discard
 from taskq_sqlite.watcher import Watcher
 
 
@@ -67,7 +68,23 @@ class SqliteBroker:
         return await self._wait(queues, step, wait, roused)
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
-        answers = await self._lane.run(lambda cursor: self._steps.settle(cursor, settlements))
+        return self._told(settlements, await self._lane.run(lambda cursor: self._steps.settle(cursor, settlements)))
+
+    async def discard_and_settle(
+        self, key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> list[bool] | None:
+        """As :class:`~taskq.broker.DiscardAndSettle`."""
+
+        def step(cursor: sqlite3.Cursor) -> list[Settled | None] | None:
+            if not discard(cursor, self._steps.sql, key, members):
+                return None
+            return self._steps.settle(cursor, settlements)
+
+        answers = await self._lane.run(step)
+        return None if answers is None else self._told(settlements, answers)
+
+    def _told(self, settlements: Sequence[Settlement], answers: Sequence[Settled | None]) -> list[bool]:
+        """Tell those who wait for what was settled."""
         queues: set[str] = set()
         for settlement, settled in zip(settlements, answers, strict=True):
             if settled is None:

@@ -89,13 +89,15 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
                 own = await entered(Lane(path, opened, begin="BEGIN IMMEDIATE", turn=turn), stack)
                 yield SqliteStore(sql, own, own)
 
+        broker = SqliteBroker(traits, steps, lane, watcher)
         yield Backend(
-            broker=SqliteBroker(traits, steps, lane, watcher),
+            broker=broker,
             extender=extender,
             results=SqliteResults(sql, reader, watcher),
             hints=SqliteHints(sql, lane, reader, watcher),
             store=SqliteStore(sql, lane, reader),
             open_store=open_store,
+            discard_and_settle=broker.discard_and_settle,
             transactions=SqliteTransactions(path, traits, steps, lane, watcher, opened),
             admin=SqliteAdmin(sql, lane, reader, watcher),
             doctor=doctor(file, chosen, reader),

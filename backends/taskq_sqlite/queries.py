@@ -13,6 +13,8 @@ class Queries(Struct, frozen=True):
     cancel: str
     count_lapsed: str
     dead_letter: str
+    discard: str
+    discard_lapsing: str
     drop_key: str
     drop_members: str
     ended_id: str

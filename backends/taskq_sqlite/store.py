@@ -69,20 +69,22 @@ class SqliteStore:
         return await self._lane.run(step)
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
-        def step(cursor: sqlite3.Cursor) -> int:
-            now = time()
-            held = read(cursor, self._sql, key, now)
-            lasting = held.lasting
-            for member in dict.fromkeys(members):
-                for until, gone in cursor.execute(self._sql.member, (key, member)).fetchall():
-                    if not gone and not _is_over(until, now):
-                        cursor.execute(self._sql.put_member, (key, member, until, 1))
-                        lasting -= until is None
-            left = Key(held.value, held.until, lasting)
-            write(cursor, self._sql, key, left, now)
-            return _count(cursor, self._sql, key, left, now)
+        return await self._lane.run(lambda cursor: discard(cursor, self._sql, key, members))
 
-        return await self._lane.run(step)
+
+def discard(cursor: sqlite3.Cursor, sql: Queries, key: str, members: Sequence[str]) -> int:
+    """Remove members for good; how many are left."""
+    now = time()
+    held = read(cursor, sql, key, now)
+    lasting = held.lasting
+    if lasting and members:
+        cursor.executemany(sql.discard, [(key, member) for member in members])
+        lasting -= cursor.rowcount
+    if _count(cursor, sql, key, Key(), now):
+        cursor.executemany(sql.discard_lapsing, [(key, member, now) for member in members])
+    left = Key(held.value, held.until, lasting)
+    write(cursor, sql, key, left, now)
+    return _count(cursor, sql, key, left, now)
 
 
 def read(cursor: sqlite3.Cursor, sql: Queries, key: str, now: float) -> Key:

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from msgspec.json import decode
 from msgspec.structs import replace
 
-from taskq.broker import Broker
+from taskq.broker import Broker, DiscardAndSettle
 from taskq.errors import BrokerUnavailable, ConfigError, Conflict, TaskqError
 from taskq.flow.marks import has_died_after, marked_outcome
 from taskq.flow.progress import Progress
@@ -37,7 +37,7 @@ from taskq.flow.record import (
     report_of,
     written,
 )
-from taskq.job import Enqueued, Job, JobRef
+from taskq.job import Enqueued, Job, JobRef, Settlement
 from taskq.report import Death, read_outcome
 from taskq.sequel import Leave, Place, begin, plan_of, renamed
 from taskq.store import Store
@@ -69,10 +69,8 @@ class Rest(Struct, frozen=True, gc=False):
 class Membership:
     """The batches of one backend."""
 
-    def __init__(self, store: Store, broker: Broker, ahead: Store | None = None) -> None:
+    def __init__(self, store: Store, broker: Broker) -> None:
         self._store = store
-        self._ahead = ahead or store
-        """Those who are settled next are discarded here."""
         self._broker = broker
         self.progress = Progress(store, self._call_back)
         self._clean: dict[str, float] = {}
@@ -180,35 +178,60 @@ class Membership:
         """Members leave their batches; the callbacks of those that are over are enqueued before this returns."""
         await self.finish(await self.step_out(leaves, due=due, fetched=fetched))
 
-    async def step_out(
-        self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf, ahead: bool = False
-    ) -> Sequence[Rest]:
+    async def step_out(self, leaves: Sequence[Leave], *, due: float = inf, fetched: float = inf) -> Sequence[Rest]:
         """Members leave their chunks; answers of which there is more to do, which is :meth:`finish`.
 
-        ``due`` and ``fetched``: when the last of them was, by the backend's clock. ``ahead``: they are settled next.
+        ``due`` and ``fetched``: when the last of them was, by the backend's clock.
         """
         await all_of(self._fail(leave) for leave in leaves if not leave.succeeded)
         chunks = _by_chunk([leave.place for leave in leaves])
-        # One that had failed, was revived and has returned has failed no more. Who was revived is due from then on, so
-        # that what was due before anybody had failed needs no call: one a batch, if its members were all there.
-        anyone = any(leave.succeeded for leave in leaves)
-        batches = dict.fromkeys(batch for batch, _ in chunks) if anyone else ()
-        asked = [batch for batch in batches if due >= self._clean.get(batch, 0.0)]
-        counts = [self._store.discard(failed_key(batch), ()) for batch in asked]
-        store = self._ahead if ahead else self._store
-        left = [_count(store, batch, chunk, names) for (batch, chunk), names in chunks.items()]
-        lefts = await all_of([*counts, *left])
-        failed, lefts = dict(zip(asked, lefts[: len(asked)], strict=True)), lefts[len(asked) :]
-        await all_of(self._revived(batch, leaves, number) for batch, number in failed.items() if number)
-        if len(self._clean) > _REMEMBERED:
-            self._clean.clear()
-        if fetched < inf:
-            self._clean.update({batch: fetched for batch, number in failed.items() if not number})
+        lefts, _ = await asyncio.gather(
+            all_of(_count(self._store, batch, chunk, names) for (batch, chunk), names in chunks.items()),
+            self._take_back(leaves, {batch for batch, _ in chunks}, due, fetched),
+        )
         rest = [
             Rest(batch, chunk, names, not left, self.progress.is_due(batch, names))
             for ((batch, chunk), names), left in zip(chunks.items(), lefts, strict=True)
         ]
         return [one for one in rest if one.is_empty or one.is_due]
+
+    async def settle(
+        self,
+        leaves: Sequence[Leave],
+        settlements: Sequence[Settlement],
+        act: DiscardAndSettle,
+        *,
+        due: float,
+        fetched: float,
+    ) -> tuple[Sequence[bool], Sequence[Rest]]:
+        """Members of one chunk leave it and are settled, as one; none is settled if there is a rest to do before."""
+        place, names = leaves[0].place, [leave.place.member for leave in leaves]
+        if self.progress.is_due(place.batch, names):
+            return (), await self.step_out(leaves, due=due, fetched=fetched)
+        await self._take_back(leaves, [place.batch], due, fetched)
+        settled = await act(chunk_key(place.batch, place.chunk), names, settlements)
+        if settled is None:
+            return (), [Rest(place.batch, place.chunk, names, is_empty=True, is_due=False)]
+        return settled, ()
+
+    async def _take_back(self, leaves: Sequence[Leave], batches: Iterable[str], due: float, fetched: float) -> None:
+        """One that had failed, was revived and has returned has failed no more.
+
+        Who was revived is due from then on, so that what was due before anybody had failed needs no call: one a batch,
+        if its members were all there.
+        """
+        if not any(leave.succeeded for leave in leaves):
+            return
+        asked = [batch for batch in batches if due >= self._clean.get(batch, 0.0)]
+        if not asked:
+            return
+        numbers = await all_of(self._store.discard(failed_key(batch), ()) for batch in asked)
+        failed = dict(zip(asked, numbers, strict=True))
+        await all_of(self._revived(batch, leaves, number) for batch, number in failed.items() if number)
+        if len(self._clean) > _REMEMBERED:
+            self._clean.clear()
+        if fetched < inf:
+            self._clean.update({batch: fetched for batch, number in failed.items() if not number})
 
     async def finish(self, rest: Sequence[Rest]) -> None:
         """Empty chunks leave their batches, who empties one of those concludes it, and who is to hear of some hears."""

@@ -6,11 +6,12 @@ modules are one part of a :class:`~taskq.broker.Backend` each.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from taskq.broker import Backend, Extender, Traits
 from taskq.errors import ConfigError
+from taskq.job import Settlement
 from taskq.memory.admin import MemoryAdmin
 from taskq.memory.broker import MemoryBroker
 from taskq.memory.hints import MemoryHints
@@ -60,6 +61,12 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
     async def open_store() -> AsyncGenerator[Store]:
         yield store
 
+    async def discard_and_settle(
+        key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> Sequence[bool] | None:
+        # Nothing in here waits.
+        return await broker.settle(settlements) if await store.discard(key, members) else None
+
     try:
         yield Backend(
             broker=broker,
@@ -68,6 +75,7 @@ async def connect(url: str, *, max_size: int = 1 << 20, dedup_window: float = 0.
             hints=hints,
             store=store,
             open_store=open_store,
+            discard_and_settle=discard_and_settle,
             transactions=MemoryTransactions(broker),
             admin=MemoryAdmin(broker),
             rouse=broker.rouse,

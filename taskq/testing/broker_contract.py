@@ -23,6 +23,7 @@ from taskq.testing.deployment import Deployment
 from taskq.testing.enqueue_clauses import EnqueueClauses
 from taskq.testing.fetch_clauses import FetchClauses
 from taskq.testing.group_clauses import GroupClauses
+from taskq.testing.leaving_clauses import LeavingClauses
 from taskq.testing.order_clauses import OrderClauses
 from taskq.testing.settle_clauses import SettleClauses
 from taskq.testing.tenant_clauses import TenantClauses
@@ -68,6 +69,7 @@ class BrokerContract(
     SettleClauses,
     ConnectionClauses,
     CapabilityClauses,
+    LeavingClauses,
     TransactionClauses,
     Deployed,
 ):

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import anyio
 from msgspec.structs import replace
 
-from taskq.broker import Backend, Broker, QueueStats, Record, Revival
+from taskq.broker import Backend, Broker, DiscardAndSettle, QueueStats, Record, Revival
 from taskq.errors import BrokerRejected
-from taskq.job import JobRef, State
+from taskq.job import JobRef, Settlement, State
 from taskq.store import Entry, Store
 from taskq.testing.deployment import LONG, part
 from taskq.testing.mutant import Add, Change, DiscardMembers, Get, Mutant, Swap, Twisted, TwistedStore
@@ -86,6 +86,11 @@ def capability_mutants() -> list[Mutant]:
         ("a raise commits", "test_transactions_that_raise_leave_no_trace", _commit_always),
         ("a commit does nothing", "test_transactions_carry_out_all_at_the_commit", _roll_back_always),
         ("any object is a connection", "test_transactions_join_only_their_own_kind", _unjoined),
+        ("who leaves is not settled", "test_leaving_settles", _leaving_only),
+        ("who leaves last is settled", "test_leaving_last_settles_nothing", _settling_the_last),
+        ("who leaves again is the last", "test_leaving_again_is_as_settling_again", _settling_before),
+        ("who is late does not leave", "test_leaving_counts_though_the_lease_is_lost", _settling_before),
+        ("of two none is the last", "test_leaving_of_racing_halves_one_is_last", _settling_the_last),
     ]
     return [Mutant(name=name, test=test, change=change) for name, test, change in changes]
 
@@ -326,3 +331,40 @@ def _roll_back_always(backend: Backend) -> Backend:
             return
 
     return replace(backend, transactions=Twisted(transactions, begin=begin))
+
+
+# Leaving
+
+
+def _leaving(backend: Backend, discard_and_settle: DiscardAndSettle) -> Backend:
+    part(backend.discard_and_settle, "discarding and settling as one")
+    return replace(backend, discard_and_settle=discard_and_settle)
+
+
+def _leaving_only(backend: Backend) -> Backend:
+    store = part(backend.store, "store")
+
+    async def leave(key: str, members: Sequence[str], settlements: Sequence[Settlement]) -> Sequence[bool] | None:
+        return [True] * len(settlements) if await store.discard(key, members) else None
+
+    return _leaving(backend, leave)
+
+
+def _settling_the_last(backend: Backend) -> Backend:
+    store = part(backend.store, "store")
+
+    async def leave(key: str, members: Sequence[str], settlements: Sequence[Settlement]) -> Sequence[bool] | None:
+        settled = await backend.broker.settle(settlements)
+        return settled if await store.discard(key, members) else None
+
+    return _leaving(backend, leave)
+
+
+def _settling_before(backend: Backend) -> Backend:
+    store = part(backend.store, "store")
+
+    async def leave(key: str, members: Sequence[str], settlements: Sequence[Settlement]) -> Sequence[bool] | None:
+        settled = await backend.broker.settle(settlements)
+        return settled if all(settled) and await store.discard(key, members) else None
+
+    return _leaving(backend, leave)

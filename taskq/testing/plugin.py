@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(
             "settle_clauses",
             "store_contract",
             "tenant_clauses",
+            "leaving_clauses",
             "transaction_clauses",
         )
     )

@@ -14,7 +14,7 @@ from operator import attrgetter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskq.broker import Backend
+from taskq.broker import Backend, DiscardAndSettle
 from taskq.flow.given import take_back
 from taskq.flow.marks import decide_once, find_mark, forget, leaves_by_membership, needs_mark
 from taskq.flow.members import RESUMED, Membership, Rest, all_of
@@ -29,7 +29,9 @@ _due, _now = attrgetter("due"), attrgetter("now")
 class Left(Struct, frozen=True, gc=False):
     """What comes of members that leave their batches."""
 
-    done: Sequence[Decided]
+    settled: Sequence[tuple[Decided, bool]] = ()
+    """Whether they were settled with it, or their receipts void."""
+    done: Sequence[Decided] = ()
     """They may be settled."""
     unsure: Sequence[Decided] = ()
     """They have not left: others may have the jobs by now, so that their ends are to be carried out."""
@@ -47,9 +49,7 @@ class Effects:
         """Seconds after which a job that is held may have been given to another worker."""
         self._broker = backend.broker
         self._store = backend.store
-        self._members = (
-            None if backend.store is None else Membership(backend.store, backend.broker, backend.store_ahead)
-        )
+        self._members = None if backend.store is None else Membership(backend.store, backend.broker)
 
     async def find(self, run: Run) -> Decision | None:
         """What was decided about this job in an earlier delivery that came to its end but not to its settlement."""
@@ -105,27 +105,40 @@ class Effects:
         if min(run.held_since for run, _ in decided) < sure_since:
             unsure = [one for one in decided if one[0].held_since < sure_since]
             decided = [one for one in decided if one[0].held_since >= sure_since]
-        rest = () if self._members is None else await self._step_out(self._members, decided, ahead=True)
+        if self._members is None or not decided:
+            return Left(done=decided, unsure=unsure)
+        rest: Sequence[Rest]
+        if self._backend.discard_and_settle is None:
+            rest = await self._step_out(self._members, decided)
+        else:
+            settled, rest = await self._settle(self._members, decided, self._backend.discard_and_settle)
+            if settled:
+                return Left([*zip(decided, settled, strict=True)], unsure=unsure)
         if not rest:
-            return Left(decided, unsure)
+            return Left(done=decided, unsure=unsure)
         last = {(one.batch, member) for one in rest for member in one.members}
         waiting = [one for one in decided if _left(one) in last]
-        return Left([one for one in decided if _left(one) not in last], unsure, waiting, rest)
+        return Left((), [one for one in decided if _left(one) not in last], unsure, waiting, rest)
 
     async def finish(self, rest: Sequence[Rest]) -> None:
         """Do what those who have left brought about."""
         if self._members is not None:
             await self._members.finish(rest)
 
-    async def _step_out(
-        self, members: Membership, decided: Sequence[Decided], *, ahead: bool = False
-    ) -> Sequence[Rest]:
+    async def _step_out(self, members: Membership, decided: Sequence[Decided]) -> Sequence[Rest]:
         leaves = [decision.leaves for _, decision in decided if decision.leaves]
         if not leaves:
             return ()
-        deliveries = [run.delivery for run, _ in decided]
-        due, fetched = max(map(_due, deliveries)), max(map(_now, deliveries))
-        return await members.step_out(leaves, due=due, fetched=fetched, ahead=ahead)
+        due, fetched = _moments(decided)
+        return await members.step_out(leaves, due=due, fetched=fetched)
+
+    async def _settle(
+        self, members: Membership, decided: Sequence[Decided], act: DiscardAndSettle
+    ) -> tuple[Sequence[bool], Sequence[Rest]]:
+        leaves = [decision.leaves for _, decision in decided if decision.leaves]
+        settlements = [decision.settlement for _, decision in decided]
+        due, fetched = _moments(decided)
+        return await members.settle(leaves, settlements, act, due=due, fetched=fetched)
 
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job.
@@ -204,9 +217,31 @@ def only_leaves(run: Run, decision: Decision) -> bool:
     return not run.remembered and leaves_by_membership(decision, run.delivery)
 
 
+def by_chunk(decided: Sequence[Decided]) -> Sequence[Sequence[Decided]]:
+    """Members that leave, those of each chunk of a batch by themselves: who were fetched together are mostly of one."""
+    chunks: dict[tuple[str, str], list[Decided]] = {}
+    batch = chunk = None
+    members: list[Decided] = []
+    for one in decided:
+        leaves = one[1].leaves
+        assert leaves is not None, "only those who leave are asked for"  # noqa: S101
+        place = leaves.place
+        if place.chunk != chunk or place.batch != batch:
+            batch, chunk = place.batch, place.chunk
+            members = chunks.setdefault((batch, chunk), [])
+        members.append(one)
+    return list(chunks.values())
+
+
 def _left(decided: Decided) -> tuple[str, str] | None:
     leaves = decided[1].leaves
     return None if leaves is None else (leaves.place.batch, leaves.place.member)
+
+
+def _moments(decided: Sequence[Decided]) -> tuple[float, float]:
+    """When the last of them was due and when it was fetched, by the backend's clock."""
+    deliveries = [run.delivery for run, _ in decided]
+    return max(map(_due, deliveries)), max(map(_now, deliveries))
 
 
 def _as_returned(run: Run, place: Place) -> Decision:

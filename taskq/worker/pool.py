@@ -116,7 +116,7 @@ class Pool:
     @property
     def unsettled(self) -> Collection[str]:
         """The receipts that the broker is not being told of now."""
-        return self.held.keys() - {run.delivery.receipt for run, _ in self.settler.settling}
+        return self.held.keys() - {run.delivery.receipt for batch in self.settler.settling for run, _ in batch}
 
     def notice(self) -> None:
         """Something changed: look again whether there is anything to fetch."""

@@ -3,19 +3,19 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 
 import anyio
 
 from taskq.broker import Backend
 from taskq.errors import BrokerError, BrokerRejected, BrokerUnavailable, PartlySettled
 from taskq.events import Events, JobAgain, JobFinished, JobsSettled, SettlementRefused
-from taskq.flow.members import Rest
+from taskq.flow.members import Rest, all_of
 from taskq.job import Nack
 from taskq.outcome import Cancelled, Decision, Lost, Outcome, Poisonous, Raised, Undecodable
 from taskq.worker.contact import Contact
-from taskq.worker.effects import Left, is_remembered, only_leaves
+from taskq.worker.effects import Left, by_chunk, is_remembered, only_leaves
 from taskq.worker.gathering import Gathering
 from taskq.worker.notes import end_notes, forget_notes
 from taskq.worker.run import Decided, Run, decision_of, job_fields
@@ -47,7 +47,9 @@ class Settler:
         self._carry_out = carry_out
         """Does what follows from these decisions, and answers those that count."""
         self._leave = leave
-        """The same for members that only leave their batches; those who leave last wait for what that brings about."""
+        """The same for members that only leave their batches; those who leave last wait for what that brings about. May
+        settle the others with it."""
+        self._settles_leaving = backend.discard_and_settle is not None
         self._finish = finish
         """Brings it about."""
         self._forget = forget
@@ -61,7 +63,7 @@ class Settler:
         most = backend.broker.traits.max_batch
         self.leaving: Sequence[Decided] = ()
         """They leave their batches now, and are settled next."""
-        self.settling: Sequence[Decided] = ()
+        self.settling: list[Sequence[Decided]] = []
         """What the broker is being told: their leases may end with that at any moment, and are not lost."""
         self._unlearned: Gathering[tuple[Run, Outcome]] = Gathering(most)
         """To be decided when that is known."""
@@ -145,6 +147,9 @@ class Settler:
         batch = self._without_lost(batch)
         if not batch:
             return
+        if self._settles_leaving:
+            await all_of(map(self._let_go_settled, by_chunk(batch)))
+            return
         self.leaving = batch
         try:
             left = await self._leave(batch)
@@ -156,13 +161,33 @@ class Settler:
         except BrokerRejected as error:
             await self._each(batch, self._let_go, error)
         else:
-            self._pending.add_all(left.done)
-            if left.unsure:
-                self._traced.add_all(left.unsure)
-            if left.rest:
-                self._finishing.add(left)
+            self._have_left(left)
         finally:
             self.leaving = ()
+
+    async def _let_go_settled(self, batch: Sequence[Decided]) -> None:
+        """Members of one chunk leave and are settled with it, unless there is more to do before."""
+        began = time.monotonic()
+        try:
+            with self._telling(batch):
+                left = await self._leave(batch)
+                if left.settled:
+                    await self._were_settled(left.settled, began)
+        except BrokerUnavailable as error:
+            self._contact.fail(error)
+            self._leaving.put_back(batch)
+            await self._try_again()
+        except BrokerRejected as error:
+            await self._each(batch, self._let_go, error)
+        else:
+            self._have_left(left)
+
+    def _have_left(self, left: Left) -> None:
+        self._pending.add_all(left.done)
+        if left.unsure:
+            self._traced.add_all(left.unsure)
+        if left.rest:
+            self._finishing.add(left)
 
     async def _finish_rest(self, lefts: Sequence[Left]) -> None:
         waiting = [decided for left in lefts for decided in left.waiting]
@@ -196,29 +221,38 @@ class Settler:
         batch = self._without_lost(batch)
         if not batch:
             return
-        began, self.settling = time.monotonic(), batch
+        began = time.monotonic()
         try:
-            answers = await self._broker.settle([decision.settlement for _, decision in batch])
+            with self._telling(batch):
+                answers = await self._broker.settle([decision.settlement for _, decision in batch])
+                await self._were_settled([*zip(batch, answers, strict=True)], began)
         except PartlySettled as partly:
             told = [*zip(batch, partly.answers, strict=True)]
-            await self._ended([(one, answer) for one, answer in told if answer is not None])
+            with self._telling(batch):
+                await self._ended([(one, answer) for one, answer in told if answer is not None])
             await self._later([one for one, answer in told if answer is None])
         except BrokerUnavailable as error:
             self._contact.fail(error)
             await self._later(batch)
         except BrokerRejected as error:
             await self._each(batch, self._settle, error)
-        else:
-            self._contact.succeed()
-            if JobsSettled in self._events.listeners:
-                self._events.emit(JobsSettled(jobs=len(batch), seconds=time.monotonic() - began))
-            await self._ended([*zip(batch, answers, strict=True)])
+
+    @contextmanager
+    def _telling(self, batch: Sequence[Decided]) -> Generator[None]:
+        self.settling.append(batch)
+        try:
+            yield
         finally:
-            self.settling = ()
+            self.settling.remove(batch)
+
+    async def _were_settled(self, answered: Sequence[tuple[Decided, bool]], began: float) -> None:
+        self._contact.succeed()
+        if JobsSettled in self._events.listeners:
+            self._events.emit(JobsSettled(jobs=len(answered), seconds=time.monotonic() - began))
+        await self._ended(answered)
 
     async def _later(self, batch: Sequence[Decided]) -> None:
         self._pending.put_back(batch)
-        self.settling = ()
         await self._try_again()
 
     async def _try_again(self) -> None:

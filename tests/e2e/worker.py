@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -112,10 +112,21 @@ class RecordingBroker:
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        answers = await self.settle_by(settlements, self._inner.settle)
+        assert answers is not None
+        return answers
+
+    async def settle_by(
+        self,
+        settlements: Sequence[Settlement],
+        settle: Callable[[Sequence[Settlement]], Awaitable[Sequence[bool] | None]],
+    ) -> Sequence[bool] | None:
         named = [self.known[one.receipt] for one in settlements]
         self._journal.write(*(Settling(*name, how(one)) for name, one in zip(named, settlements, strict=True)))
         self._reach("settling")
-        answers = await self._inner.settle(settlements)
+        answers = await settle(settlements)
+        if answers is None:
+            return None
         self._journal.write(*(Settled(*name, accepted) for name, accepted in zip(named, answers, strict=True)))
         self._reach("settled")
         return answers
@@ -157,7 +168,15 @@ def recording(journal: Journal, reach: Reach) -> Opening:
                 async with backend.extender() as inner:
                     yield RecordingExtender(inner, journal, broker)
 
-            yield replace(backend, broker=broker, extender=extender)
+            async def discard_and_settle(
+                key: str, members: Sequence[str], settlements: Sequence[Settlement]
+            ) -> Sequence[bool] | None:
+                inner = backend.discard_and_settle
+                assert inner is not None
+                return await broker.settle_by(settlements, lambda all_of_them: inner(key, members, all_of_them))
+
+            at_once = None if backend.discard_and_settle is None else discard_and_settle
+            yield replace(backend, broker=broker, extender=extender, discard_and_settle=at_once)
 
     return open_and_record
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from itertools import compress
 from random import Random
 from typing import Any
 from unittest.mock import patch
@@ -93,9 +94,7 @@ class MortalBroker:
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         await self._process.step()
         answers = await self._inner.settle(settlements)
-        for settlement, settled in zip(settlements, answers, strict=True):
-            if settled:
-                self._world.note_end(settlement)
+        self._world.note_ends(settlements, answers)
         await self._process.step()
         return answers
 
@@ -144,6 +143,8 @@ class World:
         """And long sleeps."""
         self.sleepy = bool(seed % 2)
         """Processes sleep in it, too."""
+        self.leaves_at_once = bool(seed // 2 % 2)
+        """Members leave their batch and are settled by one call, as where jobs and Store are in one database."""
         self.most_deaths = self.chance.choice((0, 6, 12, 24))
         self.deadliness = self.chance.choice((0.005, 0.02, 0.04))
         self.leased: dict[str, str] = {}
@@ -174,7 +175,25 @@ class World:
         async def extender() -> AsyncGenerator[Extender]:
             yield broker
 
-        yield replace(inner, broker=broker, extender=extender, store=MortalStore(inner.store, process), open_store=None)
+        async def discard_and_settle(
+            key: str, members: Sequence[str], settlements: Sequence[Settlement]
+        ) -> Sequence[bool] | None:
+            assert inner.discard_and_settle is not None
+            await process.step()
+            answers = await inner.discard_and_settle(key, members, settlements)
+            if answers is not None:
+                self.note_ends(settlements, answers)
+            await process.step()
+            return answers
+
+        yield replace(
+            inner,
+            broker=broker,
+            extender=extender,
+            store=MortalStore(inner.store, process),
+            open_store=None,
+            discard_and_settle=discard_and_settle if self.leaves_at_once else None,
+        )
 
     def note_run(self, process: Process) -> None:
         """A handler begins: its job has not ended, as far as a process can know that has not slept."""
@@ -182,13 +201,14 @@ class World:
         if current().id in self.ended and not process.has_slept:
             self.offences.append(f"{current().id} ran after it had {self.ended[current().id]}")
 
-    def note_end(self, settlement: Settlement) -> None:
-        """A settlement was accepted."""
-        id = self.leased[settlement.receipt]  # noqa: A001
-        if isinstance(settlement, DeadLetter):
-            self.ended[id] = "failed"
-        elif isinstance(settlement, Ack):
-            self.ended[id] = "returned" if settlement.outcome is None else read_outcome(settlement.outcome).end
+    def note_ends(self, settlements: Sequence[Settlement], accepted: Sequence[bool]) -> None:
+        """Some settlements were accepted."""
+        for settlement in compress(settlements, accepted):
+            id = self.leased[settlement.receipt]  # noqa: A001
+            if isinstance(settlement, DeadLetter):
+                self.ended[id] = "failed"
+            elif isinstance(settlement, Ack):
+                self.ended[id] = "returned" if settlement.outcome is None else read_outcome(settlement.outcome).end
 
     def expect(self, holds: object, otherwise: str) -> None:
         """Write an offence down."""

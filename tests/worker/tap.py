@@ -1,6 +1,6 @@
 """A real broker with a tap in front: what passes is counted, and can be held up or cut off on command."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal, TypeVar
 
@@ -48,6 +48,8 @@ class Tap:
         """Seconds, besides what the broker itself takes."""
         self.leaving_takes = 0.0
         """The same, until members have been discarded."""
+        self.leaves_apart = False
+        """Whether members leave by one call and are settled by another, as where jobs and Store are in two places."""
         self.delivering.set()
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
@@ -71,8 +73,17 @@ class Tap:
                 async with backend.extender() as inner:
                     yield TappedExtender(self, inner)
 
+            async def discard_and_settle(
+                key: str, members: Sequence[str], settlements: Sequence[Settlement]
+            ) -> Sequence[bool] | None:
+                inner = backend.discard_and_settle
+                assert inner is not None
+                return await broker.settle_by(settlements, lambda there: inner(key, members, there))
+
+            broker = TappedBroker(self, backend.broker)
             store = None if backend.store is None else TappedStore(self, backend.store)
-            yield replace(backend, broker=TappedBroker(self, backend.broker), extender=extender, store=store)
+            at_once = None if self.leaves_apart or backend.discard_and_settle is None else discard_and_settle
+            yield replace(backend, broker=broker, extender=extender, store=store, discard_and_settle=at_once)
 
     def come(self) -> None:
         self.tried += 1
@@ -120,11 +131,22 @@ class TappedBroker:
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        answers = await self.settle_by(settlements, self._broker.settle)
+        assert answers is not None
+        return answers
+
+    async def settle_by(
+        self,
+        settlements: Sequence[Settlement],
+        settle: Callable[[Sequence[Settlement]], Awaitable[Sequence[bool] | None]],
+    ) -> Sequence[bool] | None:
         self._tap.come()
         if self._tap.rejects_settlements:
             raise BrokerRejected("no settlement is taken") from PermissionError("by the test")
         there = [each for each in settlements if self._tap.held.get(each.receipt) not in self._tap.away]
-        answers = await self._broker.settle(there)
+        answers = await settle(there)
+        if answers is None:
+            return None
         self._tap.go("settle", len(there))
         for settlement in there:
             self._tap.held.pop(settlement.receipt, None)

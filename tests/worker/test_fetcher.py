@@ -66,7 +66,7 @@ async def test_members_that_leave_their_batch_take_no_place_of_those_that_may_ru
     tap: Tap, takes: float, least: int, most: int
 ) -> None:
     app = App("memory://", slots=10)
-    tap.leaving_takes = takes
+    tap.leaves_apart, tap.leaving_takes = True, takes
 
     @app.task
     async def short() -> None:

@@ -130,3 +130,18 @@ BEGIN
   RETURN left_over;
 END
 $$;
+
+-- Remove members and settle their jobs, as one: see discard and settle. NULL when no member is left, and then nothing was settled.
+CREATE FUNCTION {schema}.discard_and_settle(
+  name text, leaving text[], queues text[], ids text[], tokens bigint[], kinds text[], payloads bytea[], seconds float8[],
+  counted boolean[], grouped text[], dedup_window float8, OUT places integer[]
+) LANGUAGE plpgsql
+SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+  IF {schema}.discard(name, leaving) > 0 THEN
+    places := coalesce(
+      {schema}.settle(queues, ids, tokens, kinds, payloads, seconds, counted, grouped, dedup_window, false), '{}'
+    );
+  END IF;
+END
+$$;

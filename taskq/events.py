@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -151,6 +151,29 @@ class MemoryGrown(Event, frozen=True, kw_only=True):
     """Bytes of resident memory gained meanwhile."""
     memory: int
     """Bytes of it now."""
+
+
+TickVerdict = Literal["fired", "queued", "cancelled_previous", "skipped", "missed", "refused"]
+
+
+class TickDecided(Event, frozen=True, kw_only=True):
+    """A tick of a schedule, told once, where the decision was made that counted: a job's when that is enqueued."""
+
+    schedule: str
+    task: str
+    source: Literal["code", "stored"]
+    """Whether the schedule was written with the app, or made at run time."""
+    verdict: TickVerdict
+    """``fired``, ``queued`` (behind a job that has not ended), ``cancelled_previous`` (it fired, and earlier jobs were
+    asked to end), ``skipped`` (its overlap, or a dead letter), ``missed`` (nobody was there) or ``refused``."""
+    tick: float
+    """When it was due, by the backend's clock."""
+    late: float
+    """Seconds from then until it was enqueued or decided against."""
+    reason: str = ""
+    """Why it did not fire."""
+    count: int = 1
+    """How many missed ticks this one was the first of; a thousand at most."""
 
 
 class LimitEvent(Event, frozen=True, kw_only=True):

@@ -44,6 +44,8 @@ class Pending(Struct, frozen=True, omit_defaults=True):
     since: float
     cancel: tuple[str, ...] = ()
     """Jobs to be cancelled first."""
+    queued: bool = False
+    """Whether its job is to wait for an earlier one."""
 
 
 class State(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,14 +92,14 @@ def is_due(schedule: Schedule, state: State, now: float) -> bool:
     return bool(passed(schedule.timetable.timing, state.last, now, 1)[0])
 
 
-def decide(schedule: Schedule, state: State, now: float, standing: Standings) -> State:
-    """The state in which everything due by ``now`` is decided about, knowing how the state's jobs stand."""
+def decide(schedule: Schedule, state: State, now: float, standing: Standings) -> tuple[State, list[Decided]]:
+    """The state in which everything due by ``now`` is decided about, knowing how its jobs stand; and how it was."""
     timetable = schedule.timetable
     due, more = passed(timetable.timing, state.last, now, MOST)
     if not due:
-        return state
+        return state, []
     if state.paused:
-        return msgspec.structs.replace(state, last=due[-1])
+        return msgspec.structs.replace(state, last=due[-1]), []
     made_up = timetable.limit if timetable.misfire == "all" else 1
     firing = [tick for tick in due[-made_up:] if now - tick <= timetable.grace]
     decided = _missed(due[: len(due) - len(firing)], more, timetable, now)
@@ -109,14 +111,16 @@ def decide(schedule: Schedule, state: State, now: float, standing: Standings) ->
         decided += [Decided(now, "skipped", tick, held_up) for tick in firing]
         firing = []
     cancel = tuple(live) if timetable.overlap == "cancel_previous" else ()
+    queued = timetable.overlap == "queue_one" and bool(live)
     decided += [Decided(now, "fired", tick, _lateness(now - tick)) for tick in firing]
-    return msgspec.structs.replace(
+    after = msgspec.structs.replace(
         state,
         last=due[-1],
-        pending=(*state.pending, *(Pending(tick, now, cancel) for tick in firing)),
+        pending=(*state.pending, *(Pending(tick, now, cancel, queued) for tick in firing)),
         jobs=state.knowing(*(job_id(schedule.name, tick) for tick in firing)),
         history=state.noting(*decided),
     )
+    return after, decided
 
 
 def _missed(ticks: Sequence[float], more: bool, timetable: Timetable, now: float) -> list[Decided]:

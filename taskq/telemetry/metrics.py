@@ -30,6 +30,7 @@ from taskq.events import (
     PlaceLeft,
     PlaceLost,
     SettlementRefused,
+    TickDecided,
 )
 from taskq.worker.memory import memory_of
 from taskq.worker.sight import Sight
@@ -62,6 +63,8 @@ NAMES = {
     "taskq.limit.refused": ("{refusal}", "Jobs that a limit sent back into the queue, and handlers it made give up"),
     "taskq.limit.hold": ("s", "How long a place of a Concurrency was held"),
     "taskq.limit.lost": ("{place}", "Places of which somebody else had taken hold"),
+    "taskq.schedule.ticks": ("{tick}", "Ticks of schedules decided here, by what became of them"),
+    "taskq.schedule.lateness": ("s", "From the moment a tick was due until its job was enqueued"),
     "taskq.fetch.jobs": ("{job}", "Jobs of one fetch"),
     "taskq.fetch.empty": ("{fetch}", "Fetches that found nothing"),
     "taskq.settle.jobs": ("{job}", "Settlements of one call"),
@@ -98,6 +101,8 @@ class Metrics:
         self._limit_granted = self._counter("taskq.limit.granted")
         self._limit_refused = self._counter("taskq.limit.refused")
         self._limit_lost = self._counter("taskq.limit.lost")
+        self._ticks = self._counter("taskq.schedule.ticks")
+        self._lateness = self._histogram("taskq.schedule.lateness", SECONDS)
         self._fetched = self._histogram("taskq.fetch.jobs", JOBS)
         self._settled = self._histogram("taskq.settle.jobs", JOBS)
         self._finished = self._counter("taskq.jobs.finished")
@@ -137,6 +142,7 @@ class Metrics:
         events.subscribe(LimitRefused, lambda event: self._limit_refused.add(1, _limit(event)))
         events.subscribe(PlaceLeft, lambda event: self._limit_hold.record(event.held, _limit(event)))
         events.subscribe(PlaceLost, lambda event: self._limit_lost.add(1, _limit(event)))
+        events.subscribe(TickDecided, self._on_tick)
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))
         events.subscribe(LoopStalled, lambda event: self._stalls.add(1, {"taskq.task": event.task or ""}))
         events.subscribe(MemoryGrown, lambda _: self._growths.add(1))
@@ -187,6 +193,14 @@ class Metrics:
     def _on_granted(self, event: LimitGranted) -> None:
         self._limit_granted.add(1, _limit(event))
         self._limit_wait.record(event.wait, _limit(event))
+
+    def _on_tick(self, event: TickDecided) -> None:
+        # Those made at run time may be many, and come and go: they count together, by their tasks.
+        name = event.schedule if event.source == "code" else ""
+        attributes = {"taskq.task": event.task, "taskq.schedule": name}
+        self._ticks.add(event.count, {**attributes, "taskq.verdict": event.verdict})
+        if event.verdict not in ("skipped", "missed", "refused"):
+            self._lateness.record(max(0.0, event.late), attributes)
 
     def _on_fetched(self, event: JobsFetched) -> None:
         self._fetched.record(event.jobs)

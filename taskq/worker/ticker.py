@@ -19,9 +19,10 @@ import anyio
 from taskq.broker import Backend
 from taskq.call import new_id
 from taskq.errors import BrokerUnavailable, TaskqError
+from taskq.events import Events, TickDecided, TickVerdict
 from taskq.job import Enqueued, Job, JobRef
-from taskq.plan import Pending, Standings, State, decide, done, is_due
-from taskq.schedule import Schedule, job_of
+from taskq.plan import Decided, Pending, Standings, State, decide, done, is_due
+from taskq.schedule import MOST, Schedule, job_of
 from taskq.schedules import CHANGED, read_state, state_key, stored, swap_state
 from taskq.store import Store
 from taskq.timing import ticks
@@ -43,6 +44,8 @@ _RETRY = 1.0
 class TickDesk(Protocol):
     """What a ticker needs of its app."""
 
+    @property
+    def events(self) -> Events: ...
     async def enqueue(self, job: Job) -> Enqueued: ...
     async def cancel(self, ref: JobRef) -> bool: ...
 
@@ -107,7 +110,7 @@ class Ticker:
         try:
             found = {**await stored(self._store), **self._static}
         except TaskqError as error:
-            self._tell("the stored schedules", error)
+            self._complain("the stored schedules", error)
             self._refresh_at = self._loop.time() + _RETRY
             return
         known, self._schedules = self._schedules, found
@@ -125,7 +128,7 @@ class Ticker:
             try:
                 at = await self._decide(schedule)
             except TaskqError as error:
-                self._tell(f"schedule {schedule.name}", error)
+                self._complain(f"schedule {schedule.name}", error)
                 self._looks[schedule.name] = self._loop.time() + _RETRY
                 return
         self._looks[schedule.name] = at + random.uniform(0.0, SPREAD)  # noqa: S311
@@ -142,13 +145,16 @@ class Ticker:
             if left:
                 await self._carry_out(schedule, left)
                 continue
-            decided = state
+            decided, how = state, list[Decided]()
             if is_due(schedule, state, entry.now):
-                decided = decide(schedule, state, entry.now, await self._standing(schedule, state))
+                decided, how = decide(schedule, state, entry.now, await self._standing(schedule, state))
             if (decided != state or entry.value is None) and not await swap_state(
                 self._store, schedule, entry, decided
             ):
                 continue
+            for each in how:
+                if each.verdict == "skipped" or each.verdict == "missed":
+                    self._tell(schedule, each, each.verdict)
             await self._carry_out(schedule, decided.pending[len(state.pending) :])
             following = ticks(schedule.timetable.timing, max(decided.last, entry.now))
             helped = (pending.since + HELP_AFTER for pending in state.pending)
@@ -183,6 +189,9 @@ class Ticker:
             for each, reason in zip(pending, refusals, strict=True):
                 left = done(left, each, reason, entry.now)
             swapped = left == state or await swap_state(self._store, schedule, entry, left)
+        for each, reason in zip(pending, refusals, strict=True):
+            if each in state.pending:
+                self._tell(schedule, Decided(entry.now, "fired", each.tick, reason or ""), _became(each, reason))
 
     async def _fire(self, schedule: Schedule, pending: Pending) -> str | None:
         """Enqueue a tick's job; the answer says why it was refused."""
@@ -197,7 +206,29 @@ class Ticker:
             return f"{type(error).__name__}: {error}"
         return None if answer.id == job.id else f"{answer.id} holds its unique key"
 
-    def _tell(self, what: str, error: TaskqError) -> None:
+    def _tell(self, schedule: Schedule, decided: Decided, verdict: TickVerdict) -> None:
+        self._desk.events.emit(
+            TickDecided(
+                schedule=schedule.name,
+                task=schedule.job.task,
+                source="code" if schedule.name in self._static else "stored",
+                verdict=verdict,
+                tick=decided.tick,
+                late=decided.at - decided.tick,
+                reason=decided.reason,
+                count=decided.count or MOST,
+            )
+        )
+
+    def _complain(self, what: str, error: TaskqError) -> None:
         # Of a broker that is away the fetcher tells.
         if not isinstance(error, BrokerUnavailable):
             _log.error("%s: %s", what, error)
+
+
+def _became(pending: Pending, refused: str | None) -> TickVerdict:
+    if refused is not None:
+        return "refused"
+    if pending.queued:
+        return "queued"
+    return "cancelled_previous" if pending.cancel else "fired"

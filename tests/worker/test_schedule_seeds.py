@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from taskq import App, current
 from taskq.errors import BrokerUnavailable
+from taskq.events import TickDecided
 from taskq.job import Enqueued, Job, JobRef
 from taskq.plan import Pending, State
 from taskq.schedule import Overlap, Schedule, ScheduleOptions, job_id, job_of
@@ -93,6 +94,7 @@ class TroubledDesk:
     def __init__(self, app: App, trouble: Trouble) -> None:
         self._app = app
         self._trouble = trouble
+        self.events = app.events
 
     async def enqueue(self, job: Job) -> Enqueued:
         return await self._trouble.around(lambda: self._app.enqueue(job))
@@ -120,7 +122,10 @@ async def an_hour(seed: int, clock: VirtualClock) -> str | None:
     ran: Ran = Counter()
     together: Ran = Counter()
     most: Ran = Counter()
+    told: Counter[tuple[str, float]] = Counter()
     app = App("memory://", slots=20)
+
+    app.events.subscribe(TickDecided, lambda event: told.update([(event.schedule, event.tick)]))
 
     @app.schedule("*/5 * * * *", name="often", overlap=random.choice(OVERLAPS))
     @app.schedule("*/3 * * * *", name="always", **random.choice(MISFIRES))
@@ -153,6 +158,8 @@ async def an_hour(seed: int, clock: VirtualClock) -> str | None:
             wrong = verdict(listed, began, ran)
             if wrong is not None:
                 return f"seed {seed}: {listed.schedule.name} {listed.schedule.timetable}: {wrong}"
+    if told and max(told.values()) > 1:
+        return f"seed {seed}: ticks were told of twice: {told.most_common(3)}"
     return f"seed {seed}: {most['often']} of one schedule ran together" if most["often"] > 1 else None
 
 

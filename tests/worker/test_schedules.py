@@ -14,7 +14,7 @@ import pytest
 from taskq import App, Tasks, current
 from taskq.audit import acts_since
 from taskq.errors import InvalidSchedule, UnknownTask
-from taskq.events import JobFinished
+from taskq.events import JobFinished, TickDecided
 from taskq.job import JobRef
 from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle, upcoming
@@ -41,6 +41,13 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def app(at: Any) -> App:  # noqa: ARG001 - it sets the clock
     return App("memory://", slots=10)
+
+
+def told_by(app: App) -> list[TickDecided]:
+    """The ticks that the app's workers tell of from now on."""
+    told: list[TickDecided] = []
+    app.events.subscribe(TickDecided, told.append)
+    return told
 
 
 async def verdicts(app: App, name: str) -> list[str]:
@@ -78,6 +85,7 @@ async def test_each_overlap_policy_starts_what_it_says_and_tells_every_decision(
     clock: VirtualClock, app: App, options: dict[str, Any], starts: list[int], skipped: int
 ) -> None:
     started: list[float] = []
+    events = told_by(app)
 
     @app.schedule("*/5 * * * *", name="report", **options)
     @app.task(retry=Retry.never())
@@ -93,6 +101,14 @@ async def test_each_overlap_policy_starts_what_it_says_and_tells_every_decision(
         assert [round((moment - began) / 60) for moment in started] == starts
         told = await verdicts(app, "report")
         assert (len(told), told.count("skipped")) == (12, skipped)
+        became = {"queue_one": "queued", "cancel_previous": "cancelled_previous"}.get(
+            options.get("overlap", ""), "fired"
+        )
+        assert [event.verdict for event in events if event.verdict != "skipped"] == [
+            "fired",
+            *[became] * (11 - skipped),
+        ]
+        assert len({event.tick for event in events}) == len(events) == 12
 
 
 async def test_a_schedule_that_was_blocked_goes_on_when_its_dead_letter_is_gone(clock: VirtualClock, app: App) -> None:
@@ -258,6 +274,8 @@ async def test_working_off_what_is_there_fires_nothing(clock: VirtualClock, app:
 
 
 async def test_what_a_job_of_a_tick_is_refused_for_stands_in_the_history(clock: VirtualClock, app: App) -> None:
+    events = told_by(app)
+
     @app.schedule("every 1m", name="report")
     @app.task(unique="one", on_conflict="raise")
     async def report() -> None: ...
@@ -267,6 +285,7 @@ async def test_what_a_job_of_a_tick_is_refused_for_stands_in_the_history(clock: 
         await clock.advance(minutes=1)
         (refused,) = (await app.schedules.find("report")).state.history
         assert (refused.verdict, first.id in refused.reason) == ("refused", True)
+    assert [(event.verdict, event.reason) for event in events] == [("refused", refused.reason)]
 
 
 # Without a leader
@@ -279,6 +298,7 @@ async def test_ten_workers_and_then_ten_others_fire_each_tick_once_over_an_outag
     at(datetime(2026, 3, 29, 0, 30, tzinfo=BERLIN))
     app = App("memory://")
     ran: list[str] = []
+    events = told_by(app)
 
     @app.schedule("*/15 * * * *", name="report", tz="Europe/Berlin", **options)
     @app.task
@@ -301,6 +321,10 @@ async def test_ten_workers_and_then_ten_others_fire_each_tick_once_over_an_outag
         assert sorted(ran[3:]) == [*made_up, "05:30"]
         told = (await app.schedules.find("report")).state.history
         assert sum(decided.count for decided in told) == 3 + 12 + 1
+    # The twenty tell of each tick once, and how late it was: those of the outage at 05:17.
+    assert sum(event.count for event in events) == 3 + 12 + 1
+    late = [round(event.late / 60) for event in events if event.verdict == "fired"]
+    assert sorted(late) == [0] * 4 + [2 + 15 * n for n in range(len(made_up))]
 
 
 @asynccontextmanager
@@ -313,6 +337,7 @@ async def test_what_a_dead_worker_decided_is_carried_out_by_another_one(
     clock: VirtualClock, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
+    events = told_by(app)
 
     @app.schedule("every 1h", name="report", overlap="skip")
     @app.task
@@ -328,6 +353,7 @@ async def test_what_a_dead_worker_decided_is_carried_out_by_another_one(
             async with app.working(queues=["none"]):
                 await clock.advance(minutes=1)
         assert ran == []
+        assert events == []
         async with app.working():
             await clock.advance(seconds=HELP_AFTER)
             (first,) = ran
@@ -335,6 +361,7 @@ async def test_what_a_dead_worker_decided_is_carried_out_by_another_one(
             assert len(ran) == 2
             assert ran[0] == first
             assert await verdicts(app, "report") == ["fired", "fired"]
+    assert [(event.verdict, event.late > HELP_AFTER) for event in events] == [("fired", True), ("fired", False)]
 
 
 async def test_a_worker_that_slept_over_a_tick_does_not_fire_it_again(

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -36,6 +37,8 @@ from taskq.events import (
     PlaceLeft,
     PlaceLost,
     SettlementRefused,
+    TickDecided,
+    TickVerdict,
 )
 from taskq.telemetry import OpenTelemetry
 from taskq.telemetry.metrics import NAMES
@@ -145,6 +148,10 @@ async def test_an_open_app_cannot_be_wrapped_any_more() -> None:
             OpenTelemetry().instrument(app)
 
 
+def tick(source: Literal["code", "stored"], name: str, verdict: TickVerdict, late: float, many: int = 1) -> TickDecided:
+    return TickDecided(schedule=name, task="send", source=source, verdict=verdict, tick=0.0, late=late, count=many)
+
+
 async def page_of_a_day() -> str:
     """What Prometheus gets after every kind of thing has happened."""
     app = App("memory://")
@@ -183,6 +190,9 @@ async def page_of_a_day() -> str:
                 LimitRefused(limit="api", after=30.0),
                 PlaceLeft(limit="smtp", held=2.0),
                 PlaceLost(limit="smtp"),
+                *(tick("stored", f"customer-{n}", "fired", 0.5) for n in range(3)),
+                tick("code", "nightly", "queued", 1.0),
+                tick("code", "nightly", "missed", 3600.0, 7),
                 JobsFetched(jobs=0, seconds=0.0),
                 BrokerLost(error=ConnectionError()),
                 LoopStalled(seconds=3.0, id="1", task="send", stack=""),
@@ -222,6 +232,12 @@ async def test_prometheus_reads_what_happened() -> None:
     assert found["taskq_limit_granted_total", "api"] == found["taskq_limit_refused_total", "api"] == 1.0
     assert (found["taskq_limit_wait_seconds_sum", "api"], found["taskq_limit_hold_seconds_sum", "smtp"]) == (0.5, 2.0)
     assert found["taskq_limit_lost_total", "smtp"] == 1.0
+    # Labels are schedule, task, verdict; those made at run time count together.
+    assert found["taskq_schedule_ticks_total", "", "send", "fired"] == 3.0
+    assert found["taskq_schedule_ticks_total", "nightly", "send", "queued"] == 1.0
+    assert found["taskq_schedule_ticks_total", "nightly", "send", "missed"] == 7.0
+    assert found["taskq_schedule_lateness_seconds_sum", "", "send"] == 1.5
+    assert found["taskq_schedule_lateness_seconds_sum", "nightly", "send"] == 1.0
     assert found["taskq_fetch_jobs_sum",] == 6.0
     assert found["taskq_settle_jobs_sum",] == 6.0
     assert found["taskq_queue_jobs", "later", "later"] == 1.0

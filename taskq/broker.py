@@ -126,12 +126,12 @@ class Extender(Protocol):
 
 
 class DiscardAndSettle(Protocol):
-    """What a backend can do whose jobs and Store are in one database."""
+    """What a backend can do whose jobs and Store are in one place."""
 
     async def __call__(
         self, key: str, members: Sequence[str], settlements: Sequence[Settlement]
     ) -> Sequence[bool] | None:
-        """:meth:`~taskq.store.Store.discard` and :meth:`Broker.settle` as one: both happen or neither.
+        """:meth:`~taskq.store.Store.discard` and :meth:`Broker.settle` jobs of one queue: both happen, or neither.
 
         None when no member is left: they were discarded, and nothing was settled.
         """

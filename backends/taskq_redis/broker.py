@@ -22,6 +22,7 @@ from taskq_redis.rows import (
     text_of,
 )
 from taskq_redis.scripts import Script
+from taskq_redis.store import packed_members
 from taskq_redis.tools import Tools
 from taskq_redis.wire import Argument, Reply
 
@@ -67,6 +68,28 @@ class RedisBroker:
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         receipts = [settlement.receipt for settlement in settlements]
         return await self._settle(receipts, lambda at, token, job: settlement_of(job, token, settlements[at]))
+
+    async def discard_and_settle(
+        self, key: str, members: Sequence[str], settlements: Sequence[Settlement]
+    ) -> list[bool] | None:
+        """As :class:`~taskq.broker.DiscardAndSettle`, where a script reaches all keys."""
+        parts = await by_queue(self._tools, [settlement.receipt for settlement in settlements])
+        if len(parts) > 1:
+            raise BrokerRejected(f"one call settles {CHUNK} jobs of one queue: settle the others by another")
+        tools = self._tools
+        # Void receipts are of no queue.
+        queue, found = parts[0] if parts else ("", ())
+        packed = self._encode.encode([settlement_of(job, token, settlements[at]) for at, token, job in found])
+        keys = [*tools.keys.queue(queue), *tools.keys.entry(key)]
+        window = microseconds(tools.settings.dedup_window)
+        script = tools.scripts.discard_and_settle
+        said = await tools.client.run(script, keys, packed, window, packed_members(members))
+        if said is None:
+            return None
+        answers = [False] * len(settlements)
+        for (at, _, _), answer in zip(found, text(said), strict=True):
+            answers[at] = answer == ord("1")
+        return answers
 
     async def extend(self, receipts: Sequence[str], lease: float) -> list[Lease]:
         return await extend(self._tools, receipts, lease)

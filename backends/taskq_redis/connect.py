@@ -76,6 +76,7 @@ async def connect(url: str, **options: object) -> AsyncGenerator[Backend]:
             hints=RedisHints(client, keys, listener),
             store=store,
             open_store=open_store,
+            discard_and_settle=broker.discard_and_settle if keys.count == 1 and not found.clustered else None,
             admin=RedisAdmin(tools),
             doctor=doctor(servers, target.name, chosen),
             rouse=broker.rouse,

@@ -35,10 +35,10 @@ class RedisStore:
         self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
     ) -> bool:
         most = b"" if ceiling is None else ceiling
-        return await self._run(self._tools.scripts.store_add, key, _ttl(ttl), most, _packed(members)) == 1
+        return await self._run(self._tools.scripts.store_add, key, _ttl(ttl), most, packed_members(members)) == 1
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
-        left = await self._run(self._tools.scripts.store_discard, key, _packed(members))
+        left = await self._run(self._tools.scripts.store_discard, key, packed_members(members))
         if isinstance(left, int):
             return left
         raise BrokerRejected(f"a script answered {left!r}")
@@ -51,7 +51,7 @@ def _ttl(ttl: float | None) -> Argument:
     return b"" if ttl is None else microseconds(ttl)
 
 
-def _packed(members: Sequence[str]) -> bytes:
+def packed_members(members: Sequence[str]) -> bytes:
     try:
         return msgpack.encode(members)
     except UnicodeEncodeError as error:

@@ -218,17 +218,17 @@ def only_leaves(run: Run, decision: Decision) -> bool:
 
 
 def by_chunk(decided: Sequence[Decided]) -> Sequence[Sequence[Decided]]:
-    """Members that leave, those of each chunk of a batch by themselves: who were fetched together are mostly of one."""
-    chunks: dict[tuple[str, str], list[Decided]] = {}
-    batch = chunk = None
+    """Members that leave, those of each chunk and queue by themselves: who were fetched together are mostly of one."""
+    chunks: dict[tuple[str, str, str], list[Decided]] = {}
+    batch = chunk = queue = None
     members: list[Decided] = []
     for one in decided:
         leaves = one[1].leaves
         assert leaves is not None, "only those who leave are asked for"  # noqa: S101
-        place = leaves.place
-        if place.chunk != chunk or place.batch != batch:
-            batch, chunk = place.batch, place.chunk
-            members = chunks.setdefault((batch, chunk), [])
+        place, line = leaves.place, one[0].delivery.job.queue
+        if place.chunk != chunk or place.batch != batch or line != queue:
+            batch, chunk, queue = place.batch, place.chunk, line
+            members = chunks.setdefault((batch, chunk, queue), [])
         members.append(one)
     return list(chunks.values())
 

@@ -10,6 +10,7 @@ import pytest
 
 from taskq import App, Concurrency, current
 from taskq.errors import JobCancelled
+from taskq.events import SettlementRefused
 from taskq.retry import Retry
 from taskq.testing import deferred, run_until_idle
 from tests.servers.fixtures import postgres as postgres
@@ -29,7 +30,7 @@ from tests.worker import (
     test_shutdown,
     test_stories,
 )
-from tests.worker.moves import SOON, wait_until
+from tests.worker.moves import SOON, heard, wait_until
 
 pytestmark = pytest.mark.anyio
 
@@ -223,6 +224,27 @@ async def test_a_paused_queue_rests_until_it_is_resumed(url: str) -> None:
             assert await resting.status() == "ready"
             await other.resume("default")
             assert await resting.result(SOON) == "resting"
+
+
+async def test_members_on_two_queues_leave_their_parts_of_a_batch_and_are_settled(url: str) -> None:
+    app, numbers = App(url, slots=300, queues=("default", "other")), range(1500)
+    refused = heard(app, SettlementRefused)
+
+    @app.task(retry=1)
+    async def nothing(n: int) -> None:
+        if n == 7:
+            raise ValueError
+
+    async with app:
+        async with app.batch("b") as batch:
+            await batch.add(nothing.options(queue="other" if n % 3 else "default").call(n) for n in numbers)
+        with anyio.fail_after(60):
+            await app.run_worker(until="idle")
+        status = await batch.status()
+        assert status is not None
+        assert (status.total, status.pending, status.failed, status.over is None) == (1500, 0, 1, False)
+        assert [queue for queue in await app.admin.stats() if queue.ready or queue.leased] == []
+    assert refused == []
 
 
 async def test_many_jobs_are_deferred_in_parts(url: str) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 import pytest
 from msgspec.structs import replace
 
+from taskq.testing.broker_contract import Deployed
 from taskq.testing.deployment import Deployment
+from taskq.testing.leaving_clauses import LeavingClauses
 from taskq.testing.store_contract import StoreContract
 from tests.backends.redis.deployment import Tenant
 from tests.contract.redis_server import RedisContract
@@ -74,10 +76,11 @@ def masters(servers: Sequence[Process]) -> list[Process]:
     return [server for server in servers if "role:master\r" in valkey.ask(server, "INFO replication")]
 
 
+CLUSTER = where("cluster", found=True)
 SERVERS = [
     where("redis82", valkey.redis82_binary()),
     where("redis70", valkey.redis70_binary()),
-    where("cluster", found=True),
+    CLUSTER,
     where("sentinel", found=True),
 ]
 
@@ -92,6 +95,14 @@ class TestOtherServersBroker(RedisContract):
     @pytest.fixture
     def deployment(self, any_deployment: Deployment) -> Deployment:
         return any_deployment
+
+
+@pytest.mark.anyio
+class TestOtherServersLeaving(LeavingClauses, Deployed):
+    @pytest.fixture(params=[server for server in SERVERS if server is not CLUSTER])
+    def deployment(self, request: pytest.FixtureRequest) -> Deployment:
+        deployment: Deployment = request.getfixturevalue(f"{request.param}_deployment")
+        return deployment
 
 
 class TestOtherServersStore(StoreContract):

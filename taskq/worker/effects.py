@@ -14,7 +14,7 @@ from operator import attrgetter
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskq.broker import Backend, DiscardAndSettle
+from taskq.broker import Backend
 from taskq.flow.given import take_back
 from taskq.flow.marks import decide_once, find_mark, forget, leaves_by_membership, needs_mark
 from taskq.flow.members import RESUMED, Membership, Rest, all_of
@@ -91,8 +91,10 @@ class Effects:
                 run.remembered = True
             decided = [(run, counting.get(id(run), decision)) for run, decision in decided]
             await self._bring_about(marked)
-        if self._members is not None:
-            await self._members.finish(await self._step_out(self._members, decided))
+        leaves = [decision.leaves for _, decision in decided if decision.leaves]
+        if self._members is not None and leaves:
+            due, fetched = _moments(decided)
+            await self._members.leave(leaves, due=due, fetched=fetched)
         for run, decision in marked:
             if decision.effects and decision.end == "returned":
                 await self._stop_in_cancelled(run.delivery.job, decision.effects)
@@ -107,11 +109,14 @@ class Effects:
             decided = [one for one in decided if one[0].held_since >= sure_since]
         if self._members is None or not decided:
             return Left(done=decided, unsure=unsure)
-        rest: Sequence[Rest]
-        if self._backend.discard_and_settle is None:
-            rest = await self._step_out(self._members, decided)
+        leaves = [decision.leaves for _, decision in decided if decision.leaves]
+        due, fetched = _moments(decided)
+        at_once = self._backend.discard_and_settle
+        if at_once is None:
+            rest = await self._members.step_out(leaves, due=due, fetched=fetched)
         else:
-            settled, rest = await self._settle(self._members, decided, self._backend.discard_and_settle)
+            settlements = [decision.settlement for _, decision in decided]
+            settled, rest = await self._members.settle(leaves, settlements, at_once, due=due, fetched=fetched)
             if settled:
                 return Left([*zip(decided, settled, strict=True)], unsure=unsure)
         if not rest:
@@ -124,21 +129,6 @@ class Effects:
         """Do what those who have left brought about."""
         if self._members is not None:
             await self._members.finish(rest)
-
-    async def _step_out(self, members: Membership, decided: Sequence[Decided]) -> Sequence[Rest]:
-        leaves = [decision.leaves for _, decision in decided if decision.leaves]
-        if not leaves:
-            return ()
-        due, fetched = _moments(decided)
-        return await members.step_out(leaves, due=due, fetched=fetched)
-
-    async def _settle(
-        self, members: Membership, decided: Sequence[Decided], act: DiscardAndSettle
-    ) -> tuple[Sequence[bool], Sequence[Rest]]:
-        leaves = [decision.leaves for _, decision in decided if decision.leaves]
-        settlements = [decision.settlement for _, decision in decided]
-        due, fetched = _moments(decided)
-        return await members.settle(leaves, settlements, act, due=due, fetched=fetched)
 
     async def forget(self, decided: Sequence[Decided]) -> None:
         """Now that these are settled, their marks would only bind a revived job.

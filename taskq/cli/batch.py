@@ -7,7 +7,7 @@ from msgspec.structs import asdict
 from taskq.app import App
 from taskq.cli.audit import by_option, noted
 from taskq.cli.output import json_option, url_option, write_json
-from taskq.flow import BatchStatus
+from taskq.flow import BatchStatus, Ends
 
 
 @click.command()
@@ -49,6 +49,9 @@ def _told(status: BatchStatus) -> str:
     counts = f"{status.total} members, {status.pending} pending, {status.failed} failed"
     excused = f", {status.excused} excused" if status.excused else ""
     lines = [f"{state}{', cancelled' if status.cancelled else ''}; {counts}{excused}"]
+    ends = {"returned": status.succeeded, **asdict(status.ends)}
+    if status.ends != Ends(failed=status.failed):
+        lines.append(f"  ended: {', '.join(f'{number} {end}' for end, number in ends.items() if number)}")
     if status.description:
         lines.append(f"  {status.description}")
     if status.tags:

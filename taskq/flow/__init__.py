@@ -18,6 +18,6 @@
 from taskq.flow.batch import Batch, BatchStatus
 from taskq.flow.draft import BatchOptions
 from taskq.flow.handle import FlowHandle
-from taskq.flow.record import BatchReport
+from taskq.flow.record import BatchReport, Ends
 
-__all__ = ["Batch", "BatchOptions", "BatchReport", "BatchStatus", "FlowHandle"]
+__all__ = ["Batch", "BatchOptions", "BatchReport", "BatchStatus", "Ends", "FlowHandle"]

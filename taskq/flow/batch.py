@@ -17,12 +17,14 @@ from taskq.flow.record import (
     CHUNK,
     OPEN,
     BatchReport,
+    Ends,
     Record,
     batch_key,
     change,
     check_id,
     check_key,
     chunk_key,
+    counted,
     failed_key,
     lefts_of,
     names_of,
@@ -62,7 +64,7 @@ class BatchStatus(Struct, frozen=True):
     """Members so far."""
     pending: int
     failed: int
-    """Those that have failed, and not been revived and returned since."""
+    """Those that have ended without returning, but the excused, and not been revived and returned since."""
     sealed: bool
     cancelled: bool
     over: float | None
@@ -74,6 +76,10 @@ class BatchStatus(Struct, frozen=True):
     """Those that ended in a way that the batch excuses."""
     description: str = ""
     tags: Sequence[str] = ()
+    succeeded: int = 0
+    """Those that have returned."""
+    ends: Ends = Ends()
+    """How those ended that have failed or are excused."""
 
 
 class Batch:
@@ -175,8 +181,10 @@ class Batch:
         record = read_record(entry.value)
         if record is None:
             return None
-        report = await report_of(store, self.id)
-        pending = sum((await lefts_of(store, self.id, entry.members)).values())
+        total = sum((await sizes_of(store, self.id)).values())
+        # A chunk that is being added may have its members before its size.
+        pending = min(total, sum((await lefts_of(store, self.id, entry.members)).values()))
+        report = await counted(store, self.id, record, total, pending)
         return BatchStatus(
             id=self.id,
             total=report.total,
@@ -190,6 +198,8 @@ class Batch:
             excused=report.excused,
             description=record.terms.description,
             tags=record.terms.tags,
+            succeeded=report.succeeded,
+            ends=report.ends,
         )
 
     async def wait(self, timeout: float | timedelta | None = None) -> BatchReport:
@@ -201,7 +211,7 @@ class Batch:
         while True:
             record = read_record((await self._host.store.get(batch_key(self.id))).value)
             if record is not None and record.over is not None:
-                return await report_of(self._host.store, self.id)
+                return await report_of(self._host.store, self.id, record)
             if until is not None and loop.time() >= until:
                 raise ResultNotReady(f"batch {self.id} has not ended within {timeout} s")
             # Nobody tells: the store has no waiting.

@@ -24,12 +24,13 @@ from taskq.flow.record import (
     KEPT,
     OPEN,
     PENDING,
+    REVIVABLE,
     Record,
     batch_key,
     change,
     chunk_key,
     encoded,
-    excused_key,
+    ended_key,
     failed_key,
     first_key,
     parts_key,
@@ -38,7 +39,7 @@ from taskq.flow.record import (
     written,
 )
 from taskq.job import Enqueued, Job, JobRef, Settlement
-from taskq.report import Death, read_outcome
+from taskq.report import Death, End, read_outcome
 from taskq.sequel import Leave, Place, begin, plan_of, renamed
 from taskq.store import Store
 
@@ -247,6 +248,8 @@ class Membership:
         overtaken = await all_of(self._was_overtaken(leave) for leave in returned)
         names = [leave.place.member for leave, late in zip(returned, overtaken, strict=True) if not late]
         if names:
+            # Before, so that who dies between them finds them failed once more.
+            await all_of(self._store.discard(ended_key(id, end), names) for end in REVIVABLE)
             await self._store.discard(failed_key(id), names)
 
     async def _was_overtaken(self, leave: Leave) -> bool:
@@ -263,8 +266,11 @@ class Membership:
 
     async def _fail(self, leave: Leave) -> None:
         batch, member = leave.place.batch, leave.place.member
-        if await self._is_excused(leave):
-            await self._hold(excused_key(batch), [member])
+        end = decode(leave.death, type=Death).end
+        await self._tell_apart(batch, member, end)
+        if await self._is_excused(batch, end):
+            # It may have failed before it was revived.
+            await self._store.discard(failed_key(batch), [member])
             return
         await self._hold(failed_key(batch), [member])
         first = first_key(batch)
@@ -275,11 +281,16 @@ class Membership:
         if record is not None and not record.cancelled:
             await self._call_back(batch, record, "first_failure", leave.death)
 
-    async def _is_excused(self, leave: Leave) -> bool:
-        end = decode(leave.death, type=Death).end
+    async def _tell_apart(self, id: str, member: str, end: End) -> None:
+        """How it ended counts, and not how it had before it was revived."""
+        if end != "failed":
+            await self._hold(ended_key(id, end), [member])
+        await all_of(self._store.discard(ended_key(id, other), [member]) for other in REVIVABLE if other != end)
+
+    async def _is_excused(self, id: str, end: End) -> bool:
         if end not in EXCUSABLE:
             return False
-        record = read_record((await self._store.get(batch_key(leave.place.batch))).value)
+        record = read_record((await self._store.get(batch_key(id))).value)
         return record is not None and end in record.terms.excuses
 
     async def conclude(self, id: str) -> None:
@@ -288,7 +299,7 @@ class Membership:
         record = read_record(entry.value)
         if record is None or record.succeeded:
             return
-        report = await report_of(self._store, id)
+        report = await report_of(self._store, id, record)
         record = await change(
             self._store,
             id,

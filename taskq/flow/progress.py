@@ -17,9 +17,8 @@ from taskq.flow.record import (
     Record,
     batch_key,
     change,
+    counted,
     encoded,
-    excused_key,
-    failed_key,
     lefts_of,
     read_record,
     sizes_of,
@@ -62,13 +61,9 @@ class Progress:
             lefts = await lefts_of(self._store, id, entry.members)
             # A live chunk without members has just been emptied, or has not been filled.
             pending = sum(lefts.get(chunk, 0) or size for chunk, size in sizes.items() if chunk in lefts)
-            failed, excused = await asyncio.gather(
-                self._store.discard(failed_key(id), ()), self._store.discard(excused_key(id), ())
-            )
             total = sum(sizes.values())
-            failed = min(failed, total - pending)
-            excused = min(excused, total - pending - failed)
-            await self.tell(record, BatchReport(id, total, failed, excused, pending), sealed=OPEN not in entry.members)
+            report = await counted(self._store, id, record, total, pending)
+            await self.tell(record, report, sealed=OPEN not in entry.members)
             stride = 1 if total <= _SMALL else max(total // 100, len(lefts))
         if len(self._strides) >= _REMEMBERED:
             self._strides.clear()

@@ -26,6 +26,10 @@ KEPT = 7 * 86_400.0
 """Seconds that is known of a batch after its end: as long as the marks of its callbacks."""
 EXCUSABLE = ("expired", "discarded", "cancelled")
 """Ends of members that a batch may excuse: what was tried and failed is none of them."""
+REVIVABLE: Sequence[End] = ("quarantined", "lost")
+"""Ends beside failing from which a member may come back and end in another way."""
+TOLD_APART: Sequence[End] = (*REVIVABLE, "cancelled", "expired", "discarded")
+"""Ends whose members have a key each: who is among the failed and in none of them has just failed."""
 OPEN = "open"
 """The member that its producer is: the batch cannot end before it is sealed."""
 
@@ -106,13 +110,13 @@ def parts_key(id: str) -> str:
 
 
 def failed_key(id: str) -> str:
-    """The members that have failed, and not been revived and returned since."""
+    """The members that did not return and are not excused, and have not been revived and returned since."""
     return f"batch:{id}:failed"
 
 
-def excused_key(id: str) -> str:
-    """The members that ended in a way that the batch excuses."""
-    return f"batch:{id}:excused"
+def ended_key(id: str, end: End) -> str:
+    """The members that ended in this way, which is one of those told apart."""
+    return f"batch:{id}:{end}"
 
 
 def first_key(id: str) -> str:
@@ -149,16 +153,31 @@ async def change(
             return record
 
 
+class Ends(Struct, frozen=True, repr_omit_defaults=True):
+    """How many members ended in each way but by returning; who was revived and ended once more, as it ended last."""
+
+    failed: int = 0
+    """By what they raised, or because they were refused."""
+    quarantined: int = 0
+    lost: int = 0
+    cancelled: int = 0
+    expired: int = 0
+    discarded: int = 0
+
+
 class BatchReport(Struct, frozen=True, repr_omit_defaults=True):
     """What the callbacks of a batch are told."""
 
     id: str
     total: int
     failed: int
+    """Members that did not return, however they ended, but those that are excused."""
     excused: int = 0
     """Members that did not return, in a way that the batch excuses."""
     pending: int = 0
     """Members that have not ended: none, but on the way."""
+    ends: Ends = Ends()
+    """How those ended that have failed or are excused."""
 
     @property
     def succeeded(self) -> int:
@@ -194,12 +213,23 @@ async def lefts_of(store: Store, id: str, live: Iterable[str]) -> Mapping[str, i
     return left | dict(zip(chunks, counts, strict=True))
 
 
-async def report_of(store: Store, id: str) -> BatchReport:
+async def report_of(store: Store, id: str, record: Record) -> BatchReport:
     """Its counts, when all have ended."""
-    failed, excused, sizes = await asyncio.gather(
-        store.discard(failed_key(id), ()), store.discard(excused_key(id), ()), sizes_of(store, id)
-    )
-    return BatchReport(id, sum(sizes.values()), failed, excused)
+    return await counted(store, id, record, sum((await sizes_of(store, id)).values()))
+
+
+async def counted(store: Store, id: str, record: Record, total: int, pending: int = 0) -> BatchReport:
+    """The counts of a batch of so many members; how they ended is asked only where some may not have returned."""
+    failed, excuses, ended = await store.discard(failed_key(id), ()), record.terms.excuses, total - pending
+    if not (failed or excuses):
+        return BatchReport(id, total, 0, pending=pending)
+    numbers = await asyncio.gather(*(store.discard(ended_key(id, end), ()) for end in TOLD_APART))
+    ends = dict(zip(TOLD_APART, numbers, strict=True))
+    excused = sum(ends[end] for end in excuses)
+    ends["failed"] = max(failed + excused - sum(numbers), 0)
+    # On the way there are those who are about to leave.
+    failed = min(failed, ended)
+    return BatchReport(id, total, failed, min(excused, ended - failed), pending, Ends(**ends))
 
 
 def encoded(value: object) -> bytes:

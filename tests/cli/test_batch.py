@@ -32,7 +32,8 @@ def test_a_batch_is_looked_at_and_cancelled(shell: Shell) -> None:
     assert (status["cancelled"], status["pending"]) == (True, 1)
     shell.run("worker", "shop", "--queues", "default", "--until-idle")
     ran = shell.run("batch", "week", "--cancel", code=1)
-    assert ran.out == "week: over, cancelled; 2 members, 0 pending, 2 failed\n" + SAID
+    ended = "  ended: 1 failed, 1 cancelled\n"
+    assert ran.out == "week: over, cancelled; 2 members, 0 pending, 2 failed\n" + ended + SAID
 
 
 def test_a_batch_that_is_not_there_is_said_not_to_be(shell: Shell) -> None:

@@ -105,6 +105,7 @@ async def test_the_status_of_a_batch_is_json_with_its_failures_when_they_are_ask
     assert plain.status == 200
     status = json.loads(plain.body)
     assert (status["total"], status["pending"], status["failed"], status["description"]) == (2, 0, 1, "Letters")
+    assert (status["succeeded"], status["ends"]["failed"], status["ends"]["expired"]) == (1, 1, 0)
     assert 0 < status["opened"] <= status["sealed_at"] <= status["over"]
     assert json.loads(listed.body) == status | {"failures": ["b.0.1"]}
 

@@ -15,9 +15,9 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
-from taskq import App, BatchReport, Death, Retry, current, gather
+from taskq import App, BatchReport, Death, Discard, Retry, current, gather
 from taskq.broker import Backend, Broker, Extender, Traits
 from taskq.connect import connect
 from taskq.errors import BatchSealed
@@ -157,6 +157,7 @@ class World:
         self.zombies: list[asyncio.Task[None]] = []
         self.ended: dict[str, str] = {}
         """How a job was settled for good: ``returned`` or what else; of callbacks ``returned`` is the only way."""
+        self.quarantined: set[str] = set()
         self.runs: Counter[str] = Counter()
         self.told: defaultdict[str, list[tuple[str, Any]]] = defaultdict(list)
         """By batch or chain: what its callbacks got, of runs that came to their end."""
@@ -207,6 +208,8 @@ class World:
             id = self.leased[settlement.receipt]  # noqa: A001
             if isinstance(settlement, DeadLetter):
                 self.ended[id] = "failed"
+                if read_outcome(settlement.outcome).end == "quarantined":
+                    self.quarantined.add(id)
             elif isinstance(settlement, Ack):
                 self.ended[id] = "returned" if settlement.outcome is None else read_outcome(settlement.outcome).end
 
@@ -232,6 +235,11 @@ def declare(app: App, world: World, process: Process) -> None:
     @task(name="work", retry=1, keep=0, max_losses=3)
     async def plain(fails: float) -> int:
         return await work(fails)
+
+    @task(name="drop", retry=1, keep=0, max_losses=UNLUCKY)
+    async def drop() -> None:
+        await work(0.0)
+        raise Discard("as always")
 
     @task(name="keep", retry=Retry.fixed(2, 0.01), keep=PATIENCE, max_losses=UNLUCKY)
     async def keep(fails: float) -> int:
@@ -288,7 +296,8 @@ def declare(app: App, world: World, process: Process) -> None:
     async def make(name: str, seed: int, parent: str | None) -> None:
         plan, sizes = Random(seed), 0
         told: Any = {"then": report, "finished": report, "first_failure": death}
-        batch = app.batch(name, **told, parent=parent, progress=dict.fromkeys(MARKS, report))
+        excuses: Any = plan.choice((["discarded"], ["expired"]))
+        batch = app.batch(name, **told, parent=parent, progress=dict.fromkeys(MARKS, report), excuses=excuses)
         async with batch:
             for _ in range(plan.randrange(4)):
                 calls: list[Any] = []
@@ -302,6 +311,8 @@ def declare(app: App, world: World, process: Process) -> None:
                             sizes += 2
                         case 2 | 3:
                             calls.append(keep.call(fails))
+                        case 4 if fails:
+                            calls.append(drop.call())
                         case _:
                             calls.append(plain.call(fails))
                 sizes += await batch.add(calls)
@@ -406,14 +417,26 @@ async def judge_batch(app: App, world: World, name: str, size: int) -> None:
         world.expect(("succeeded" in told) == (not failed), f"{name}: {failed} failed, and it told {told}")
         world.expect(("first_failure" in told) == bool(failed), f"{name}: {failed} failed, and it told {told}")
         judge_progress(world, name, size)
-        dead = [job for job, end in world.ended.items() if end == "failed" and job.startswith(f"{name}.")]
-        certain = [job for job in dead if world.tasks[job] != "keep"]
         child = await app.batch(f"{name}-inner").status()
-        inner = child is not None and bool(child.failed or child.cancelled)
-        # A job that keeps its result runs again when its worker died under its end, and may then come to another.
-        world.expect(
-            len(certain) + inner <= failed <= len(dead) + inner, f"{name}: {failed} failed, and dead are {dead}"
-        )
+        for report in reports:
+            judge_ends(world, report, inner=child is not None and bool(child.failed or child.cancelled))
+
+
+def judge_ends(world: World, report: BatchReport, *, inner: bool) -> None:
+    """It counted its members as they ended."""
+    name, ends = report.id, report.ends
+    dead = {job for job, end in world.ended.items() if end == "failed" and job.startswith(f"{name}.")}
+    failed = dead - world.quarantined
+    certain = {job for job in failed if world.tasks[job] != "keep"}
+    # A job that keeps its result runs again when its worker died under its end, and may then come to another.
+    world.expect(
+        len(certain) + inner <= ends.failed <= len(failed) + inner, f"{name}: {report}, and failed have {failed}"
+    )
+    quarantined = dead & world.quarantined
+    world.expect(ends.quarantined == len(quarantined), f"{name}: {report}, and quarantined are {quarantined}")
+    dropped = [job for job, task in world.tasks.items() if task == "drop" and job.startswith(f"{name}.")]
+    world.expect(ends.discarded == len(dropped), f"{name}: {report}, and discarded are {dropped}")
+    world.expect(sum(astuple(ends)) == report.failed + report.excused, f"{name}: {report} does not add up")
 
 
 def judge_progress(world: World, name: str, size: int) -> None:

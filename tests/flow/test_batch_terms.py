@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from taskq import App, BatchReport, Death, Discard, current
 from taskq.errors import BatchFull, BrokerUnavailable, ConfigError, JobFailed
 from taskq.flow.members import Membership
-from taskq.flow.record import batch_key, change, parts_key
+from taskq.flow.record import Ends, batch_key, change, parts_key
 from taskq.job import Enqueued, Job, JobRef
-from taskq.outcome import Returned, decide
+from taskq.outcome import Cancelled, Expired, Outcome, Poisonous, Raised, Returned, decide
 from taskq.testing import run_until_idle
 from taskq.worker.effects import Effects
 from taskq.worker.run import Run
@@ -141,13 +141,15 @@ async def test_members_that_end_in_an_excused_way_have_not_failed(desk: Desk) ->
                 [desk.work.call(), late.call(), desk.work.call("discard"), late.call().then(desk.work.call())]
             )
         await run_until_idle(desk.app)
-        assert await desk.heard() == [("succeeded", BatchReport("b", 4, 0, excused=3))]
+        assert await desk.heard() == [
+            ("succeeded", BatchReport("b", 4, 0, excused=3, ends=Ends(expired=2, discarded=1)))
+        ]
         assert await batch.failures() == []
         status = await batch.status()
     assert desk.told[0][1].succeeded == 1
     assert desk.deaths == []
     assert status is not None
-    assert (status.failed, status.excused) == (0, 3)
+    assert (status.succeeded, status.failed, status.excused, status.ends.expired) == (1, 0, 3, 2)
 
 
 async def test_what_is_not_excused_has_failed(at_desk: Desk) -> None:
@@ -158,8 +160,38 @@ async def test_what_is_not_excused_has_failed(at_desk: Desk) -> None:
             await batch.add([at_desk.work.options(delay=timedelta(hours=1)).call()], key="later")
         assert await app.cancel(JobRef("default", "b.later.0"))
         await run_until_idle(app)
-        assert await at_desk.heard() == [("finished", BatchReport("b", 3, 2, excused=1))]
+        report = BatchReport("b", 3, 2, excused=1, ends=Ends(failed=1, cancelled=1, discarded=1))
+        assert await at_desk.heard() == [("finished", report)]
     assert [death.end for death in at_desk.deaths] == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("last", "report"),
+    [
+        (Returned(), BatchReport("b", 1, 0)),
+        (Cancelled(), BatchReport("b", 1, 0, excused=1, ends=Ends(cancelled=1))),
+        (Expired(), BatchReport("b", 1, 1, ends=Ends(expired=1))),
+    ],
+    ids=["returned", "excused", "expired"],
+)
+async def test_a_member_that_is_revived_counts_as_it_ended_last(desk: Desk, last: Outcome, report: BatchReport) -> None:
+    app, policy, reports = desk.app, desk.work.definition.policy, list[BatchReport]()
+    async with app:
+        effects, broker = Effects(app.backend), app.backend.broker
+        async with app.batch("b", excuses=["cancelled"]) as batch:
+            await batch.add([desk.work.call()])
+        for outcome in (Raised(ValueError()), Poisonous(), Raised(ValueError()), last):
+            (delivery,) = await broker.fetch(["default"], 1, lease=30, wait=5)
+            run = Run(delivery, policy)
+            decided = [(run, decide(outcome, delivery, policy, chance=0.0))]
+            for _ in range(2):
+                await effects.carry_out(decided)
+            (run.settled,) = await broker.settle([decided[0][1].settlement])
+            await effects.forget(decided)
+            reports.append(await batch)
+            await app.admin.revive(await batch.failures())
+    failed, quarantined = (BatchReport("b", 1, 1, ends=ends) for ends in (Ends(failed=1), Ends(quarantined=1)))
+    assert reports == [failed, quarantined, failed, report]
 
 
 async def test_a_cancelled_batch_tells_nothing_on_the_way(at_desk: Desk) -> None:
@@ -219,7 +251,7 @@ async def test_a_batch_that_adds_to_itself_without_end_stops_at_its_bounds(desk:
         report = await wide
         # It stops; those that were under way together have each seen that there was room.
         assert 17 <= report.total == 1 + 4 * report.succeeded
-        assert await deep == BatchReport("deep", 3, 1)
+        assert await deep == BatchReport("deep", 3, 1, ends=Ends(failed=1))
         with pytest.raises(JobFailed, match="BatchFull: batch deep: it goes 2 levels deep"):
             await desk.spawn.handle("deep.0.0.0.0").result(0)
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from taskq import App, Batch, BatchReport, Death, Discard, Retry, current, gather
 from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, ResultNotReady
 from taskq.flow.members import RESUMED, numbered, numbered_behind
-from taskq.flow.record import CHUNK, chunk_key, failed_key, first_key, names_of
+from taskq.flow.record import CHUNK, Ends, chunk_key, failed_key, first_key, names_of
 from taskq.job import JobRef
 from taskq.outcome import Outcome, Raised, Returned, decide
 from taskq.sequel import plan_of
@@ -136,7 +136,7 @@ async def test_of_a_batch_with_failures_the_first_is_told_and_the_end(office: Of
         async with office.batch() as batch:
             await batch.add(office.calls(*range(6)))
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 6, 2)
+        assert await batch == BatchReport("b", 6, 2, ends=Ends(failed=2))
         assert sorted(await batch.failures(), key=lambda ref: ref.id) == [
             JobRef("default", "b.0.2"),
             JobRef("default", "b.0.4"),
@@ -177,7 +177,7 @@ async def test_members_that_return_where_another_has_failed_are_not_looked_at_on
         async with office.batch() as batch:
             await batch.add(office.calls(*range(9)))
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 9, 1)
+        assert await batch == BatchReport("b", 9, 1, ends=Ends(failed=1))
     assert {key for key in asked if key.startswith("end:default:b.0.")} == {"end:default:b.0.0"}
 
 
@@ -196,7 +196,7 @@ async def test_a_member_that_does_not_return_has_failed_however_it_ended(office:
         else:
             await anyio.sleep(0.01)
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 1, 1)
+        assert await batch == BatchReport("b", 1, 1, ends=Ends(**{how: 1}))
     assert office.names() == ["finished"]
     assert [death.end for death in office.deaths] == [how]
 
@@ -362,7 +362,7 @@ async def test_a_member_whose_worker_died_before_it_was_settled_counts_as_it_end
         await Effects(office.app.backend).carry_out([(run, decide(outcome, delivery, run.policy, chance=0.0))])
         office.bad = {0} if returned else set()
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 1, 0 if returned else 1)
+        assert await batch == (BatchReport("b", 1, 0) if returned else BatchReport("b", 1, 1, ends=Ends(failed=1)))
     assert office.ran == []
     assert sorted(office.names()) == (["finished", "then"] if returned else ["finished"])
 
@@ -458,7 +458,7 @@ async def test_a_batch_in_a_batch_ends_before_it(office: Office) -> None:
                 await inner.add(office.calls(1, 2))
             await outer.add(office.calls(3))
         await run_until_idle(office.app)
-        assert await outer == BatchReport("b", 2, 1)
+        assert await outer == BatchReport("b", 2, 1, ends=Ends(failed=1))
         # Who is told is told by a job, and where a lease was lost meanwhile the later one runs first.
         assert {death.id for death in office.deaths} == {"inner.0.1", "inner"}
         office.bad = set()
@@ -551,7 +551,7 @@ async def test_a_chain_in_a_cancelled_batch_goes_no_further(office: Office) -> N
         await Effects(office.app.backend).carry_out(decided)
         await office.app.backend.broker.settle([decided[0][1].settlement])
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 1, 1)
+        assert await batch == BatchReport("b", 1, 1, ends=Ends(cancelled=1))
     assert office.ran == []
     assert office.names() == ["finished"]
 
@@ -593,7 +593,7 @@ async def test_a_member_that_was_refused_has_failed_and_is_told_of(office: Offic
                 await batch.add([*office.calls(1), refused.call(2), held.call(3)])
             assert list(caught.value.errors) == [1]
         await run_until_idle(office.app)
-        assert await batch == BatchReport("b", 3, 1)
+        assert await batch == BatchReport("b", 3, 1, ends=Ends(failed=1))
     assert office.ran == [1]
 
 

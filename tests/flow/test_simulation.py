@@ -142,6 +142,15 @@ def never_held_open(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Membership, "open", sealed)
 
 
+def ends_not_told_apart(patch: pytest.MonkeyPatch) -> None:
+    """Only that a member has failed is written down."""
+
+    async def nothing(_self: Membership, _id: str, _member: str, _end: str) -> None:
+        return None
+
+    patch.setattr(Membership, "_tell_apart", nothing)
+
+
 PLANTED: Sequence[Plant] = [
     ack_first,
     mark_before_effect,
@@ -152,6 +161,7 @@ PLANTED: Sequence[Plant] = [
     all_enqueued_again,
     enqueued_before_joining,
     never_held_open,
+    ends_not_told_apart,
 ]
 
 

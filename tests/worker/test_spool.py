@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from taskq import App, BatchReport, Collect, Debounce, gather
 from taskq.errors import BatchFull, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, SpoolFull
 from taskq.events import JobDropped, JobsRecovered, JobsSpooled
+from taskq.flow import Ends
 from taskq.job import Job
 from taskq.spoolfile import Bounds, SpoolFile
 from taskq.testing import deferred
@@ -161,7 +162,7 @@ async def test_members_refused_when_the_broker_is_back_have_failed_and_stay_in_t
                 await batch.add(note.call(n) for n in (1, 2, 2, 3))
         await handed_over(spool)
         await app.run_worker(until="empty")
-        assert await batch == BatchReport("b", 4, 1)
+        assert await batch == BatchReport("b", 4, 1, ends=Ends(failed=1))
         assert [ref.id for ref in await batch.failures()] == ["b.0.2"]
     file = SpoolFile(spool, Bounds(1 << 20, 60.0))
     (kept,) = file.refused()

@@ -197,6 +197,10 @@ class LimitRefused(LimitEvent, frozen=True, kw_only=True):
     """Seconds until it is worth another try."""
 
 
+class PlaceTaken(LimitEvent, frozen=True, kw_only=True):
+    """A place of a Concurrency is held from now on, until a PlaceLeft tells otherwise."""
+
+
 class PlaceLeft(LimitEvent, frozen=True, kw_only=True):
     """A place of a Concurrency is free again."""
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 
 from taskq.errors import BrokerError, ConfigError
-from taskq.events import Events, LimitGranted, LimitRefused, PlaceLeft, PlaceLost
+from taskq.events import Events, LimitGranted, LimitRefused, PlaceLeft, PlaceLost, PlaceTaken
 from taskq.limits.line import Answer, Asked, answer, read, written
 from taskq.limits.rates import Rate, State
 from taskq.sharing import Sharing
@@ -87,6 +87,7 @@ class Keeper:
         """Tell that a place was taken, after so many seconds."""
         self._since[member] = time.monotonic()
         self._events.emit(LimitGranted(limit=name_of(key), wait=wait))
+        self._events.emit(PlaceTaken(limit=name_of(key)))
 
     async def leave(self, key: str, member: str) -> None:
         """Give up a place; what cannot be freed now lapses by itself."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
 
@@ -43,24 +44,20 @@ class Both:
         if after is None or after > patience:
             return Refused("one of several limits has no room", FIRST if after is None else after)
         granted: list[Granted[object]] = []
-        for part in self.parts:
-            claimed = await part.claim(patience)
-            if isinstance(claimed, Refused):
-                await _undo(granted)
-                return claimed
-            granted.append(claimed)
+        async with AsyncExitStack() as undoing:
+            for part in self.parts:
+                claimed = await part.claim(patience)
+                if isinstance(claimed, Refused):
+                    return claimed
+                granted.append(_undone_by(undoing, claimed))
+            undoing.pop_all()
         return _together(granted)
 
     async def enter(self) -> Granted[tuple[object, ...]]:
         """Take them one after the other, and return when all count; raises LimitExceeded."""
-        granted: list[Granted[object]] = []
-        try:
-            for part in self.parts:
-                # One at a time, as those before it are to be undone.
-                granted.append(await part.enter())  # noqa: PERF401
-        except BaseException:
-            await _undo(granted)
-            raise
+        async with AsyncExitStack() as undoing:
+            granted = [_undone_by(undoing, await part.enter()) for part in self.parts]
+            undoing.pop_all()
         return _together(granted)
 
     async def __aenter__(self) -> tuple[object, ...]:
@@ -106,12 +103,10 @@ class Either(Generic[T]):
 
     async def enter(self) -> Granted[T]:
         """Take one, and return when it counts; raises LimitExceeded."""
-        granted = await self._await_turn()
-        try:
+        async with AsyncExitStack() as undoing:
+            granted = _undone_by(undoing, await self._await_turn())
             await asyncio.sleep(granted.wait)
-        except BaseException:
-            await _undo([granted])
-            raise
+            undoing.pop_all()
         return granted
 
     async def __aenter__(self) -> T:
@@ -169,8 +164,10 @@ async def leave() -> None:
     """Leave what was entered last."""
     *rest, held = _entered.get()
     _entered.set(tuple(rest))
-    for one in reversed(held):
-        await one.leave()
+    # All of them, even if one of these calls is cancelled.
+    async with AsyncExitStack() as leaving:
+        for one in held:
+            leaving.push_async_callback(one.leave)
 
 
 def checked(part: Holding[T]) -> Holding[T]:
@@ -185,10 +182,11 @@ def _together(granted: Sequence[Granted[object]]) -> Granted[tuple[object, ...]]
     return Granted(tuple(one.given for one in granted), held, max(one.wait for one in granted))
 
 
-async def _undo(granted: Sequence[Granted[object]]) -> None:
-    for one in granted:
-        for held in one.held:
-            await held.undo()
+def _undone_by(undoing: AsyncExitStack, granted: Granted[T]) -> Granted[T]:
+    """The same; it is undone when the stack is left, whatever else is cancelled by then."""
+    for held in granted.held:
+        undoing.push_async_callback(held.undo)
+    return granted
 
 
 def _after(refusal: tuple[Holding[Any], Refused]) -> float:

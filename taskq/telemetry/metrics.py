@@ -29,6 +29,7 @@ from taskq.events import (
     MemoryGrown,
     PlaceLeft,
     PlaceLost,
+    PlaceTaken,
     SettlementRefused,
     TickDecided,
 )
@@ -61,6 +62,7 @@ NAMES = {
     "taskq.limit.granted": ("{grant}", "Runs and handlers that a limit let go on"),
     "taskq.limit.wait": ("s", "How long these had waited for it in their slots"),
     "taskq.limit.refused": ("{refusal}", "Jobs that a limit sent back into the queue, and handlers it made give up"),
+    "taskq.limit.held": ("{place}", "Places of a Concurrency that are held here"),
     "taskq.limit.hold": ("s", "How long a place of a Concurrency was held"),
     "taskq.limit.lost": ("{place}", "Places of which somebody else had taken hold"),
     "taskq.schedule.ticks": ("{tick}", "Ticks of schedules decided here, by what became of them"),
@@ -97,6 +99,8 @@ class Metrics:
         self._memory = self._histogram("taskq.job.memory", BYTES)
         self._settle = self._histogram("taskq.settle.duration", SECONDS)
         self._limit_wait = self._histogram("taskq.limit.wait", SECONDS)
+        unit, text = NAMES["taskq.limit.held"]
+        self._limit_held = self._meter.create_up_down_counter("taskq.limit.held", unit, text)
         self._limit_hold = self._histogram("taskq.limit.hold", SECONDS)
         self._limit_granted = self._counter("taskq.limit.granted")
         self._limit_refused = self._counter("taskq.limit.refused")
@@ -140,7 +144,8 @@ class Metrics:
         events.subscribe(SettlementRefused, lambda event: self._refused.add(1, _job(event)))
         events.subscribe(LimitGranted, self._on_granted)
         events.subscribe(LimitRefused, lambda event: self._limit_refused.add(1, _limit(event)))
-        events.subscribe(PlaceLeft, lambda event: self._limit_hold.record(event.held, _limit(event)))
+        events.subscribe(PlaceTaken, lambda event: self._limit_held.add(1, _limit(event)))
+        events.subscribe(PlaceLeft, self._on_left)
         events.subscribe(PlaceLost, lambda event: self._limit_lost.add(1, _limit(event)))
         events.subscribe(TickDecided, self._on_tick)
         events.subscribe(BrokerLost, lambda _: self._outages.add(1))
@@ -193,6 +198,10 @@ class Metrics:
     def _on_granted(self, event: LimitGranted) -> None:
         self._limit_granted.add(1, _limit(event))
         self._limit_wait.record(event.wait, _limit(event))
+
+    def _on_left(self, event: PlaceLeft) -> None:
+        self._limit_held.add(-1, _limit(event))
+        self._limit_hold.record(event.held, _limit(event))
 
     def _on_tick(self, event: TickDecided) -> None:
         # Those made at run time may be many, and come and go: they count together, by their tasks.

@@ -164,8 +164,7 @@ class Admission:
     async def _place(self, run: Run, limit: Concurrency, key: str) -> bool:
         own = f"/{run.delivery.job.id}"
         member = run.delivery.receipt + own
-        if await self._keeper.take(key, member, limit.n):
-            self._keeper.took(key, member, 0.0)
+        if await self._take_place(key, member, limit.n):
             return True
         # What this job's earlier delivery left behind would make it skip itself.
         stale = [held for held in (await self._keeper.store.get(key)).members if held.endswith(own)]
@@ -173,4 +172,10 @@ class Admission:
             self._keeper.refuse(key, inf)
             return False
         await self._keeper.store.discard(key, stale)
-        return await self._keeper.take(key, member, limit.n)
+        return await self._take_place(key, member, limit.n)
+
+    async def _take_place(self, key: str, member: str, n: int) -> bool:
+        taken = await self._keeper.take(key, member, n)
+        if taken:
+            self._keeper.took(key, member, 0.0)
+        return taken

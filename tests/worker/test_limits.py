@@ -15,8 +15,9 @@ import pytest
 from taskq import App, Concurrency, RateLimit, Snooze, current
 from taskq.connect import connect
 from taskq.errors import ConfigError, JobDiscarded, LimitExceeded
-from taskq.events import JobAgain, JobFinished, LimitGranted, LimitRefused, PlaceLeft, PlaceLost
+from taskq.events import Events, JobAgain, JobFinished, LimitGranted, LimitRefused, PlaceLeft, PlaceLost, PlaceTaken
 from taskq.limits.keeper import Keeper
+from taskq.limits.outside import holding
 from taskq.retry import Retry
 from taskq.store import Store
 from taskq.testing import VirtualClock, run_until_idle
@@ -241,6 +242,8 @@ async def test_as_03_two_workers_race_on_memory_too(monkeypatch: pytest.MonkeyPa
 async def test_a_job_does_not_skip_itself_when_its_worker_has_died() -> None:
     app = App("memory://", lease=30)
 
+    taken, left = heard(app, PlaceTaken), heard(app, PlaceLeft)
+
     @app.task(limits=Concurrency(1, overlap="skip"))
     async def send() -> int:
         return current().losses
@@ -253,6 +256,7 @@ async def test_a_job_does_not_skip_itself_when_its_worker_has_died() -> None:
         await app.backend.store.add(f"limit:{send.name}:places:", [held], ttl=30, ceiling=1)
         async with app.working():
             assert await job.result(SOON) == 1
+    assert len(taken) == len(left) == 1
 
 
 async def test_a_handler_waits_for_its_place_and_leaves_it(url: str) -> None:
@@ -431,6 +435,7 @@ async def test_a_job_that_blocks_the_loop_keeps_its_place(tmp_path: Path) -> Non
 async def test_it_is_told_what_limits_grant_refuse_and_hold(clock: VirtualClock) -> None:
     app = App("memory://")
     granted, refused, left = heard(app, LimitGranted), heard(app, LimitRefused), heard(app, PlaceLeft)
+    taken = heard(app, PlaceTaken)
     gpu = Concurrency(1, name="gpu: the large one")
 
     @app.task(name="call", limits=RateLimit(2, per=10))
@@ -455,13 +460,60 @@ async def test_it_is_told_what_limits_grant_refuse_and_hold(clock: VirtualClock)
         await train.defer(60)
         await clock.advance(5)
         await train.defer(0)
+        await clock.advance(1)
+        assert len(taken) - len(left) == 1
         await clock.advance(100)
         async with app.limited(gpu.of("a")):
             pass
     assert [event.limit for event in granted] == ["gpu: the large one"] * 3
     assert [round(event.wait) for event in granted] == [0, 4, 0]
     assert [event.limit for event in refused] == ["gpu: the large one"]
+    assert [event.limit for event in taken] == ["gpu: the large one"] * 3
     assert len(left) == 3
+
+
+@pytest.mark.parametrize("slow", ["add", "discard"])
+async def test_of_two_places_none_is_forgotten_when_taking_or_leaving_them_is_cut_off(
+    clock: VirtualClock, slow: str
+) -> None:
+    events = Events()
+    taken: list[PlaceTaken] = []
+    left: list[PlaceLeft] = []
+    events.subscribe(PlaceTaken, taken.append)
+    events.subscribe(PlaceLeft, left.append)
+    one, other = Concurrency(1, name="one"), Concurrency(1, name="other")
+
+    async with connect("memory://") as backend:
+        assert backend.store is not None
+        store: Store = backend.store
+
+        class Slow:
+            """Takes its time for the place that is taken, or left, second and first."""
+
+            get, swap = store.get, store.swap
+
+            async def add(
+                self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
+            ) -> bool:
+                await anyio.sleep(10 if (slow, "other" in key) == ("add", True) else 0)
+                return await store.add(key, members, ttl=ttl, ceiling=ceiling)
+
+            async def discard(self, key: str, members: Sequence[str]) -> int:
+                await anyio.sleep(10 if (slow, "other" in key) == ("discard", True) else 0)
+                return await store.discard(key, members)
+
+        async def hold() -> None:
+            async with holding(Slow(), 30.0, events, (one & other) | RateLimit(1, name="direct")):
+                pass
+
+        holder = asyncio.create_task(hold())
+        await clock.advance(1)
+        holder.cancel()
+        await asyncio.wait({holder})
+        assert holder.cancelled()
+        assert len(taken) == (1 if slow == "add" else 2)
+        assert len(left) == len(taken)
+        assert (await store.get(one.store_key("", ""))).members == set()
 
 
 async def test_a_servers_retry_after_is_obeyed_by_all(clock: VirtualClock) -> None:

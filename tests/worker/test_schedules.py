@@ -20,6 +20,7 @@ from taskq.retry import Retry
 from taskq.testing import VirtualClock, run_until_idle, upcoming
 from taskq.worker.ticker import HELP_AFTER, Ticker
 from taskq.worker.worker import Worker
+from tests.worker.moves import heard
 
 pytestmark = pytest.mark.anyio
 
@@ -41,13 +42,6 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def app(at: Any) -> App:  # noqa: ARG001 - it sets the clock
     return App("memory://", slots=10)
-
-
-def told_by(app: App) -> list[TickDecided]:
-    """The ticks that the app's workers tell of from now on."""
-    told: list[TickDecided] = []
-    app.events.subscribe(TickDecided, told.append)
-    return told
 
 
 async def verdicts(app: App, name: str) -> list[str]:
@@ -85,7 +79,7 @@ async def test_each_overlap_policy_starts_what_it_says_and_tells_every_decision(
     clock: VirtualClock, app: App, options: dict[str, Any], starts: list[int], skipped: int
 ) -> None:
     started: list[float] = []
-    events = told_by(app)
+    events = heard(app, TickDecided)
 
     @app.schedule("*/5 * * * *", name="report", **options)
     @app.task(retry=Retry.never())
@@ -274,7 +268,7 @@ async def test_working_off_what_is_there_fires_nothing(clock: VirtualClock, app:
 
 
 async def test_what_a_job_of_a_tick_is_refused_for_stands_in_the_history(clock: VirtualClock, app: App) -> None:
-    events = told_by(app)
+    events = heard(app, TickDecided)
 
     @app.schedule("every 1m", name="report")
     @app.task(unique="one", on_conflict="raise")
@@ -298,7 +292,7 @@ async def test_ten_workers_and_then_ten_others_fire_each_tick_once_over_an_outag
     at(datetime(2026, 3, 29, 0, 30, tzinfo=BERLIN))
     app = App("memory://")
     ran: list[str] = []
-    events = told_by(app)
+    events = heard(app, TickDecided)
 
     @app.schedule("*/15 * * * *", name="report", tz="Europe/Berlin", **options)
     @app.task
@@ -337,7 +331,7 @@ async def test_what_a_dead_worker_decided_is_carried_out_by_another_one(
     clock: VirtualClock, app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    events = told_by(app)
+    events = heard(app, TickDecided)
 
     @app.schedule("every 1h", name="report", overlap="skip")
     @app.task

@@ -36,6 +36,7 @@ from taskq.events import (
     MemoryGrown,
     PlaceLeft,
     PlaceLost,
+    PlaceTaken,
     SettlementRefused,
     TickDecided,
     TickVerdict,
@@ -188,6 +189,7 @@ async def page_of_a_day() -> str:
                 DeadLettersDropped(queue="mail", jobs=1, size=100),
                 LimitGranted(limit="api", wait=0.5),
                 LimitRefused(limit="api", after=30.0),
+                *[PlaceTaken(limit="smtp")] * 3,
                 PlaceLeft(limit="smtp", held=2.0),
                 PlaceLost(limit="smtp"),
                 *(tick("stored", f"customer-{n}", "fired", 0.5) for n in range(3)),
@@ -231,7 +233,7 @@ async def test_prometheus_reads_what_happened() -> None:
     assert found["taskq_slots",] == 100.0
     assert found["taskq_limit_granted_total", "api"] == found["taskq_limit_refused_total", "api"] == 1.0
     assert (found["taskq_limit_wait_seconds_sum", "api"], found["taskq_limit_hold_seconds_sum", "smtp"]) == (0.5, 2.0)
-    assert found["taskq_limit_lost_total", "smtp"] == 1.0
+    assert (found["taskq_limit_lost_total", "smtp"], found["taskq_limit_held", "smtp"]) == (1.0, 2.0)
     # Labels are schedule, task, verdict; those made at run time count together.
     assert found["taskq_schedule_ticks_total", "", "send", "fired"] == 3.0
     assert found["taskq_schedule_ticks_total", "nightly", "send", "queued"] == 1.0

@@ -69,8 +69,8 @@ class Current(Struct, eq=False):
     """Where worker and run tell each other of stopping and of life, when the run is in a process of its own."""
     thread: int | None = None
     """The thread that its function runs in, if it is not the worker's."""
-    _granted: tuple[object, ...] = ()
-    """The limits of the task that let it begin."""
+    _granted: Sequence[object] | None = ()
+    """The limits of the task that let it begin; None in a process of its own that they cannot be handed to."""
     peak: int = 0
     """Bytes of memory that its own process held at most, once it has ended; 0 of one without."""
     grown: int = 0
@@ -158,12 +158,16 @@ class Current(Struct, eq=False):
     def granted(self) -> Sequence[object]:
         """The limits of the task that were asked and let this run begin: of ``a | b`` the one that had room.
         ``key_a in current().granted`` tells which it was."""
-        self._means.refuse_apart("which limit had room")
+        if self._granted is None:
+            raise ConfigError(
+                "a limit whose key is a function is not known in a process of its own: give names of arguments as its "
+                "key, or use executor='thread'"
+            )
         return self._granted
 
-    def admit(self, granted: Sequence[object]) -> None:
-        """Say which limits let the run begin. For workers."""
-        self._granted = tuple(granted)
+    def admit(self, granted: Sequence[object] | None) -> None:
+        """Say which limits let the run begin; None: they are not known here. For workers."""
+        self._granted = granted
 
     @property
     def batch(self) -> OwnBatch | None:

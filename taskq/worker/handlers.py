@@ -20,6 +20,7 @@ from taskq.depends import Dependency, Scoped
 from taskq.errors import Discard
 from taskq.job import Delivery
 from taskq.joblog.apart import Pipe, hearing, telling
+from taskq.limits import Concurrency, RateLimit
 from taskq.means import Means
 from taskq.middleware import Handler, Middleware, compose
 from taskq.signs import joined_signs, shared_signs
@@ -119,9 +120,9 @@ def _in_process(function: Callable[..., Any], provided: Mapping[str, Any], execu
                     told = await anyio.to_process.run_sync(
                         _run_in_child,
                         *(function.__module__, function.__qualname__),
-                        args,
-                        {**provided, **kwargs},
+                        (args, {**provided, **kwargs}),
                         current.delivery,
+                        _portable(current.granted),
                         path,
                         pipe,
                         cancellable=True,
@@ -154,12 +155,18 @@ async def _place(limiter: CapacityLimiter, current: Current) -> AsyncGenerator[N
         yield
 
 
+def _portable(granted: Sequence[object]) -> Sequence[object] | None:
+    """The same, if another process can have it: not every function can be found there."""
+    keyed = any(isinstance(limit, RateLimit | Concurrency) and callable(limit.key) for limit in granted)
+    return None if keyed else granted
+
+
 def _run_in_child(
     module: str,
     qualname: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
     delivery: Delivery,
+    granted: Sequence[object] | None,
     path: str,
     pipe: Pipe | None,
 ) -> _Told:
@@ -167,7 +174,9 @@ def _run_in_child(
     for name in qualname.split("."):
         found = getattr(found, name)
     function = found.definition.function if isinstance(found, Task) else found
-    current = Current(delivery, (args, kwargs), Means(apart=True))
+    current = Current(delivery, arguments, Means(apart=True))
+    current.admit(granted)
+    args, kwargs = arguments
     token, peak = running.set(current), Peak()
     try:
         with joined_signs(path) as current.signs, telling(pipe):

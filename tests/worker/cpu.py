@@ -6,10 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from taskq import Tasks, current
+from taskq import RateLimit, Tasks, current
 from taskq.errors import TaskqError
 
 declared = Tasks()
+SMTP, PROXY = RateLimit(1, per=3600, name="smtp"), RateLimit(100, name="proxy")
 say = print
 
 
@@ -72,6 +73,14 @@ def wait_for(gate: str) -> str:
         time.sleep(0.01)
     record = logging.getLogger("shop").makeRecord("shop", logging.INFO, "", 0, "", (), None)
     return str(vars(record)["taskq_job"])
+
+
+def name_granted() -> list[str]:
+    """Which limit had room."""
+    try:
+        return [limit.name or "" for limit in (SMTP, PROXY) if limit in current().granted]
+    except TaskqError as error:
+        return [str(error)]
 
 
 def reach_out() -> list[str]:

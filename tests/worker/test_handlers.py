@@ -9,12 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from taskq import App, Retry, current
+from taskq import App, RateLimit, Retry, current
 from taskq.errors import JobCancelled, JobFailed, JobTimeout
 from taskq.events import JobFinished
 from taskq.testing import VirtualClock, run_until_idle
 from taskq.worker.memory import highest, memory_of
-from tests.worker.cpu import declared, declared_here, die, fail, heed, hold, reach_out, square, stay
+from tests.worker.cpu import (
+    PROXY,
+    SMTP,
+    declared,
+    declared_here,
+    die,
+    fail,
+    heed,
+    hold,
+    name_granted,
+    reach_out,
+    square,
+    stay,
+)
 from tests.worker.moves import SOON, heard, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -256,6 +269,19 @@ async def test_what_a_child_cannot_reach_is_refused_in_words() -> None:
         await run_until_idle(app)
         refused = await job.result()
     assert [text.partition(" cannot")[0] for text in refused] == ["what the job has done", "the job's batch"]
+
+
+async def test_a_child_knows_which_limit_had_room_but_for_keys_that_it_cannot_find() -> None:
+    app = App("memory://", slots=1, processes=1)
+    either = app.task(executor="process", limits=SMTP | PROXY)(name_granted)
+    keyed = RateLimit(5, key=lambda: "all", name="keyed")
+    by_function = app.task(executor="process", limits=keyed, name="keyed")(name_granted)
+    async with app:
+        jobs = [await task.defer() for task in (either, either, by_function)]
+        await run_until_idle(app)
+        one, other, refused = [await job.result() for job in jobs]
+    assert (one, other) == (["smtp"], ["proxy"])
+    assert "key is a function" in refused[0]
 
 
 async def test_cancelling_kills_the_child(tmp_path: Path) -> None:

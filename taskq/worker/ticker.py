@@ -179,8 +179,7 @@ class Ticker:
             await self._tick_off(schedule, pending, refusals)
 
     async def _tick_off(self, schedule: Schedule, pending: Sequence[Pending], refusals: Sequence[str | None]) -> None:
-        swapped = False
-        while not swapped:
+        while True:
             entry = await self._store.get(state_key(schedule.name))
             if entry.value is None:
                 return  # Removed.
@@ -188,7 +187,8 @@ class Ticker:
             left = state
             for each, reason in zip(pending, refusals, strict=True):
                 left = done(left, each, reason, entry.now)
-            swapped = left == state or await swap_state(self._store, schedule, entry, left)
+            if left == state or await swap_state(self._store, schedule, entry, left):
+                break
         for each, reason in zip(pending, refusals, strict=True):
             if each in state.pending:
                 self._tell(schedule, Decided(entry.now, "fired", each.tick, reason or ""), _became(each, reason))

@@ -69,7 +69,7 @@ class BatchWatch:
             return
         headers = dict(scope["headers"])
         if status is None:
-            await _answer(send, 404, {"error": "no such batch, or it ended more than a week ago"})
+            await _answer(send, 404, {"error": "no such batch, or it ended longer ago than it is kept"})
         elif not streams:
             asked = parse_qs(scope.get("query_string", b"").decode())
             failures = await self._failures(id) if asked.get("failures") else {}

@@ -24,7 +24,7 @@ def batch(id: str, cancels: bool, lists: bool, by: str, url: str | None, as_json
     """
     status, failed, cancelled = anyio.run(_look, url, id, cancels, by)
     if status is None:
-        click.echo(f"{id}: no such batch, or it ended more than a week ago", err=True)
+        click.echo(f"{id}: no such batch, or it ended longer ago than it is kept", err=True)
     elif lists:
         for member in failed:
             write_json({"id": member}) if as_json else click.echo(member)

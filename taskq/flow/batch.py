@@ -175,7 +175,7 @@ class Batch:
     # Looking and waiting
 
     async def status(self) -> BatchStatus | None:
-        """How far it is; None when there is no such batch, or it ended more than a week ago."""
+        """How far it is; None when there is no such batch, or it ended longer ago than its ``keep``."""
         store = self._host.store
         entry = await store.get(batch_key(self.id))
         record = read_record(entry.value)

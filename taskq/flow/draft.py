@@ -1,13 +1,15 @@
 """What is said of a batch when it is made: what follows from it, and its terms."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from math import inf
 from typing import Any, Literal, TypedDict, cast
 
 from msgspec.structs import replace
 
 from taskq.call import Call, Chain, Gather, Takes, received
 from taskq.errors import ConfigError
-from taskq.flow.record import EXCUSABLE, BatchReport, Record, Terms
+from taskq.flow.record import EXCUSABLE, KEPT, BatchReport, Record, Terms
 from taskq.sequel import Plan, Step
 from taskq.tags import check_tags
 
@@ -29,6 +31,8 @@ class BatchOptions(TypedDict, total=False):
     """Members that it takes; who adds more is refused with BatchFull. Ten million by default."""
     deepest: int
     """Levels of members added by members, and of batches in it; a hundred by default."""
+    keep: float | timedelta
+    """How long it is known after its end: seven days by default, and at least."""
 
 
 def draft(plans: Mapping[str, Plan], id: str, options: BatchOptions) -> Record:
@@ -84,6 +88,17 @@ def _terms(options: BatchOptions) -> Terms:
         excuses=tuple(excuses),
         most=_check_bound("most", options.get("most", Terms().most), 1),
         deepest=_check_bound("deepest", options.get("deepest", Terms().deepest), 0),
+        keep=_check_keep(options.get("keep", KEPT)),
+    )
+
+
+def _check_keep(keep: object) -> float:
+    seconds = keep.total_seconds() if isinstance(keep, timedelta) else keep
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and KEPT <= seconds < inf:
+        return float(seconds)
+    raise ConfigError(
+        f"keep={keep!r}: give seconds, or a timedelta, of at least seven days, which is the default: until then its "
+        "producer or a member may be delivered once more, and would begin it anew"
     )
 
 

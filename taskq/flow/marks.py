@@ -4,14 +4,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from taskq.flow.record import PENDING
+from taskq.flow.record import KEPT, PENDING
 from taskq.job import Ack, DeadLetter, Delivery, Job, JobRef
 from taskq.outcome import Decision
 from taskq.report import End
 from taskq.sequel import FOLLOWS, Leave, plan_of
 from taskq.store import Store
 
-REMEMBERED = 7 * 86_400.0
+REMEMBERED = KEPT
 """Seconds a decision stays written down: longer than a job may wait for its next delivery after a crash."""
 SETTLED = 86_400.0
 """Seconds that is known of a settled end that there was one: longer than a worker may stand still and then go on."""

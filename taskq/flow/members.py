@@ -21,7 +21,6 @@ from taskq.flow.progress import Progress
 from taskq.flow.record import (
     CHUNK,
     EXCUSABLE,
-    KEPT,
     OPEN,
     PENDING,
     REVIVABLE,
@@ -33,6 +32,7 @@ from taskq.flow.record import (
     ended_key,
     failed_key,
     first_key,
+    lapse,
     parts_key,
     read_record,
     report_of,
@@ -319,7 +319,9 @@ class Membership:
             death = Death(id, "", "", "failed", f"{report.failed} of its {report.total} members failed", 1)
             await self.leave([Leave(record.parent, succeeds, death=encoded(death))])
         over = entry.now if record.over is None else record.over
-        await change(self._store, id, lambda now: replace(now, over=over, succeeded=succeeds), ttl=KEPT)
+        # Before, so that who dies between them finds that there is something to do.
+        await lapse(self._store, id, record)
+        await change(self._store, id, lambda now: replace(now, over=over, succeeded=succeeds), ttl=record.terms.keep)
 
     async def _call_back(self, id: str, record: Record, event: str, value: bytes) -> None:
         plan = record.plans.get(event)

@@ -23,7 +23,7 @@ CHUNK = 1000
 PENDING = 90 * 86_400.0
 """Seconds that a batch has to end."""
 KEPT = 7 * 86_400.0
-"""Seconds that is known of a batch after its end: as long as the marks of its callbacks."""
+"""Seconds that is known of a batch after its end, at least: as long as a job may wait for its next delivery."""
 EXCUSABLE = ("expired", "discarded", "cancelled")
 """Ends of members that a batch may excuse: what was tried and failed is none of them."""
 REVIVABLE: Sequence[End] = ("quarantined", "lost")
@@ -50,6 +50,8 @@ class Terms(Struct, frozen=True, omit_defaults=True):
     """Members that it takes."""
     deepest: int = 100
     """Levels of members that were added by members, and of batches in it."""
+    keep: float = KEPT
+    """Seconds that is known of it after its end."""
 
 
 class Record(Struct, frozen=True, omit_defaults=True):
@@ -230,6 +232,16 @@ async def counted(store: Store, id: str, record: Record, total: int, pending: in
     # On the way there are those who are about to leave.
     failed = min(failed, ended)
     return BatchReport(id, total, failed, min(excused, ended - failed), pending, Ends(**ends))
+
+
+async def lapse(store: Store, id: str, record: Record) -> None:
+    """What is known of its members is from now on known for as long as the batch says."""
+    first, held = (await store.get(first_key(id))).value, {parts_key(id): b"1"}
+    if first is not None:
+        held |= {first_key(id): first, failed_key(id): b"1"}
+    if first is not None or record.terms.excuses:
+        held |= {ended_key(id, end): b"1" for end in TOLD_APART}
+    await asyncio.gather(*(store.swap(key, value, value, ttl=record.terms.keep) for key, value in held.items()))
 
 
 def encoded(value: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 import msgspec
@@ -11,10 +12,10 @@ from msgspec.structs import replace
 from taskq import App, BatchReport, Death, Discard, current
 from taskq.errors import BatchFull, BrokerUnavailable, ConfigError, JobFailed
 from taskq.flow.members import Membership
-from taskq.flow.record import Ends, batch_key, change, parts_key
+from taskq.flow.record import Ends, batch_key, change, ended_key, failed_key, first_key, parts_key
 from taskq.job import Enqueued, Job, JobRef
 from taskq.outcome import Cancelled, Expired, Outcome, Poisonous, Raised, Returned, decide
-from taskq.testing import run_until_idle
+from taskq.testing import VirtualClock, run_until_idle
 from taskq.worker.effects import Effects
 from taskq.worker.run import Run
 
@@ -270,6 +271,28 @@ async def test_a_producer_adds_no_more_than_its_batch_takes(at_desk: Desk) -> No
         assert (await at_desk.app.batch("b")).total == 4
 
 
+def test_what_is_known_of_a_batch_lapses_together_and_when_it_says(taskq_clock: VirtualClock, at_desk: Desk) -> None:
+    app, late = at_desk.app, at_desk.work.options(delay=timedelta(days=80))
+
+    async def main() -> None:
+        async with app:
+            async with app.batch("b", keep=timedelta(days=30)) as batch:
+                await batch.add([at_desk.work.call(), at_desk.work.call("broken"), late.call("discard")])
+            await run_until_idle(app)
+            await taskq_clock.advance(days=80)
+            await run_until_idle(app)
+            await taskq_clock.advance(days=29)
+            assert await batch == BatchReport("b", 3, 2, ends=Ends(failed=1, discarded=1))
+            assert len(await batch.failures()) == 2
+            await taskq_clock.advance(days=1)
+            assert await batch.status() is None
+            for key in (parts_key("b"), failed_key("b"), first_key("b"), ended_key("b", "discarded")):
+                entry = await app.store.get(key)
+                assert (entry.value, entry.members) == (None, frozenset())
+
+    taskq_clock.run(main())
+
+
 async def test_batches_in_batches_go_no_deeper_than_the_outermost_says(at_desk: Desk) -> None:
     app = at_desk.app
     async with app, app.batch("a", deepest=1), app.batch("b", parent="a"):
@@ -304,6 +327,10 @@ async def test_batches_of_before_are_read_as_they_were(at_desk: Desk) -> None:
         ({"tags": "a b"}, "tags="),
         ({"most": 0}, "most=0"),
         ({"deepest": -1}, "deepest=-1"),
+        ({"keep": timedelta(days=6)}, "at least seven days"),
+        ({"keep": inf}, "at least seven days"),
+        ({"keep": True}, "at least seven days"),
+        ({"keep": "long"}, "at least seven days"),
         ({"linger": 7}, "no option 'linger'"),
     ],
 )

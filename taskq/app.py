@@ -39,7 +39,7 @@ from taskq.errors import (
 )
 from taskq.events import Events
 from taskq.explain import Explanation, explain
-from taskq.flow import Batch, BatchOptions, BatchReport, FlowHandle
+from taskq.flow import Batch, BatchOptions, BatchReport, BatchStatus, FlowHandle, tagged
 from taskq.flow.draft import callback, draft
 from taskq.flow.given import complete
 from taskq.flow.start import start
@@ -61,6 +61,7 @@ from taskq.schedules import Schedules, configured
 from taskq.spool import Spooling
 from taskq.spread import Spread
 from taskq.store import Store
+from taskq.tags import check_tags
 from taskq.task import Task
 from taskq.tasks import Scheduled, Tasks
 from taskq.vetting import findings, refuse
@@ -284,6 +285,13 @@ class App:
         told = {"succeeded": then, "finished": finished, "first_failure": first_failure}
         plans = {event: callback(f"{id}.{event}", flow) for event, flow in told.items() if flow is not None}
         return Batch(self, id, draft(plans, id, options), parent)
+
+    def batches(self, *, tag: str) -> AsyncGenerator[BatchStatus]:
+        """How far the batches with this tag are, by rising id: those that have not ended, or did so within a day.
+
+        Of one tag ten thousand are found, and none that is opened beyond them. Raises ConfigError.
+        """
+        return tagged(self, *check_tags(tag))
 
     def defer_each(
         self, calls: Iterable[Call[Any]] | AsyncIterable[Call[Any]], *, spread: Spread | None = None

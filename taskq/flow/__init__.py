@@ -15,9 +15,9 @@
     handle     a chain or gather that was deferred
 """
 
-from taskq.flow.batch import Batch, BatchStatus
+from taskq.flow.batch import Batch, BatchStatus, tagged
 from taskq.flow.draft import BatchOptions
 from taskq.flow.handle import FlowHandle
 from taskq.flow.record import BatchReport, Ends
 
-__all__ = ["Batch", "BatchOptions", "BatchReport", "BatchStatus", "Ends", "FlowHandle"]
+__all__ = ["Batch", "BatchOptions", "BatchReport", "BatchStatus", "Ends", "FlowHandle", "tagged"]

@@ -32,6 +32,7 @@ from taskq.flow.record import (
     report_of,
     sealed_at,
     sizes_of,
+    tagged_key,
 )
 from taskq.flow.stages import Chunk, Making, Opening, Sealing, changed
 from taskq.flow.start import Host, prepare_all, refuse_member
@@ -46,6 +47,8 @@ _SLOWEST = 1.0
 _UNSAID = Record()
 _TOGETHER = 100
 """Results asked for at once."""
+_LOOKED_AT = 20
+"""Batches looked at at once, each in a few calls."""
 
 
 class Found(Protocol[R]):
@@ -259,6 +262,15 @@ class Batch:
                 await self._host.cancel_many([ref_of(self.id, name) for name in sorted(live)])
         await Membership(store, self._host.backend.broker).seal(self.id)
         return True
+
+
+async def tagged(host: Host, tag: str) -> AsyncGenerator[BatchStatus]:
+    """How far the batches with this tag are: those that have not ended, and those that have within a day."""
+    ids = iter(sorted((await host.store.get(tagged_key(tag))).members))
+    while part := list(islice(ids, _LOOKED_AT)):
+        for status in await all_of(Batch(host, one).status() for one in part):
+            if status is not None:
+                yield status
 
 
 async def _returned(job: JobHandle[R]) -> Sequence[R]:

@@ -33,6 +33,7 @@ from taskq.flow.record import (
     failed_key,
     first_key,
     lapse,
+    list_by_tags,
     parts_key,
     read_record,
     report_of,
@@ -95,8 +96,10 @@ class Membership:
         key = batch_key(id)
         # First the member: a record without it is that of a batch that was sealed.
         await self._store.add(key, [OPEN])
-        now = (await self._store.get(key)).now
-        return not await self._store.swap(key, None, written(replace(record, opened=now)), ttl=PENDING)
+        entry = await self._store.get(key)
+        if OPEN in entry.members:
+            await list_by_tags(self._store, id, record, PENDING)
+        return not await self._store.swap(key, None, written(replace(record, opened=entry.now)), ttl=PENDING)
 
     async def seal(self, id: str) -> None:
         """From now on the batch ends with its last member; at once, if there is none."""

@@ -30,6 +30,10 @@ REVIVABLE: Sequence[End] = ("quarantined", "lost")
 """Ends beside failing from which a member may come back and end in another way."""
 TOLD_APART: Sequence[End] = (*REVIVABLE, "cancelled", "expired", "discarded")
 """Ends whose members have a key each: who is among the failed and in none of them has just failed."""
+LISTED = 86_400.0
+"""Seconds that a batch is found by its tags after its end."""
+MOST_LISTED = 10_000
+"""Batches that are found by one tag."""
 OPEN = "open"
 """The member that its producer is: the batch cannot end before it is sealed."""
 
@@ -124,6 +128,11 @@ def ended_key(id: str, end: End) -> str:
 def first_key(id: str) -> str:
     """The first member that failed."""
     return f"batch:{id}:first"
+
+
+def tagged_key(tag: str) -> str:
+    """The ids of batches with this tag."""
+    return f"batches:{tag}"
 
 
 def read_record(value: bytes | None) -> Record | None:
@@ -235,13 +244,20 @@ async def counted(store: Store, id: str, record: Record, total: int, pending: in
 
 
 async def lapse(store: Store, id: str, record: Record) -> None:
-    """What is known of its members is from now on known for as long as the batch says."""
+    """It has ended: from now on what is known of its members lasts as long as it says, and its tags find it a day."""
     first, held = (await store.get(first_key(id))).value, {parts_key(id): b"1"}
     if first is not None:
         held |= {first_key(id): first, failed_key(id): b"1"}
     if first is not None or record.terms.excuses:
         held |= {ended_key(id, end): b"1" for end in TOLD_APART}
     await asyncio.gather(*(store.swap(key, value, value, ttl=record.terms.keep) for key, value in held.items()))
+    await list_by_tags(store, id, record, LISTED)
+
+
+async def list_by_tags(store: Store, id: str, record: Record, seconds: float) -> None:
+    """For so long the batch is found by its tags."""
+    keys = map(tagged_key, record.terms.tags)
+    await asyncio.gather(*(store.add(key, [id], ttl=seconds, ceiling=MOST_LISTED) for key in keys))
 
 
 def encoded(value: object) -> bytes:

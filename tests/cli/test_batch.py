@@ -36,5 +36,14 @@ def test_a_batch_is_looked_at_and_cancelled(shell: Shell) -> None:
     assert ran.out == "week: over, cancelled; 2 members, 0 pending, 2 failed\n" + ended + SAID
 
 
+def test_batches_are_found_by_their_tag(shell: Shell) -> None:
+    make(shell)
+    assert shell.run("batch", "--tag", "eu").out == "week: sealed; 2 members, 1 pending, 1 failed\n" + SAID
+    assert [status["id"] for status in shell.json("batch", "--tag", "mail")] == ["week"]
+    assert shell.run("batch", "--tag", "none").out == ""
+    for arguments in ((), ("week", "--tag", "eu"), ("--tag", "eu", "--cancel")):
+        assert "give an ID" in shell.run("batch", *arguments, code=2).err
+
+
 def test_a_batch_that_is_not_there_is_said_not_to_be(shell: Shell) -> None:
     assert "no such batch" in shell.run("batch", "none", code=1).err

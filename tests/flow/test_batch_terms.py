@@ -243,6 +243,55 @@ async def test_what_was_said_of_a_batch_is_shown_with_when_things_happened(desk:
     assert 0 < before.opened == after.opened <= after.sealed_at <= after.over
 
 
+async def test_batches_are_found_by_their_tags(desk: Desk) -> None:
+    app = desk.app
+    async with app:
+        for id, tags in (("a", ["mail", "eu"]), ("b", "mail"), ("c", "eu"), ("d", ())):  # noqa: A001
+            async with app.batch(id, tags=tags) as batch:
+                await batch.add([desk.work.call()])
+        assert [status.id async for status in app.batches(tag="mail")] == ["a", "b"]
+        await run_until_idle(app)
+        assert [(status.id, status.pending) async for status in app.batches(tag="eu")] == [("a", 0), ("c", 0)]
+        assert [status async for status in app.batches(tag="none")] == []
+        with pytest.raises(ConfigError, match="tags="):
+            app.batches(tag="of two words")
+
+
+def test_a_batch_is_found_by_its_tag_for_a_day_after_its_end(taskq_clock: VirtualClock, at_desk: Desk) -> None:
+    app = at_desk.app
+
+    async def found() -> list[str]:
+        return [status.id async for status in app.batches(tag="mail")]
+
+    async def main() -> None:
+        async with app:
+            async with app.batch("long", tags="mail") as batch:
+                await batch.add([at_desk.work.options(delay=timedelta(days=30)).call()])
+            for _ in range(2):
+                # A producer that comes again opens nothing that has ended.
+                async with app.batch("short", tags="mail"):
+                    pass
+            await taskq_clock.advance(hours=23)
+            assert await found() == ["long", "short"]
+            await taskq_clock.advance(hours=1)
+            assert await found() == ["long"]
+            assert await app.batch("short").status() is not None
+
+    taskq_clock.run(main())
+
+
+async def test_of_a_tag_only_so_many_batches_are_found_and_the_others_are_made_all_the_same(
+    at_desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskq.flow.record.MOST_LISTED", 1)
+    async with at_desk.app as app:
+        for id in "ab":  # noqa: A001
+            async with app.batch(id, tags="mail"):
+                pass
+        assert [status.id async for status in app.batches(tag="mail")] == ["a"]
+        assert (await app.batch("b")).total == 0
+
+
 async def test_a_batch_that_adds_to_itself_without_end_stops_at_its_bounds(desk: Desk) -> None:
     async with desk.app:
         async with desk.app.batch("wide", most=20) as wide, desk.app.batch("deep", deepest=2) as deep:

@@ -229,7 +229,7 @@ class App:
             definitions = [task.definition for task in self.registry.tasks.values()]
             scope = Scoped("app", None, self.overrides)
             live = await stack.enter_async_context(
-                opened(sites, self.settings, definitions, self.enqueue, scope, self.events, self._outages.keeps)
+                opened(sites, self.settings, definitions, self._deferring, scope, self.events, self._outages.keeps)
             )
             self._lives.by_loop[live.loop] = live
             stack.callback(self._lives.by_loop.pop, live.loop)

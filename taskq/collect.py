@@ -12,15 +12,23 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from math import floor
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from taskq.call import new_id
 from taskq.codec import Codec
 from taskq.context import Current
-from taskq.errors import ConfigError, Conflict, Discard, EncodeError, PayloadTooLarge, SomeFailed
+from taskq.errors import (
+    BrokerUnavailable,
+    ConfigError,
+    Conflict,
+    Discard,
+    EncodeError,
+    PayloadTooLarge,
+    SomeFailed,
+)
 from taskq.job import Enqueued, Job
 from taskq.limits.keeper import keeper
 from taskq.limits.limit import Key, check_key, text_of
@@ -36,9 +44,8 @@ COLLECT = "taskq-collect"
 LARGEST = 2000
 """Bytes of an item: what every Store takes as a member."""
 
-_ID = 32
-
-Enqueue = Callable[[Job], Any]
+ID = 32
+"""Characters of an item's id, with which its member begins."""
 
 
 class Collect(Struct, frozen=True):
@@ -84,14 +91,62 @@ class Item(Struct, frozen=True):
     """Its JSON."""
     window: Job
     """What runs with it, but for its key and moment."""
+    id: str = field(default_factory=new_id)
+
+    @property
+    def member(self) -> str:
+        """What it is in its set."""
+        return self.id + self.body.decode()
+
+
+class Kept(Struct, frozen=True):
+    """An item in the spool."""
+
+    window: Job
+    size: int
+    wait: float
+    body: bytes
+    tried: str | None
+    """The set that it may be in: the answer was lost."""
+
+
+class Sender(Protocol):
+    """The way of jobs to the broker."""
+
+    async def enqueue(self, job: Job) -> Enqueued:
+        """As ``defer`` does."""
+        ...
+
+    async def prepare(self, job: Job) -> Job:
+        """The job as the defer middleware leaves it; raises what refuses it."""
+        ...
+
+
+class Spool(Protocol):
+    """Where items wait while the Store is out of reach."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything waits, so that the next one lines up behind it."""
+        ...
+
+    def wants(self, job: Job) -> bool:
+        """Whether what this job would run with is kept at all."""
+        ...
+
+    async def keep_items(self, key: str, items: Mapping[str, bytes]) -> None:
+        """Keep what is to be collected under a key, by its ids, all or none; raises SpoolFull."""
+        ...
 
 
 class Collector:
     """Adds items, and enqueues the jobs that run with them; what is deferred at the same time shares both calls."""
 
-    def __init__(self, store: Store, enqueue: Callable[[Job], Any]) -> None:
+    def __init__(self, store: Store, sender: Sender, spool_of: Callable[[str], Spool | None]) -> None:
         self._store = store
-        self._enqueue = enqueue
+        self._sender = sender
+        self._spool_of = spool_of
+        """That of a queue."""
         self._offset: float | None = None
         """What the server's clock is ahead of the event loop's. It only names windows: all of them are safe."""
         self._full: dict[str, tuple[int, int]] = {}
@@ -101,7 +156,8 @@ class Collector:
     async def add(self, item: Item) -> Enqueued:
         """When this returns the item is as durable as a job; the answer is of the job that will run with it.
 
-        Raises PayloadTooLarge for an item of more than 2,000 bytes.
+        For an item that waits in the spool that is not known yet: the id is its own. Raises PayloadTooLarge for an item
+        of more than 2,000 bytes, SpoolFull, and BrokerUnavailable where no spool takes it.
         """
         if len(item.body) > LARGEST:
             raise PayloadTooLarge(
@@ -114,29 +170,45 @@ class Collector:
         size = items[0].collect.size
         answers: list[Enqueued] = []
         for first in range(0, len(items), size):
-            part = items[first : first + size]
-            answers += [await self._add_part(key, part)] * len(part)
+            answers += await self._add_part(key, items[first : first + size])
         return answers
 
-    async def _add_part(self, key: str, items: Sequence[Item]) -> Enqueued:
+    async def _add_part(self, key: str, items: Sequence[Item]) -> Sequence[Enqueued]:
         collect, window = items[0].collect, items[0].window
-        number, left = await self._window(key, seconds(collect.wait, "wait"))
-        members = [new_id() + item.body.decode() for item in items]
-        known, full = self._full.get(key, (number, 0))
-        if known != number:
-            full = 0
-        while True:
-            name = f"collect:{key}:{number}.{full}"
-            if await self._store.add(name, members, ceiling=collect.size):
-                break
-            # Enough have gathered: its job is due now.
-            await self._enqueue_window(window, name, 0.0)
-            full += 1
+        spool = self._spool_of(window.queue)
+        if spool is not None and spool.holds:
+            if not spool.wants(window):
+                raise BrokerUnavailable("the broker is out of reach, and the task's items do not wait in the spool")
+            return await self._keep(spool, key, items, None)
+        name = None
+        try:
+            number, left = await self._window(key, seconds(collect.wait, "wait"))
+            known, full = self._full.get(key, (number, 0))
+            if known != number:
+                full = 0
+            while True:
+                name = f"collect:{key}:{number}.{full}"
+                if await self._store.add(name, [item.member for item in items], ceiling=collect.size):
+                    break
+                # Enough have gathered: its job is due now.
+                await self._enqueue_window(window, name, 0.0)
+                full += 1
+        except BrokerUnavailable:
+            if spool is None or not spool.wants(window):
+                raise
+            return await self._keep(spool, key, items, name)
         if full:
             self._full[key] = number, full
         else:
             self._full.pop(key, None)
-        return await self._enqueue_window(window, name, left)
+        return [await self._enqueue_window(window, name, left)] * len(items)
+
+    async def _keep(self, spool: Spool, key: str, items: Sequence[Item], tried: str | None) -> Sequence[Enqueued]:
+        collect, window = items[0].collect, await self._sender.prepare(items[0].window)
+        wait = seconds(collect.wait, "wait")
+        kept = {item.id: msgspec.msgpack.encode(Kept(window, collect.size, wait, item.body, tried)) for item in items}
+        await spool.keep_items(key, kept)
+        return [Enqueued(item.id, added=True) for item in items]
 
     async def _enqueue_window(self, window: Job, name: str, delay: float) -> Enqueued:
         job = msgspec.structs.replace(
@@ -149,11 +221,10 @@ class Collector:
             on_conflict="return" if delay else "replace",
         )
         try:
-            enqueued: Enqueued = await self._enqueue(job)
+            return await self._sender.enqueue(job)
         except Conflict as conflict:
             # It starts at this very moment.
             return Enqueued(conflict.holder, added=False)
-        return enqueued
 
     async def _window(self, key: str, wait: float) -> tuple[int, float]:
         """The number of the window that is open, and how long it still is; those of different keys end apart."""
@@ -178,7 +249,7 @@ def collecting(handler: Handler, signature: Signature, codec: Codec) -> Handler:
         members = await _claimed(store, name, current.id)
         if not members:
             raise Discard("nothing was left to collect")
-        texts = ",".join(member[_ID:] for member in members)
+        texts = ",".join(member[ID:] for member in members)
         current.arguments = args, kwargs = signature.decode(f'{{"v":1,"args":{{"{argument}":[{texts}]}}}}'.encode())
         (items,) = map(list[Any], (*args, *kwargs.values()))
         try:
@@ -209,17 +280,17 @@ async def _claimed(store: Store, name: str, id: str) -> Sequence[str]:
     """The items of this job, the same in every attempt; none are left when a run of it has come to its end."""
     while True:
         entry = await store.get(name)
-        claims = _read(entry.value)
+        claims = read_claims(entry.value)
         if id not in claims:
             others = {member for claim in claims.values() for member in claim}
-            free = sorted(member[:_ID] for member in entry.members if member[:_ID] not in others)
+            free = sorted(member[:ID] for member in entry.members if member[:ID] not in others)
             if not free:
                 return ()
             claims[id] = free
             if not await store.swap(name, entry.value, msgspec.msgpack.encode(claims)):
                 continue
         mine = set(claims[id])
-        members = sorted(member for member in entry.members if member[:_ID] in mine)
+        members = sorted(member for member in entry.members if member[:ID] in mine)
         if not members:
             await _unclaim(store, name, id)
         return members
@@ -229,10 +300,11 @@ async def _unclaim(store: Store, name: str, id: str) -> None:
     swapped = False
     while not swapped:
         value = (await store.get(name)).value
-        claims = _read(value)
+        claims = read_claims(value)
         claims.pop(id, None)
         swapped = await store.swap(name, value, msgspec.msgpack.encode(claims) if claims else None)
 
 
-def _read(value: bytes | None) -> dict[str, list[str]]:
+def read_claims(value: bytes | None) -> dict[str, list[str]]:
+    """Which items of a set each job runs with."""
     return {} if value is None else msgspec.msgpack.decode(value, type=dict[str, list[str]])

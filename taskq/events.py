@@ -95,13 +95,13 @@ class JobDropped(Event, frozen=True, kw_only=True):
 
 
 class JobsSpooled(Event, frozen=True, kw_only=True):
-    """The broker was out of reach, and jobs or stages of batches were put into the spool."""
+    """The broker was out of reach, and jobs, items to be collected or stages of batches were put into the spool."""
 
     jobs: int
 
 
 class JobsRecovered(Event, frozen=True, kw_only=True):
-    """Jobs or stages of batches of the spool were handed over."""
+    """Jobs, items or stages of batches of the spool were handed over."""
 
     jobs: int
     refused: int

@@ -1,7 +1,7 @@
 """What an app has open in an event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from taskq.batcher import Batcher
 from taskq.broker import Backend, Transactions
 from taskq.brokers import Sites, everywhere
-from taskq.collect import Collector
+from taskq.collect import Collector, Sender
 from taskq.config import Settings
 from taskq.definition import Definition
 from taskq.depends import Scoped
@@ -19,7 +19,8 @@ from taskq.errors import ConfigError
 from taskq.events import Event, Events
 from taskq.flow.stages import replay
 from taskq.history import Historian
-from taskq.job import Enqueued, Job
+from taskq.job import Job
+from taskq.keptitems import gather
 from taskq.outbox import Relay, open_outbox
 from taskq.payloads import with_payloads
 from taskq.pools import DEFAULT
@@ -78,7 +79,7 @@ async def opened(
     sites: Sites,
     settings: Settings,
     definitions: Iterable[Definition],
-    enqueue: Callable[[Job], Awaitable[Enqueued]],
+    sender: Sender,
     scope: Scoped,
     events: Events,
     spooled: Callable[[Job], bool],
@@ -104,14 +105,15 @@ async def opened(
             # Not a task group: it would wrap whatever the body of `async with app` raises into a group.
             stack.push_async_callback(_end, loop.create_task(batcher.run()))
             doors[name] = Door(site.backend, sending, batcher)
-        collector = None if backend.store is None else Collector(backend.store, enqueue)
+        several, home = sites.several, sites.home
+        collector = None if backend.store is None else Collector(backend.store, sender, lambda at: spools.get(home(at)))
         keep, store = settings.history, backend.store
         historian = Historian(store, events, keep) if keep and store is not None else None
         await stack.enter_async_context(scope)
-        first, several = doors[DEFAULT], sites.several
+        first = doors[DEFAULT]
         sending = first.sending
         if several:
-            sending = replace(sending, broker=everywhere(sending.broker, brokers, sites.home))
+            sending = replace(sending, broker=everywhere(sending.broker, brokers, home))
         yield Live(
             sites,
             backend,
@@ -147,9 +149,14 @@ async def _spools(
         for name, site in sites.by_name.items():
             path = settings.spool if name == DEFAULT else f"{settings.spool}.{name}"
             file = SpoolFile(path, Bounds(settings.spool_size, settings.spool_age))
-            ways = Ways(spooled, partial(replay, site.backend), emit)
+            ways = Ways(spooled, partial(replay, site.backend), partial(_gather, site.backend), emit)
             spools[name] = await stack.enter_async_context(spooling(site.own.broker, file, ways))
     return spools
+
+
+async def _gather(backend: Backend, key: str, items: Mapping[str, bytes]) -> tuple[int, Job | None]:
+    assert backend.store is not None, "without one nothing is collected"  # noqa: S101
+    return await gather(backend.store, key, items)
 
 
 async def _outbox(

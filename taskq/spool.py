@@ -2,13 +2,14 @@
 
 Opt-in, for those who defer; workers never use it. What is in the file survives the process, and is shared by all
 processes that name the file. While it holds anything, new jobs line up behind, so that none overtakes another. The
-stages in which a batch is made lie among the jobs, each as the body of one.
+stages in which a batch is made lie among the jobs, each as the body of one; what is to be collected lies apart, and
+becomes jobs, each of a set of it, before it is handed over.
 """
 
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import time
@@ -23,7 +24,7 @@ from taskq.call import new_id
 from taskq.errors import BrokerRejected, BrokerUnavailable, SpoolFull, TaskqError
 from taskq.events import Event, JobsRecovered, JobsSpooled
 from taskq.job import Delivery, Enqueued, Job, Lease, Settlement
-from taskq.spoolfile import STAGE, Refusal, Row, SpoolFile
+from taskq.spoolfile import STAGE, Lot, Refusal, Row, SpoolFile
 
 T = TypeVar("T")
 
@@ -42,6 +43,8 @@ class Ways(Struct, frozen=True):
     """Whether a job is kept at all."""
     replay: Callable[[bytes, float], Awaitable[tuple[str, bytes] | None]]
     """Does a stage that was kept for so many seconds; answers why it was refused, and what of it."""
+    gather: Callable[[str, Mapping[str, bytes]], Awaitable[tuple[int, Job | None]]]
+    """Makes a set of items that were kept under a key: of how many of them, and the job that runs with it."""
     emit: Callable[[Event], None]
 
 
@@ -70,9 +73,20 @@ class Spooling:
 
     async def keep(self, stage: bytes) -> None:
         """Keep a stage in which a batch is made; raises SpoolFull."""
-        (answer,) = await self._keep([Job(id=new_id(), task=STAGE, body=stage)])
-        if answer.error is not None:
-            raise answer.error
+        stages = [Job(id=new_id(), task=STAGE, body=stage)]
+        full = await self._put(lambda: self._file.put(stages), 1)
+        if full is not None:
+            raise full
+
+    def wants(self, job: Job) -> bool:
+        """Whether a job of its task is kept at all."""
+        return self._ways.wanted(job)
+
+    async def keep_items(self, key: str, items: Mapping[str, bytes]) -> None:
+        """Keep what is to be collected under a key, by its ids, all or none; raises SpoolFull."""
+        full = await self._put(lambda: self._file.put_items(key, items), len(items))
+        if full is not None:
+            raise full
 
     async def enqueue(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
         """As the broker does; while that is out of reach each job is added to the file, or refused with SpoolFull."""
@@ -101,14 +115,19 @@ class Spooling:
         return [next(kept) if job.id in taken else Enqueued(job.id, False, unwanted) for job in jobs]
 
     async def _keep(self, jobs: Sequence[Job]) -> Sequence[Enqueued]:
+        full = await self._put(lambda: self._file.put(jobs), len(jobs))
+        return [Enqueued(job.id, full is None, full) for job in jobs]
+
+    async def _put(self, put: Callable[[], str | None], count: int) -> SpoolFull | None:
         try:
-            full = await self._in_thread(lambda: self._file.put(jobs))
+            full = await self._in_thread(put)
         except sqlite3.Error as error:
             full = f"the broker is out of reach, and the spool cannot be written: {error}"
         self._holds.set()
-        if full is None:
-            self._ways.emit(JobsSpooled(jobs=len(jobs)))
-        return [Enqueued(job.id, full is None, None if full is None else SpoolFull(full)) for job in jobs]
+        if full is not None:
+            return SpoolFull(full)
+        self._ways.emit(JobsSpooled(jobs=count))
+        return None
 
     async def fetch(self, queues: Sequence[str], limit: int, *, lease: float, wait: float) -> Sequence[Delivery]:
         """As the broker does."""
@@ -124,7 +143,7 @@ class Spooling:
 
     async def look(self) -> None:
         """Find out whether an earlier process left anything: then new jobs line up behind."""
-        if await self._in_thread(self._file.first):
+        if await self._in_thread(self._file.holds):
             self._holds.set()
 
     async def run(self) -> None:
@@ -151,24 +170,56 @@ class Spooling:
             async with self._lock:
                 # Under the lock, or a job could come between this look and what follows from it.
                 rows = await anyio.to_thread.run_sync(self._file.first)
-                if not rows:
+                lots = await anyio.to_thread.run_sync(self._file.lots)
+                if not rows and not lots:
                     self._holds.clear()
                     break
-            errors = await (self._do(rows[0]) if rows[0].is_stage else self._enqueue(rows))
-            away = [error for error in errors if isinstance(error, BrokerUnavailable)]
-            refused = [error for error in errors if isinstance(error, Refusal)]
-            gone = [row.place for row, error in zip(rows, errors, strict=True) if error is None]
-            for each in refused:
-                what = "a stage of a batch" if each.job.task == STAGE else f"job {each.job.id}"
-                _log.error("%s was refused by the broker, and stays in the spool: %s", what, each.reason)
-            await self._in_thread(partial(self._file.settle, gone, refused))
-            if gone or refused:
-                self._ways.emit(JobsRecovered(jobs=len(gone), refused=len(refused)))
-            if away:
-                raise away[0]
-            handed += len(gone)
+            errors = await self._hand_over_rows(rows)
+            handed += errors.count(None)
+            for error in (*errors, *await self._gather(lots)):
+                if isinstance(error, BrokerUnavailable):
+                    raise error
         if handed:
             _log.warning("the broker answers again, and has all %d jobs and stages of batches of the spool", handed)
+
+    async def _hand_over_rows(self, rows: Sequence[Row]) -> Sequence[Refusal | BrokerUnavailable | None]:
+        """Why each was not taken, or None; those that were are in the file no longer."""
+        if not rows:
+            return []
+        errors = await (self._do(rows[0]) if rows[0].is_stage else self._enqueue(rows))
+        refused = [error for error in errors if isinstance(error, Refusal)]
+        gone = [row.place for row, error in zip(rows, errors, strict=True) if error is None]
+        for each in refused:
+            what = "a stage of a batch" if each.job.task == STAGE else f"job {each.job.id}"
+            _log.error("%s was refused by the broker, and stays in the spool: %s", what, each.reason)
+        await self._in_thread(partial(self._file.settle, gone, refused))
+        if gone or refused:
+            self._ways.emit(JobsRecovered(jobs=len(gone), refused=len(refused)))
+        return errors
+
+    async def _gather(self, lots: Sequence[Lot]) -> Sequence[TaskqError | None]:
+        """Make sets of what is to be collected: each leaves its job in the file, or stays there, with the reason."""
+        made = await asyncio.gather(*map(self._make_set, lots))
+        for lot, answer in zip(lots, made, strict=True):
+            if isinstance(answer, BrokerUnavailable):
+                continue
+            if isinstance(answer, TaskqError):
+                _log.error("items of %s were refused by the store, and stay in the spool: %s", lot.key, answer)
+                await self._in_thread(partial(self._file.refuse, lot, str(answer)))
+                self._ways.emit(JobsRecovered(jobs=0, refused=len(lot.places)))
+                continue
+            count, job = answer
+            await self._in_thread(partial(self._file.gathered, lot, count, job))
+            if job is not None:
+                self._ways.emit(JobsSpooled(jobs=1))
+            self._ways.emit(JobsRecovered(jobs=count, refused=0))
+        return [answer if isinstance(answer, TaskqError) else None for answer in made]
+
+    async def _make_set(self, lot: Lot) -> tuple[int, Job | None] | TaskqError:
+        try:
+            return await self._ways.gather(lot.key, lot.items)
+        except TaskqError as error:
+            return error
 
     async def _do(self, row: Row) -> Sequence[Refusal | None]:
         refused = await self._ways.replay(row.job.body, time() - row.at)

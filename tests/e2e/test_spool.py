@@ -18,7 +18,7 @@ import pytest
 from anyio import to_thread
 from msgspec import Struct
 
-from taskq import App
+from taskq import App, Collect
 from taskq.job import Ack
 from tests.backends.sqs.deployment import Tenant
 from tests.e2e.harness import LONG
@@ -39,7 +39,7 @@ MEMBERS = BEFORE + SPOOLED // 2
 
 PROGRAM = """
 import asyncio, sys
-from taskq import App
+from taskq import App, Collect
 
 url, spool, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 first, many, members = map(int, sys.argv[4:])
@@ -48,6 +48,9 @@ app = App(url, spool=spool)
 @app.task
 async def note(n: int) -> None: ...
 
+@app.task(name="count", queue="counts", collect=Collect(size=20, wait=1))
+async def count(numbers: list[int]) -> None: ...
+
 async def main():
     async with app:
         async with app.batch("all") as batch:
@@ -55,6 +58,7 @@ async def main():
                 if n < many:
                     number = first + n
                     await note.options(id=f"job-{number:06}", group=str(number % 3)).defer(number)
+                    await count.defer(number)
                 if n < members:
                     await batch.add([note.call(n)])
                 print(n, flush=True)
@@ -167,6 +171,20 @@ async def arrived(url: str, many: int) -> list[str]:
     return ids
 
 
+async def collected(url: str) -> list[int]:
+    """What the runs of the collecting task are given, one after another."""
+    app, found = App(url), list[int]()
+
+    @app.task(name="count", queue="counts", collect=Collect())
+    async def count(numbers: list[int]) -> None:
+        assert len(numbers) <= 20
+        found.extend(numbers)
+
+    with anyio.fail_after(3 * SOON):
+        await app.run_worker(queues=["counts"], until="empty")
+    return found
+
+
 async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_program_and_arrives_once_in_order(
     server: Server, tmp_path: Path
 ) -> None:
@@ -185,6 +203,9 @@ async def test_as_15_what_was_deferred_while_the_broker_was_dead_survives_the_pr
         await second.take(until="done")
         await handed_over(tmp_path / "spool.db")
         ids = await arrived(url, taken + MEMBERS)
+        items = await collected(url)
+    assert len(items) == len({*items})
+    assert {*items} >= {*range(taken)}
     assert {*ids} >= {f"job-{n:06}" for n in range(taken)} | {f"all.{n}.0" for n in range(MEMBERS)}
     async with App(url) as app:
         status = await app.batch("all").status()

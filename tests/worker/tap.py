@@ -54,6 +54,7 @@ class Tap:
         self.swapped: list[str] = []
         """The keys of the store's swaps."""
         self.store_is_away = self.store_loses_answers = self.notes_are_faulty = False
+        self.adding_loses_answers = False
         self.swapping = anyio.Event()
         """Swaps wait for it."""
         self.swapping.set()
@@ -177,7 +178,10 @@ class TappedStore:
         self, key: str, members: Sequence[str], *, ttl: float | None = None, ceiling: int | None = None
     ) -> bool:
         self._come()
-        return await self._store.add(key, members, ttl=ttl, ceiling=ceiling)
+        added = await self._store.add(key, members, ttl=ttl, ceiling=ceiling)
+        if self._tap.adding_loses_answers:
+            raise BrokerUnavailable("the answer was lost") from ConnectionResetError("by the test")
+        return added
 
     async def discard(self, key: str, members: Sequence[str]) -> int:
         self._come()

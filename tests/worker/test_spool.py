@@ -39,7 +39,7 @@ async def handed_over(spool: str) -> None:
     """Return when the spool is empty."""
     file = SpoolFile(spool, Bounds(1, 1.0))
     with anyio.fail_after(SOON):
-        while file.first():  # noqa: ASYNC110 - as above
+        while file.holds():  # noqa: ASYNC110 - as above
             await anyio.sleep(0.02)
     file.close()
 
@@ -265,10 +265,13 @@ async def test_unique_keys_count_when_the_broker_is_back(tap: Tap, spool: str) -
         assert len(await deferred(app)) == 1
 
 
-async def test_of_a_burst_the_last_call_is_left_when_the_broker_is_back(tap: Tap, spool: str) -> None:
+@pytest.mark.parametrize("debounce", [60, 0.001, Debounce(60, at_most=600)])
+async def test_of_a_burst_the_last_call_is_left_when_the_broker_is_back(
+    tap: Tap, spool: str, debounce: float | Debounce
+) -> None:
     app = App("memory://", spool=spool)
 
-    @app.task(debounce=Debounce(60, at_most=600), unique="one")
+    @app.task(debounce=debounce, unique="one")
     async def note(n: int) -> None: ...
 
     async with app:
@@ -440,6 +443,12 @@ async def test_a_spool_takes_nothing_of_tasks_that_do_not_want_it_and_tells_how_
     @app.task(on_outage="raise")
     async def now(n: int) -> None: ...
 
+    @app.task(on_outage="drop", collect=Collect())
+    async def views(n: list[int]) -> None: ...
+
+    @app.task(on_outage="raise", collect=Collect())
+    async def clicks(n: list[int]) -> None: ...
+
     @app.task
     async def note(n: int) -> None: ...
 
@@ -448,8 +457,10 @@ async def test_a_spool_takes_nothing_of_tasks_that_do_not_want_it_and_tells_how_
             for _ in range(2):
                 # Before anything is in the spool, and then.
                 assert (await warm.defer(0)).dropped
-                with pytest.raises(BrokerUnavailable):
-                    await now.defer(1)
+                assert (await views.defer(0)).dropped
+                for refused_at_once in (now, clicks):
+                    with pytest.raises(BrokerUnavailable):
+                        await refused_at_once.defer(1)
                 await note.defer(2)
             with pytest.raises(PartlyEnqueued) as refused:
                 await app.defer_many([note.call(2), now.call(3), warm.call(4)])

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from taskq.call import Call, Chain, each
 from taskq.errors import BatchSealed, JobError, PartlyEnqueued, ResultNotReady, TaskqError
-from taskq.flow.members import Membership, all_of, numbered, ref_of
+from taskq.flow.members import Membership, all_of
+from taskq.flow.places import numbered, ref_of
 from taskq.flow.record import (
     CHUNK,
     OPEN,

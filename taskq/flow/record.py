@@ -164,6 +164,12 @@ async def change(
             return record
 
 
+async def hold(store: Store, key: str, members: Sequence[str]) -> None:
+    """Add members to a key with an end, and with a value: without one it would forget whom it has discarded."""
+    await store.swap(key, None, b"1", ttl=PENDING)
+    await store.add(key, members)
+
+
 class Ends(Struct, frozen=True, repr_omit_defaults=True):
     """How many members ended in each way but by returning; who was revived and ended once more, as it ended last."""
 

@@ -10,7 +10,8 @@ from taskq.call import Call, Chain, Gather, new_id, refuse_gather
 from taskq.errors import ConfigError, MissingCapability
 from taskq.flow.draft import named
 from taskq.flow.handle import FlowHandle
-from taskq.flow.members import Membership, numbered
+from taskq.flow.members import Membership
+from taskq.flow.places import numbered
 from taskq.flow.record import CHUNK, Record
 from taskq.flow.stages import Chunk, Making, Opening, Sealing, Spool
 from taskq.handle import Desk, JobHandle

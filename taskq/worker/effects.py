@@ -7,7 +7,7 @@ written down does not run again. Jobs without effects pay for none of this.
 
 import asyncio
 from collections.abc import Sequence
-from itertools import starmap
+from itertools import groupby, starmap
 from math import inf
 from operator import attrgetter
 
@@ -210,17 +210,16 @@ def only_leaves(run: Run, decision: Decision) -> bool:
 def by_chunk(decided: Sequence[Decided]) -> Sequence[Sequence[Decided]]:
     """Members that leave, those of each chunk and queue by themselves: who were fetched together are mostly of one."""
     chunks: dict[tuple[str, str, str], list[Decided]] = {}
-    batch = chunk = queue = None
-    members: list[Decided] = []
-    for one in decided:
-        leaves = one[1].leaves
-        assert leaves is not None, "only those who leave are asked for"  # noqa: S101
-        place, line = leaves.place, one[0].delivery.job.queue
-        if place.chunk != chunk or place.batch != batch or line != queue:
-            batch, chunk, queue = place.batch, place.chunk, line
-            members = chunks.setdefault((batch, chunk, queue), [])
-        members.append(one)
+    for chunk, run in groupby(decided, _chunk):
+        chunks.setdefault(chunk, []).extend(run)
     return list(chunks.values())
+
+
+def _chunk(decided: Decided) -> tuple[str, str, str]:
+    run, decision = decided
+    assert decision.leaves is not None, "only those who leave are asked for"  # noqa: S101
+    place = decision.leaves.place
+    return place.batch, place.chunk, run.delivery.job.queue
 
 
 def _left(decided: Decided) -> tuple[str, str] | None:

@@ -12,7 +12,8 @@ from taskq.context import Current, running
 from taskq.errors import ConfigError, DecodeError
 from taskq.expiry import EXPIRES_AT, dated
 from taskq.flow.bounds import Bounds
-from taskq.flow.members import RESUMED, numbered_behind
+from taskq.flow.members import RESUMED
+from taskq.flow.places import numbered_behind
 from taskq.job import Delivery, Job
 from taskq.limits.keeper import Keeper, keeping
 from taskq.making import ATTEMPTS, TIMEOUT

@@ -500,6 +500,6 @@ def simulate(seed: int) -> list[str]:
 def small_chunks() -> Generator[None]:
     """Batches of a dozen members have several."""
     with ExitStack() as stack:
-        for module in ("members", "batch", "start"):
+        for module in ("places", "batch", "start"):
             stack.enter_context(patch(f"taskq.flow.{module}.CHUNK", CHUNK))
         yield

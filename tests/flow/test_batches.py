@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from taskq import App, Batch, BatchReport, Death, Discard, Retry, current, gather
 from taskq.errors import BatchSealed, BrokerUnavailable, ConfigError, PartlyEnqueued, ResultNotKept, ResultNotReady
-from taskq.flow.members import RESUMED, numbered, numbered_behind
+from taskq.flow.members import RESUMED
+from taskq.flow.places import numbered, numbered_behind
 from taskq.flow.record import CHUNK, Ends, chunk_key, failed_key, first_key, names_of
 from taskq.job import JobRef
 from taskq.outcome import Outcome, Raised, Returned, decide

@@ -8,6 +8,7 @@ import pytest
 
 from taskq.call import new_id
 from taskq.flow import marks
+from taskq.flow.failing import Failures
 from taskq.flow.members import Membership
 from taskq.flow.record import Record, batch_key, change, written
 from taskq.job import Job
@@ -145,10 +146,10 @@ def never_held_open(patch: pytest.MonkeyPatch) -> None:
 def ends_not_told_apart(patch: pytest.MonkeyPatch) -> None:
     """Only that a member has failed is written down."""
 
-    async def nothing(_self: Membership, _id: str, _member: str, _end: str) -> None:
+    async def nothing(_self: Failures, _id: str, _member: str, _end: str) -> None:
         return None
 
-    patch.setattr(Membership, "_tell_apart", nothing)
+    patch.setattr(Failures, "_tell_apart", nothing)
 
 
 PLANTED: Sequence[Plant] = [

@@ -7,7 +7,9 @@
     draft      what is said of a batch when it is made
     bounds     how large and how deep a batch may grow
     progress   who is told on the way, when so many have ended
+    places     where members stand in their batch, by their numbers
     members    joining a batch and leaving it; the last one out enqueues the callbacks
+    failing    who of a batch has failed, and how those ended who did not return
     stages     the making of a batch, which may wait in a spool
     start      a chain or gather into jobs
     batch      a batch in its producer's hands, and in those of who waits for it

@@ -1,9 +1,11 @@
 """Contact: one event when the broker goes, one when it returns; in between nothing is lost and nothing loops hot."""
 
+from typing import Literal
+
 import anyio
 import pytest
 
-from taskq import App
+from taskq import App, BatchReport
 from taskq.errors import BrokerUnavailable
 from taskq.events import BrokerLost, BrokerRegained, Events, JobFinished
 from taskq.testing import VirtualClock, run_until_idle
@@ -73,6 +75,37 @@ async def test_an_outage_at_any_point_loses_nothing(broken: str, clock: VirtualC
             assert ended == {job.id for job in jobs}
             assert {await job.status() for job in jobs} == {"gone"}
     assert len(lost) == len(regained) == 10
+
+
+@pytest.mark.parametrize("broken", ["before", "after"])
+@pytest.mark.parametrize("apart", [False, True], ids=["at once", "apart"])
+async def test_members_of_a_batch_leave_it_and_are_settled_whatever_call_fails(
+    apart: bool, broken: Literal["before", "after"], clock: VirtualClock, tap: Tap
+) -> None:
+    app = App("memory://", slots=5, lease=30)
+    tap.leaves_apart = apart
+    told: list[BatchReport] = []
+
+    @app.task(max_losses=100)
+    async def step(n: int) -> None:
+        await anyio.sleep(0.7 + n % 3 / 10)
+
+    @app.task(max_losses=100)
+    async def tell(report: BatchReport) -> None:
+        told.append(report)
+
+    async with app:
+        async with app.batch("b", then=tell) as batch:
+            await batch.add(step.call(n) for n in range(200))
+        async with app.working():
+            for _ in range(5):
+                await clock.advance(5.1)
+                tap.broken = broken
+                await clock.advance(3.3)
+                tap.broken = "no"
+            await clock.advance(600)
+        assert told == [BatchReport("b", total=200, failed=0)]
+        assert sum(queue.ready + queue.leased + queue.dead for queue in await app.admin.stats()) == 0
 
 
 async def test_a_long_outage_is_told_once_and_loops_not_hot(clock: VirtualClock, tap: Tap) -> None:

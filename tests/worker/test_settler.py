@@ -108,7 +108,10 @@ async def test_a_settlement_that_comes_too_late_is_told_and_changes_nothing(cloc
     assert len(finished) == 1
 
 
-async def test_a_lease_that_ended_with_its_settlement_was_not_lost(tap: Tap, clock: VirtualClock) -> None:
+@pytest.mark.parametrize("is_member", [False, True], ids=["alone", "member"])
+async def test_a_lease_that_ended_with_its_settlement_was_not_lost(
+    is_member: bool, tap: Tap, clock: VirtualClock
+) -> None:
     app = App("memory://", lease=30)
     lost, refused = heard(app, LeaseLost), heard(app, SettlementRefused)
 
@@ -118,12 +121,16 @@ async def test_a_lease_that_ended_with_its_settlement_was_not_lost(tap: Tap, clo
 
     async with app, app.working():
         tap.answering = anyio.Event()
-        job = await short.defer()
+        if is_member:
+            async with app.batch("b") as batch:
+                await batch.add(short.call() for _ in range(10))
+        else:
+            await short.defer()
         await clock.advance(15)
         assert tap.sizes("extend")
         tap.answering.set()
         await clock.advance(15)
-        assert await job.result() == "done"
+        assert sum(tap.sizes("settle")) == (10 if is_member else 1)
     assert not lost
     assert not refused
 

@@ -108,10 +108,7 @@ async def test_a_settlement_that_comes_too_late_is_told_and_changes_nothing(cloc
     assert len(finished) == 1
 
 
-@pytest.mark.parametrize("is_member", [False, True], ids=["alone", "member"])
-async def test_a_lease_that_ended_with_its_settlement_was_not_lost(
-    is_member: bool, tap: Tap, clock: VirtualClock
-) -> None:
+async def test_a_lease_that_ended_with_its_settlement_was_not_lost(tap: Tap, clock: VirtualClock) -> None:
     app = App("memory://", lease=30)
     lost, refused = heard(app, LeaseLost), heard(app, SettlementRefused)
 
@@ -121,16 +118,36 @@ async def test_a_lease_that_ended_with_its_settlement_was_not_lost(
 
     async with app, app.working():
         tap.answering = anyio.Event()
-        if is_member:
-            async with app.batch("b") as batch:
-                await batch.add(short.call() for _ in range(10))
-        else:
-            await short.defer()
+        job = await short.defer()
         await clock.advance(15)
         assert tap.sizes("extend")
         tap.answering.set()
         await clock.advance(15)
-        assert sum(tap.sizes("settle")) == (10 if is_member else 1)
+        assert await job.result() == "done"
+    assert not lost
+    assert not refused
+
+
+async def test_nor_was_that_of_a_member_which_is_settled_as_it_leaves(tap: Tap, clock: VirtualClock) -> None:
+    app = App("memory://", lease=30)
+    lost, refused = heard(app, LeaseLost), heard(app, SettlementRefused)
+
+    @app.task
+    async def one_after_another(n: int) -> None:
+        await anyio.sleep(n / 10)
+
+    async with app:
+        async with app.batch("b") as batch:
+            await batch.add(one_after_another.call(n) for n in range(10))
+        async with app.working():
+            tap.answering = anyio.Event()
+            await clock.advance(15)
+            # The first was looked at, and is settled by itself; the second has left with its settlement.
+            assert tap.sizes("settle") == [1, 1]
+            assert tap.sizes("extend")
+            tap.answering.set()
+            await clock.advance(15)
+            assert sum(tap.sizes("settle")) == 10
     assert not lost
     assert not refused
 

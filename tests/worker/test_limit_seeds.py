@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from taskq import App, Collect, Concurrency, RateLimit, collect, current, memory
 from taskq.broker import Backend, Extender
-from taskq.call import new_id
 from taskq.errors import BrokerUnavailable
 from taskq.job import Enqueued, State
 from taskq.limits import line
@@ -348,13 +347,13 @@ def swapped_blindly(plant: pytest.MonkeyPatch) -> None:
 
 
 def job_before_item(plant: pytest.MonkeyPatch) -> None:
-    async def add_part(self: Any, key: str, items: Sequence[collect.Item]) -> Enqueued:
+    async def add_part(self: Any, key: str, items: Sequence[collect.Item]) -> Sequence[Enqueued]:
         number, left = await self._window(key, 3.0)
         name = f"collect:{key}:{number}.0"
         enqueued: Enqueued = await self._enqueue_window(items[0].window, name, left)
         await asyncio.sleep(0.5)
-        await self._store.add(name, [new_id() + item.body.decode() for item in items])
-        return enqueued
+        await self._store.add(name, [item.member for item in items])
+        return [enqueued] * len(items)
 
     plant.setattr(collect.Collector, "_add_part", add_part)
 

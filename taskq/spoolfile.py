@@ -41,6 +41,10 @@ SELECT coalesce(sum(bytes), 0), min(at) FROM (
   UNION ALL SELECT bytes, at FROM taskq_spool_items WHERE refused IS NULL
 )
 """
+_HOLDS = """
+SELECT EXISTS (SELECT 1 FROM taskq_spool WHERE refused IS NULL)
+  OR EXISTS (SELECT 1 FROM taskq_spool_items WHERE refused IS NULL)
+"""
 _KEYS = """
 SELECT DISTINCT key FROM (SELECT key FROM taskq_spool_items WHERE refused IS NULL ORDER BY place LIMIT ?)
 """
@@ -135,7 +139,8 @@ class SpoolFile:
 
     def holds(self) -> bool:
         """Whether there is anything to hand over."""
-        return bool(self.first() or self.lots())
+        (holds,) = self._connection.execute(_HOLDS).fetchone()
+        return bool(holds)
 
     def first(self) -> list[Row]:
         """The oldest lines that are handed over together: jobs, or a single stage."""

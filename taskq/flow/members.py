@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from itertools import groupby
 from math import inf
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from msgspec import Raw, Struct
@@ -17,7 +18,7 @@ from taskq.broker import Broker, DiscardAndSettle
 from taskq.errors import BrokerUnavailable, Conflict, TaskqError
 from taskq.flow.failing import Failures
 from taskq.flow.marks import marked_outcome
-from taskq.flow.places import by_chunk, place_of
+from taskq.flow.places import grouped, place_of
 from taskq.flow.progress import Progress
 from taskq.flow.record import (
     OPEN,
@@ -42,6 +43,8 @@ from taskq.sequel import Leave, Place, begin
 from taskq.store import Store
 
 T = TypeVar("T")
+
+_chunk = attrgetter("batch", "chunk")
 
 RESUMED = "taskq-resumed"
 """Header of a member's job that is perhaps enqueued for the second time: it looks first whether it has ended."""
@@ -175,7 +178,8 @@ class Membership:
         ``due`` and ``fetched``: when the last of them was, by the backend's clock.
         """
         await all_of(self._failures.add(leave) for leave in leaves if not leave.succeeded)
-        chunks = by_chunk([leave.place for leave in leaves])
+        places = grouped([leave.place for leave in leaves], _chunk)
+        chunks = {chunk: [place.member for place in found] for chunk, found in places.items()}
         lefts, _ = await asyncio.gather(
             all_of(_count(self._store, batch, chunk, names) for (batch, chunk), names in chunks.items()),
             self._failures.take_back(leaves, {batch for batch, _ in chunks}, due, fetched),

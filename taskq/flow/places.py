@@ -1,13 +1,16 @@
 """Where members stand in their batch: the ids that their numbers give them, and the chunk they are counted in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from operator import attrgetter
+from typing import TypeVar
 
 from taskq.errors import ConfigError
 from taskq.flow.record import CHUNK
 from taskq.job import Job, JobRef
 from taskq.sequel import Place, plan_of, renamed
+
+T = TypeVar("T")
+K = TypeVar("K")
 
 LONGEST = 200
 """Characters of a job's id."""
@@ -40,12 +43,12 @@ def ref_of(batch: str, member: str) -> JobRef:
     return JobRef(queue, f"{batch}.{name}")
 
 
-def by_chunk(places: Iterable[Place]) -> dict[tuple[str, str], list[str]]:
-    """The members of each batch's chunks: those that were fetched together are mostly of one."""
-    chunks: dict[tuple[str, str], list[str]] = {}
-    for chunk, run in groupby(places, attrgetter("batch", "chunk")):
-        chunks.setdefault(chunk, []).extend(place.member for place in run)
-    return chunks
+def grouped(things: Iterable[T], part: Callable[[T], K]) -> dict[K, list[T]]:
+    """The things of each part, in their order: what was fetched together is mostly of one."""
+    parts: dict[K, list[T]] = {}
+    for key, run in groupby(things, part):
+        parts.setdefault(key, []).extend(run)
+    return parts
 
 
 def place_of(job: Job) -> Place:

@@ -7,7 +7,7 @@ written down does not run again. Jobs without effects pay for none of this.
 
 import asyncio
 from collections.abc import Sequence
-from itertools import groupby, starmap
+from itertools import starmap
 from math import inf
 from operator import attrgetter
 
@@ -18,6 +18,7 @@ from taskq.broker import Backend
 from taskq.flow.given import take_back
 from taskq.flow.marks import decide_once, find_mark, forget, leaves_by_membership, needs_mark
 from taskq.flow.members import RESUMED, Membership, Rest, all_of
+from taskq.flow.places import grouped
 from taskq.job import Ack, DeadLetter, Job, JobRef
 from taskq.outcome import Decision
 from taskq.sequel import FLOW, FOLLOWS, Leave, Place, plan_of
@@ -123,7 +124,8 @@ class Effects:
             return Left(done=decided, unsure=unsure)
         last = {(one.batch, member) for one in rest for member in one.members}
         waiting = [one for one in decided if _left(one) in last]
-        return Left((), [one for one in decided if _left(one) not in last], unsure, waiting, rest)
+        done = [one for one in decided if _left(one) not in last]
+        return Left(done=done, unsure=unsure, waiting=waiting, rest=rest)
 
     async def finish(self, rest: Sequence[Rest]) -> None:
         """Do what those who have left brought about."""
@@ -208,11 +210,8 @@ def only_leaves(run: Run, decision: Decision) -> bool:
 
 
 def by_chunk(decided: Sequence[Decided]) -> Sequence[Sequence[Decided]]:
-    """Members that leave, those of each chunk and queue by themselves: who were fetched together are mostly of one."""
-    chunks: dict[tuple[str, str, str], list[Decided]] = {}
-    for chunk, run in groupby(decided, _chunk):
-        chunks.setdefault(chunk, []).extend(run)
-    return list(chunks.values())
+    """Members that leave, those of each chunk and queue by themselves."""
+    return list(grouped(decided, _chunk).values())
 
 
 def _chunk(decided: Decided) -> tuple[str, str, str]:
